@@ -1,0 +1,9 @@
+"""A chat endpoint that can be trusted: any async generator of text, streamed as events."""
+
+from .app import create_app
+from .errors import ChatError
+from .models import Turn, Usage
+from .routes import chat_routes
+from .settings import Settings
+
+__all__ = ["ChatError", "Settings", "Turn", "Usage", "chat_routes", "create_app"]

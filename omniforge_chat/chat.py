@@ -1,0 +1,125 @@
+"""The core: a turn and a responder in, events out. It knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, AsyncGenerator, AsyncIterator, Callable, Optional, Sequence, Union
+
+from .errors import ChatError, StreamError
+from .logs import logger
+from .models import Chunk, Done, Error, Event, Turn, Usage
+
+Responder = Callable[[Turn], AsyncIterator[Union[str, Usage]]]
+"""What answers: any async generator function of text. It takes the turn and yields pieces of the
+reply, and optionally, last, a Usage."""
+
+CHARACTERS_PER_TOKEN = 4
+"""The usual rule of thumb for English text, where a responder does not count tokens itself."""
+
+
+class Tally:
+    """What one reply has come to so far."""
+
+    __slots__ = ("characters", "chunks", "error", "reported")
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        self.characters = 0
+        self.reported: Optional[Usage] = None
+        self.error: Optional[Error] = None
+
+    def usage(self) -> Usage:
+        """What the responder reported, or else an estimate from what was sent; tokens >= 1."""
+        if self.reported is not None:
+            return self.reported
+        return Usage(max(1, self.characters // CHARACTERS_PER_TOKEN))
+
+    def failed(self, code: str, message: str) -> Error:
+        """The terminal event of a reply that did not complete, with the usage of what there is."""
+        produced = self.chunks or self.reported is not None
+        self.error = Error(code, message, self.usage() if produced else None)
+        return self.error
+
+
+async def converse(
+    turn: Turn, responder: Responder, tally: Optional[Tally] = None
+) -> AsyncGenerator[Event, None]:
+    """Answer `turn`: chunks as they come, then exactly one terminal event, Done or Error.
+
+    No exception of the responder leaves it: a ChatError becomes the Error that it describes, any
+    other becomes `processing_error` (`stream_error` where the responder yielded what is no text),
+    with the traceback in the log under the turn's request id. Only cancellation passes through, and
+    then there is no terminal event. The responder is closed in every case. Whoever iterates this
+    generator closes it too. `tally`, if given, is kept up to date as the reply grows.
+    """
+    if tally is None:
+        tally = Tally()
+    terminal: Event
+    reply: Any = None
+    try:
+        reply = _iterate(responder(turn))
+        async for item in reply:
+            if type(item) is not str:
+                item = _text(item, tally)
+            if item:
+                tally.chunks += 1
+                tally.characters += len(item)
+                yield Chunk(item)
+        terminal = Done(turn.conversation_id, tally.usage())
+    except Exception as error:
+        terminal = describe(error, turn, tally)
+    finally:
+        await _close(reply, turn)
+    yield terminal
+
+
+def describe(error: Exception, turn: Turn, tally: Tally) -> Error:
+    """The terminal event for what a reply failed with; what was not meant to be seen is logged."""
+    intended = _intended(error)
+    if intended is not None and not isinstance(intended, StreamError):
+        return tally.failed(intended.code, intended.message)
+    logger.error("reply failed request_id=%s", turn.request_id, exc_info=error)
+    code = ChatError.code if intended is None else intended.code
+    return tally.failed(code, f"Error generating response (reference {turn.request_id})")
+
+
+def _intended(error: BaseException) -> Optional[ChatError]:
+    """The ChatError that was raised, also where a task group has wrapped it in a group."""
+    if isinstance(error, ChatError):
+        return error
+    members: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return next((found for found in map(_intended, members) if found is not None), None)
+
+
+def _iterate(reply: Any) -> Any:
+    """The iterator of what a responder returned; TypeError if it cannot be iterated."""
+    if hasattr(reply, "__aiter__"):
+        return reply.__aiter__()
+    if inspect.iscoroutine(reply):
+        reply.close()  # or Python warns that it was never awaited
+    raise TypeError(
+        f"the responder returned {type(reply).__name__}; "
+        "write it as an async generator function, `async def` with `yield`"
+    )
+
+
+def _text(item: object, tally: Tally) -> str:
+    """What an item that is not exactly a str adds to the reply; a Usage is noted in the tally."""
+    if isinstance(item, str):
+        return str.__str__(item)  # msgspec encodes no subclasses of str
+    if isinstance(item, Usage):
+        if type(item.tokens) is not int or item.tokens < 0:
+            raise StreamError(f"Usage.tokens must be a whole number >= 0, not {item.tokens!r}")
+        tally.reported = item
+        return ""
+    raise StreamError(f"a responder yields str, or Usage, not {type(item).__name__}")
+
+
+async def _close(reply: Any, turn: Turn) -> None:
+    """Close the responder. What its clean-up raises is logged: the client has been answered."""
+    aclose = getattr(reply, "aclose", None)
+    if aclose is not None:
+        try:
+            await aclose()
+        except Exception:
+            logger.exception("responder failed to close request_id=%s", turn.request_id)

@@ -1,0 +1,69 @@
+"""The service's command line: flags over environment over defaults."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Dict, List, Optional
+
+from .app import create_app
+from .errors import SettingsError
+from .responders import load_responder
+from .server import listen, serve, serve_workers
+from .settings import Settings, variable
+
+_FLAGS = {
+    "host": "where to listen (127.0.0.1)",
+    "port": "where to listen; 0 takes a free one (8000)",
+    "workers": "how many processes (1)",
+    "log_level": "CRITICAL, ERROR, WARNING, INFO or DEBUG (INFO)",
+    "log_format": "text for people, json for machines (text)",
+    "responder": "what answers: placeholder, or package.module:attribute (placeholder)",
+}
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run the service until it is told to stop.
+
+    Returns the exit status: 0 after a stop, 1 where the address cannot be had, 2 for a bad setting.
+    """
+    # The script does not have the current directory on the path; `python -m` does.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    flags = _parse(arguments)
+    try:
+        settings = Settings.from_env({**os.environ, **flags})
+        responder = load_responder(settings.responder)
+    except SettingsError as error:
+        return _fail(2, str(error))
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        return _fail(1, f"cannot listen on {where}: {error.strerror or error}")
+    with listener:
+        if settings.workers > 1:
+            served = serve_workers(listener, settings)
+        else:
+            served = serve(create_app(responder, settings=settings), listener, settings)
+    return 0 if served else 1
+
+
+def _parse(arguments: Optional[List[str]]) -> Dict[str, str]:
+    """The flags that were given, under the names of the environment variables they stand for."""
+    parser = argparse.ArgumentParser(
+        prog="omniforge-chat",
+        description="A chat endpoint: a message in, a stream of server-sent events out.",
+        epilog="Each flag stands for an environment variable; docs/configuration.md has them all.",
+    )
+    for field, text in _FLAGS.items():
+        flag = f"--{field.replace('_', '-')}"
+        parser.add_argument(flag, dest=variable(field), metavar=field.upper(), help=text)
+    given = vars(parser.parse_args(arguments))
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _fail(status: int, text: str) -> int:
+    print(f"omniforge-chat: {text}", file=sys.stderr)
+    return status

@@ -1,0 +1,82 @@
+"""The data that pass through the service: what comes in, what a responder sees, what goes out.
+
+All are frozen msgspec Structs. Requests are decoded into them, frames are encoded from them, and
+the OpenAPI document is made from them. `Optional` stands where `| None` would read better because
+msgspec evaluates the annotations, and Python 3.9 has no such operator for types.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional, Union
+
+import msgspec
+from msgspec import Meta
+
+MAX_MESSAGE_CHARACTERS = 10_000
+"""The longest message, in Unicode code points."""
+
+UUID4_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+"""A UUID of version 4 in canonical form: lower case, with hyphens (RFC 9562)."""
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """A message to be answered, and the conversation that it belongs to."""
+
+    # The constraints are written down for the OpenAPI document only: msgspec would stop at the
+    # first that is broken, and a client is told of all of them (validation.py).
+    message: Annotated[
+        str,
+        Meta(
+            description="What the user says. Not only white space; passed on exactly as sent.",
+            extra_json_schema={"minLength": 1, "maxLength": MAX_MESSAGE_CHARACTERS},
+        ),
+    ]
+    conversation_id: Annotated[
+        Optional[str],
+        Meta(
+            description="A UUID of version 4 in canonical form. Without it a new one begins.",
+            extra_json_schema={"pattern": UUID4_PATTERN},
+        ),
+    ] = None
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One message to be answered: what a responder is called with.
+
+    `message` is the text exactly as the client sent it, `conversation_id` the canonical UUID that
+    `done` will carry, `request_id` the reference under which the log speaks of this turn.
+    """
+
+    message: str
+    conversation_id: str
+    request_id: str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a reply cost. A responder may yield it, last; otherwise it is estimated."""
+
+    tokens: Annotated[int, Meta(ge=0)]
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of the reply."""
+
+    content: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The reply is complete."""
+
+    conversation_id: str
+    usage: Usage
+
+
+class Error(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What went wrong. In a stream it is the last event, with the usage of what was produced."""
+
+    code: str
+    message: str
+    usage: Optional[Usage] = None
+
+
+Event = Union[Chunk, Done, Error]

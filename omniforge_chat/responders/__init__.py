@@ -1,0 +1,78 @@
+"""What answers: finding a responder by its name, and telling what is none."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from typing import Any
+
+from ..chat import Responder
+from ..errors import SettingsError
+from .placeholder import placeholder
+
+__all__ = ["check_responder", "load_responder", "placeholder"]
+
+_ADVICE = "write `async def respond(turn): yield ...` and pass `respond`"
+
+
+def check_responder(candidate: object) -> Responder:
+    """`candidate`, if it can be a responder.
+
+    Raises TypeError, with what to write instead, for what certainly is none: not callable, a
+    coroutine function without `yield`, a sync generator function, a class, a generator that was
+    called already, or a callable that does not take one argument. A plain function that returns an
+    async iterator passes.
+    """
+    name = getattr(candidate, "__qualname__", None) or repr(candidate)
+    if inspect.isclass(candidate) and not hasattr(candidate, "__aiter__"):
+        raise TypeError(f"responder {name} is a class; pass an instance of it, or {_ADVICE}")
+    if hasattr(candidate, "__aiter__") and not callable(candidate):
+        raise TypeError(f"responder {name} was called already; pass the function itself")
+    if not callable(candidate):
+        raise TypeError(f"responder {name} is not callable; {_ADVICE}")
+    function: Any = candidate
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not (inspect.isroutine(function) or inspect.isclass(function)):
+        function = type(function).__call__  # an object that is called like a function
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"responder {name} is a coroutine function: it returns one value. "
+            f"Yield the reply in pieces instead; {_ADVICE}"
+        )
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"responder {name} is a sync generator; make it `async def`: {_ADVICE}")
+    try:
+        inspect.signature(candidate).bind(object())
+    except TypeError as error:
+        raise TypeError(
+            f"responder {name} must take one argument, the turn ({error}); {_ADVICE}"
+        ) from None
+    except ValueError:
+        pass  # written in C, without a signature
+    return candidate
+
+
+def load_responder(name: str) -> Responder:
+    """The responder called `name`: `placeholder`, or `package.module:attribute`.
+
+    Raises SettingsError where there is none by that name, or what is there is no responder. An
+    error inside the named module passes through: its traceback is the user's own.
+    """
+    if name == "placeholder":
+        return placeholder
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise SettingsError("responder", name, "placeholder, or package.module:attribute")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise SettingsError("responder", name, f"no module named {error.name}") from None
+    try:
+        found = functools.reduce(getattr, attribute.split("."), found)
+        return check_responder(found)
+    except (AttributeError, TypeError) as error:
+        raise SettingsError("responder", name, str(error)) from None

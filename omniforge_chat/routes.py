@@ -1,0 +1,146 @@
+"""Plain Starlette routes: decode, call the core, answer."""
+
+from __future__ import annotations
+
+import uuid
+from importlib.resources import files
+from typing import List, Mapping, Optional
+
+import msgspec
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from . import validation
+from .chat import Responder
+from .errors import InternalError, RequestError, RequestTimeout, Unavailable
+from .lifecycle import Lifecycle
+from .logs import logger
+from .models import Error, Turn
+from .openapi import document
+from .request_id import RequestIDMiddleware, request_id
+from .responders import check_responder
+from .settings import Settings
+from .streaming import EventStream
+
+CHAT_PATH = "/api/v1/chat"
+
+
+def chat_routes(
+    responder: Responder,
+    *,
+    settings: Optional[Settings] = None,
+    lifecycle: Optional[Lifecycle] = None,
+) -> List[Route]:
+    """The routes of a chat service, for a host that wants them in its own table.
+
+    `POST /api/v1/chat`, answered by `responder`, and `GET /health`, `/ready`, `/openapi.json` and
+    `/docs`. Each answers in the service's own shape and with X-Request-ID; what no route answers
+    (404, 405) is the host's. Without `settings` the defaults hold. Raises TypeError for what is no
+    responder.
+    """
+    settings = settings or Settings()
+    lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
+    page = (files(__package__) / "docs.html").read_text("utf-8")
+
+    async def health(request: Request) -> Response:
+        return json_response({"status": "healthy"})
+
+    async def ready(request: Request) -> Response:
+        if lifecycle.draining:
+            return json_response({"status": "draining"}, status=503)
+        return json_response({"status": "ready"})
+
+    async def openapi(request: Request) -> Response:
+        return json_response(document(CHAT_PATH, request.scope.get("root_path", "")))
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    middleware = [Middleware(RequestIDMiddleware)]
+    endpoint = _ChatEndpoint(check_responder(responder), settings, lifecycle)
+    return [
+        Route(CHAT_PATH, endpoint, methods=["POST"], name="chat", middleware=middleware),
+        Route("/health", health, middleware=middleware),
+        Route("/ready", ready, middleware=middleware),
+        Route("/openapi.json", openapi, middleware=middleware),
+        Route("/docs", docs, middleware=middleware),
+    ]
+
+
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+
+
+def json_response(
+    content: object, *, status: int = 200, headers: Optional[Mapping[str, str]] = None
+) -> Response:
+    """`content` as compact JSON."""
+    return Response(
+        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
+    )
+
+
+def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = None) -> Response:
+    """The one shape of every error that is not part of a stream."""
+    headers = dict(headers or {})
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    return json_response(Error(error.code, error.message), status=error.status, headers=headers)
+
+
+class _ChatEndpoint:
+    """POST /api/v1/chat, as an ASGI app: it needs `receive` and `send` as they are."""
+
+    def __init__(self, responder: Responder, settings: Settings, lifecycle: Lifecycle) -> None:
+        self._responder = responder
+        self._settings = settings
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._lifecycle.admit()
+        except RequestError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._lifecycle.release()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        settings = self._settings
+        try:
+            validation.check_headers(scope["headers"], max_body_bytes=settings.max_body_bytes)
+            body = await validation.read_body(
+                receive, max_bytes=settings.max_body_bytes, seconds=settings.body_timeout
+            )
+            request = validation.parse(body)
+        except ClientDisconnect:
+            return
+        except RequestError as error:
+            response = error_response(error)
+            if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
+                # The rest of the body may never come (RFC 9110, section 15.5.9).
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        except Exception:
+            logger.exception("request failed request_id=%s", request_id(scope))
+            await error_response(internal_error(scope))(scope, receive, send)
+            return
+        turn = Turn(
+            message=request.message,
+            conversation_id=request.conversation_id or str(uuid.uuid4()),
+            request_id=request_id(scope),
+        )
+        await EventStream(turn, self._responder).respond(receive, send)
+
+
+def internal_error(scope: Scope) -> InternalError:
+    """What a client is told of anything unexpected before a stream."""
+    return InternalError(f"Internal server error (reference {request_id(scope)})")

@@ -1,0 +1,123 @@
+"""Settings: a value that is made once and passed in. Nothing here is global."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Callable, Dict, Mapping, Tuple
+
+import msgspec
+
+from .errors import SettingsError
+
+_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+_FORMATS = ("text", "json")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one service, or one mounted app, behaves.
+
+    Times are in seconds, sizes in bytes. In code nothing is read from anywhere else; a service
+    calls `from_env`. Raises SettingsError for a value that is of no use.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    log_level: str = "INFO"
+    log_format: str = "text"
+    cors_origins: Tuple[str, ...] = ()
+    responder: str = "placeholder"
+    max_streams: int = 10_000
+    max_body_bytes: int = 128 * 1024
+    body_timeout: float = 15.0
+
+    def __post_init__(self) -> None:
+        for field, (expected, holds) in _RULES.items():
+            value = getattr(self, field)
+            if not holds(value):
+                raise SettingsError(field, value, expected)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """The settings that `environ` names; what it does not name has its default.
+
+        A service that says nothing of CORS serves every origin (`CORS_ORIGINS=*`), without
+        credentials. Raises SettingsError, which names the variable, the value and what was
+        expected.
+        """
+        values: Dict[str, Any] = {"cors_origins": ("*",)}
+        for field in cls.__struct_fields__:
+            text = environ.get(variable(field))
+            if text is not None:
+                expected, holds = _RULES[field]
+                try:
+                    value = _READERS[field](text.strip())
+                except ValueError:
+                    raise SettingsError(variable(field), text, expected) from None
+                if not holds(value):
+                    raise SettingsError(variable(field), text, expected)
+                values[field] = value
+        return cls(**values)
+
+
+_UNPREFIXED = {"host", "port", "log_level", "log_format", "cors_origins"}
+
+
+def variable(field: str) -> str:
+    """The environment variable that `field` of Settings is read from."""
+    if field == "workers":
+        return "WEB_CONCURRENCY"  # the name that uvicorn, gunicorn and hosting platforms use
+    return field.upper() if field in _UNPREFIXED else f"CHAT_{field.upper()}"
+
+
+def _list(text: str) -> Tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _is_origin(value: str) -> bool:
+    """Whether a browser could send `value` as its Origin (RFC 6454, section 6.1)."""
+    return value == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", value) is not None
+
+
+def _between(low: float, high: float = math.inf) -> Callable[[Any], bool]:
+    # bool is an int to Python, but never what somebody means by a number.
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+_RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
+    "host": ("a host name or an address", lambda value: isinstance(value, str) and value != ""),
+    "port": ("a whole number from 0 to 65535", _whole(0, 65535)),
+    "workers": ("a whole number of at least 1", _whole(1)),
+    "log_level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
+    "log_format": ("text or json", lambda value: value in _FORMATS),
+    "cors_origins": (
+        "*, or origins such as https://example.com with commas between",
+        lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
+    ),
+    "responder": ("a name", lambda value: isinstance(value, str) and value != ""),
+    "max_streams": ("a whole number of at least 1", _whole(1)),
+    "max_body_bytes": ("a whole number of at least 1", _whole(1)),
+    "body_timeout": ("a number of seconds above 0", _seconds),
+}
+
+_READERS: Dict[str, Callable[[str], Any]] = {
+    "host": str,
+    "port": int,
+    "workers": int,
+    "log_level": str.upper,
+    "log_format": str.lower,
+    "cors_origins": _list,
+    "responder": str,
+    "max_streams": int,
+    "max_body_bytes": int,
+    "body_timeout": float,
+}

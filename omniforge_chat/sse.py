@@ -1,0 +1,141 @@
+"""Server-sent events, both ways and without I/O: WHATWG HTML, section 9.2.
+
+`encode` makes the bytes of one frame from one event. `Decoder` takes bytes in any split and gives
+back the frames that are complete, as section 9.2.6 ("Interpreting an event stream") has it.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Type
+
+import msgspec
+
+from .models import Chunk, Done, Error, Event
+
+HEARTBEAT = b":\n\n"
+"""A comment: it keeps proxies and clients from taking silence for the end."""
+
+_BOM = b"\xef\xbb\xbf"
+
+_PREFIXES: Dict[Type[Event], bytes] = {
+    Chunk: b"event: chunk\ndata: ",
+    Done: b"event: done\ndata: ",
+    Error: b"event: error\ndata: ",
+}
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def encode(event: Event) -> bytes:
+    """The frame of `event`: its name, its fields as one line of compact JSON, and a blank line.
+
+    Raises UnicodeEncodeError for text that has no UTF-8 (a lone surrogate).
+    """
+    return _PREFIXES[type(event)] + _encode_json(event) + b"\n\n"
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One dispatched event: its type, its data lines joined by LF, and the last id seen so far."""
+
+    event: str
+    data: str
+    id: str
+
+
+class FrameTooLarge(ValueError):
+    """A frame has more bytes than the decoder was told to hold."""
+
+
+class Decoder:
+    """Bytes in, frames out.
+
+    `feed` may be given the stream in pieces of any size. `retry` is the reconnection time in
+    milliseconds that the stream asked for last, if any. A frame that no blank line has ended when
+    the stream ends is never given out, as the standard demands.
+
+    `max_frame_bytes` bounds what one unfinished frame may hold; the standard knows no bound.
+    """
+
+    def __init__(self, *, max_frame_bytes: Optional[int] = None) -> None:
+        self.retry: Optional[int] = None
+        self._max_frame_bytes = max_frame_bytes
+        self._pending = bytearray()  # an unfinished line
+        self._scanned = 0  # how much of it is known to hold no line ending
+        self._after_cr = False  # the last line ended in CR, so one LF at the start belongs to it
+        self._at_start = True  # nothing has been decided about a byte order mark yet
+        self._event = ""
+        self._data: List[str] = []
+        self._data_bytes = 0
+        self._last_id = ""
+
+    def feed(self, data: bytes) -> List[Frame]:
+        """The frames that `data` completes, in order.
+
+        Raises FrameTooLarge, after which the decoder is of no more use.
+        """
+        if self._after_cr and data:
+            # CR LF is one line ending even where a read parts the two.
+            self._after_cr = False
+            if data[:1] == b"\n":
+                data = data[1:]
+        self._pending += data
+        if self._at_start and not self._skip_bom():
+            return []
+        frames: List[Frame] = []
+        for line in self._lines():
+            if line:
+                self._field(line)
+            else:
+                self._dispatch(frames)
+        held = self._data_bytes + len(self._pending)
+        if self._max_frame_bytes is not None and held > self._max_frame_bytes:
+            raise FrameTooLarge(f"a frame has more than {self._max_frame_bytes} bytes")
+        return frames
+
+    def _skip_bom(self) -> bool:
+        """Drop one leading byte order mark; False while it cannot be told yet whether it is one."""
+        if len(self._pending) < len(_BOM) and _BOM.startswith(self._pending):
+            return False
+        self._at_start = False
+        if self._pending.startswith(_BOM):
+            del self._pending[: len(_BOM)]
+        return True
+
+    def _lines(self) -> List[bytes]:
+        """Take the finished lines off the pending bytes, without their endings."""
+        pending = self._pending
+        end = max(pending.rfind(b"\n", self._scanned), pending.rfind(b"\r", self._scanned)) + 1
+        if not end:
+            self._scanned = len(pending)
+            return []
+        finished = bytes(pending[:end])
+        del pending[:end]
+        self._scanned = len(pending)
+        self._after_cr = finished.endswith(b"\r") and not pending
+        return finished.splitlines()  # of bytes: at CR, LF and CR LF, and nowhere else
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if value[:1] == b" ":
+            value = value[1:]
+        if name == b"data":
+            self._data.append(value.decode("utf-8", "replace"))
+            self._data_bytes += len(value) + 1
+            limit = self._max_frame_bytes
+            if limit is not None and self._data_bytes > limit:
+                raise FrameTooLarge(f"a frame has more than {limit} bytes")
+        elif name == b"event":
+            self._event = value.decode("utf-8", "replace")
+        elif name == b"id":
+            if b"\0" not in value:
+                self._last_id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit():  # of bytes: ASCII digits only
+            # Python refuses to read a number of thousands of digits, and no wait is that long.
+            self.retry = int(value) if len(value) <= 15 else self.retry
+
+    def _dispatch(self, frames: List[Frame]) -> None:
+        if self._data:
+            frames.append(Frame(self._event or "message", "\n".join(self._data), self._last_id))
+            self._data = []
+            self._data_bytes = 0
+        self._event = ""

@@ -1,0 +1,281 @@
+"""What the tests stand on: a real server on a free port, raw sockets, and an app driven by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import uvicorn
+from starlette.types import ASGIApp, Message
+
+from omniforge_chat.sse import Decoder, Frame
+
+PATIENCE = 10.0
+"""Seconds that a test waits for what should come at once, before it fails."""
+
+CONVERSATION = "550e8400-e29b-41d4-a716-446655440000"
+
+
+class LiveServer:
+    """A uvicorn that serves one app on 127.0.0.1, in a thread of its own."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        options = {"log_config": None, "access_log": False, **options}
+        self._server = uvicorn.Server(uvicorn.Config(app, **options))
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(1024)
+        self._thread = threading.Thread(target=self._run)
+        self._started = threading.Event()
+        self.loop: asyncio.AbstractEventLoop
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _run(self) -> None:
+        startup = self._server.startup
+
+        async def startup_and_tell(sockets: Any = None) -> None:
+            self.loop = asyncio.get_running_loop()
+            await startup(sockets=sockets)
+            self._started.set()
+
+        self._server.startup = startup_and_tell  # type: ignore[method-assign]
+        self._server.run(sockets=[self._socket])
+
+    def __enter__(self) -> LiveServer:
+        self._thread.start()
+        assert self._started.wait(PATIENCE), "the server did not start"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(PATIENCE)
+        self._socket.close()
+        assert not self._thread.is_alive(), "the server did not end"
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns when it is called in the server's event loop."""
+
+        async def run() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
+
+    def connect(self) -> Client:
+        return Client(self.port)
+
+    def chat(self, message: str = "hi", **fields: Any) -> Client:
+        """A connection on which a chat has been asked for."""
+        client = self.connect()
+        client.post({"message": message, **fields})
+        return client
+
+
+class Client:
+    """One TCP connection and what came over it, without an HTTP library that hides the pieces."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._received = bytearray()
+        self._chunked = False
+        self._frames: List[Frame] = []
+        self._decoder = Decoder()
+        self.ended = False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection with FIN."""
+        self.socket.close()
+
+    def reset(self) -> None:
+        """End the connection with RST."""
+        self.socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        )
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def post(
+        self,
+        body: object,
+        *,
+        path: str = "/api/v1/chat",
+        headers: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """Send a whole request; `body` is bytes, or is encoded as JSON."""
+        self.send(request(body, path=path, headers=headers))
+
+    def _more(self) -> None:
+        data = self.socket.recv(65536)
+        if not data:
+            raise EOFError(f"the connection ended after {bytes(self._received)!r}")
+        self._received += data
+
+    def _take(self, count: int) -> bytes:
+        while len(self._received) < count:
+            self._more()
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+    def _take_line(self) -> bytes:
+        while b"\r\n" not in self._received:
+            self._more()
+        return self._take(self._received.index(b"\r\n") + 2)[:-2]
+
+    def head(self) -> Tuple[int, Dict[str, str]]:
+        """The status and the headers of the next response; names in lower case."""
+        status = int(self._take_line().split()[1])
+        headers: Dict[str, str] = {}
+        while True:
+            line = self._take_line().decode("latin-1")
+            if not line:
+                break
+            name, _, value = line.partition(":")
+            assert name.lower() not in headers, f"{name} came twice"
+            headers[name.lower()] = value.strip()
+        self._chunked = headers.get("transfer-encoding") == "chunked"
+        self.ended = False
+        self._decoder = Decoder()
+        return status, headers
+
+    def json(self) -> Tuple[int, Dict[str, str], Any]:
+        """A whole response that is not a stream."""
+        status, headers = self.head()
+        return status, headers, json.loads(self._take(int(headers["content-length"])))
+
+    def piece(self) -> bytes:
+        """The next piece of a stream, as the server sent it; empty where the stream has ended."""
+        assert self._chunked
+        data = self._take(int(self._take_line(), 16))
+        assert self._take(2) == b"\r\n"
+        self.ended = not data
+        return data
+
+    def frame(self) -> Frame:
+        """The next event of the stream."""
+        while not self._frames:
+            data = self.piece()
+            if not data:
+                raise EOFError("the stream ended")
+            self._frames = self._decoder.feed(data)
+        return self._frames.pop(0)
+
+    def frames(self) -> List[Frame]:
+        """All events up to the proper end of the stream."""
+        found: List[Frame] = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(self.frame())
+        assert self.ended, "the connection broke before the stream ended"
+        return found
+
+
+def request(
+    body: object, *, path: str = "/api/v1/chat", headers: Optional[Mapping[str, str]] = None
+) -> bytes:
+    """The bytes of a POST."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    fields = {
+        "Host": "test",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(data)),
+        **(headers or {}),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + data
+
+
+def text(frames: List[Frame]) -> str:
+    """The reply that the chunks among `frames` make up."""
+    return "".join(json.loads(f.data)["content"] for f in frames if f.event == "chunk")
+
+
+def last(frames: List[Frame]) -> Tuple[str, Any]:
+    """The terminal event, of which there is exactly one and after which nothing comes."""
+    assert [f.event for f in frames[:-1]] == ["chunk"] * (len(frames) - 1)
+    return frames[-1].event, json.loads(frames[-1].data)
+
+
+class Exchange:
+    """One request to an ASGI app that is driven by hand: what it was sent and what it received."""
+
+    def __init__(
+        self,
+        body: object = None,
+        *,
+        path: str = "/api/v1/chat",
+        method: str = "POST",
+        headers: Optional[Mapping[str, str]] = None,
+        parts: Optional[List[Message]] = None,
+    ) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body or {"message": "hi"}).encode()
+        fields = {"content-type": "application/json", **(headers or {})}
+        self.scope: Dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in fields.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+        }
+        self._incoming = parts or [{"type": "http.request", "body": data, "more_body": False}]
+        self.received = 0
+        self.sent: List[Message] = []
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self.received < len(self._incoming):
+            self.received += 1
+            return self._incoming[self.received - 1]
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    async def run(self, app: ASGIApp) -> None:
+        await app(self.scope, self.receive, self.send)
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def headers(self) -> Dict[str, str]:
+        return {k.decode(): v.decode("latin-1") for k, v in self.sent[0]["headers"]}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(m.get("body", b"") for m in self.sent[1:])
+
+    @property
+    def frames(self) -> List[Frame]:
+        return Decoder().feed(self.body)
+
+
+def environment(**variables: str) -> Dict[str, str]:
+    """The environment of a child process: nothing of a chat's but `variables`."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+    kept.update({k: v for k, v in os.environ.items() if k.startswith("COVERAGE")})
+    return {**kept, **variables}
