@@ -58,7 +58,7 @@ class Usage(msgspec.Struct, frozen=True):
     tokens: Annotated[int, Meta(ge=0)]
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """A piece of the reply."""
 
     content: str
