@@ -28,16 +28,26 @@ class Tally:
         self.reported: Optional[Usage] = None
         self.error: Optional[Error] = None
 
+    @property
+    def produced(self) -> bool:
+        """Whether there is anything yet that cost something."""
+        return self.chunks > 0 or self.reported is not None
+
     def usage(self) -> Usage:
         """What the responder reported, or else an estimate from what was sent; tokens >= 1."""
         if self.reported is not None:
             return self.reported
         return Usage(max(1, self.characters // CHARACTERS_PER_TOKEN))
 
+    def take_back(self, event: Event) -> None:
+        """`event` was not sent after all."""
+        if isinstance(event, Chunk):
+            self.chunks -= 1
+            self.characters -= len(event.content)
+
     def failed(self, code: str, message: str) -> Error:
         """The terminal event of a reply that did not complete, with the usage of what there is."""
-        produced = self.chunks or self.reported is not None
-        self.error = Error(code, message, self.usage() if produced else None)
+        self.error = Error(code, message, self.usage() if self.produced else None)
         return self.error
 
 

@@ -44,8 +44,9 @@ def drive(
                 yield from first.__await__()
             value = yield awaited
         except BaseException as error:
-            # It is not waited for any more. (A bare turn of the loop is None.)
-            if awaited is not None:
+            # It is not waited for any more. (A bare turn of the loop is None; and what the event
+            # loop refuses to wait for, another library's future say, can be anything.)
+            if hasattr(awaited, "cancel"):
                 awaited.cancel()
             if isinstance(error, Abandoned):
                 with contextlib.suppress(RuntimeError):

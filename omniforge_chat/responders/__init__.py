@@ -9,11 +9,13 @@ from typing import Any
 
 from ..chat import Responder
 from ..errors import SettingsError
+from ..settings import variable
 from .placeholder import placeholder
 
 __all__ = ["check_responder", "load_responder", "placeholder"]
 
 _ADVICE = "write `async def respond(turn): yield ...` and pass `respond`"
+_VARIABLE = variable("responder")
 _EXPECTED = "placeholder, or package.module:attribute"
 
 
@@ -65,17 +67,17 @@ def load_responder(name: str) -> Responder:
         return placeholder
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute) or module_name.startswith("."):
-        raise SettingsError("responder", name, _EXPECTED)
+        raise SettingsError(_VARIABLE, name, _EXPECTED)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
         raise SettingsError(
-            "responder", name, f"{_EXPECTED}; there is no module {error.name}"
+            _VARIABLE, name, f"{_EXPECTED}; there is no module {error.name}"
         ) from None
     try:
         found = functools.reduce(getattr, attribute.split("."), found)
         return check_responder(found)
     except (AttributeError, TypeError) as error:
-        raise SettingsError("responder", name, f"{_EXPECTED}; {error}") from None
+        raise SettingsError(_VARIABLE, name, f"{_EXPECTED}; {error}") from None
