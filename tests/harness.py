@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import itertools
 import json
+import logging
 import os
+import queue
 import socket
 import threading
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, AsyncIterator, Callable, Dict, List, Mapping, Optional, Tuple
 
+import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message
 
+from omniforge_chat import Turn
 from omniforge_chat.sse import Decoder, Frame
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds that a test waits for what should come at once, before it fails."""
 
 CONVERSATION = "550e8400-e29b-41d4-a716-446655440000"
+
+WIRES = [
+    pytest.param(
+        {"http": http, "loop": loop},
+        id=f"{http}-{loop}",
+        marks=[
+            pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"no {name} here")
+            for name in (http, loop)
+        ],
+    )
+    for http in ("h11", "httptools")
+    for loop in ("asyncio", "uvloop")
+]
+"""What uvicorn can be made of: the options of a LiveServer for each."""
 
 
 class LiveServer:
@@ -51,6 +71,11 @@ class LiveServer:
         self._thread.start()
         assert self._started.wait(PATIENCE), "the server did not start"
         return self
+
+    def stop(self) -> None:
+        """End the server as a signal would: open connections may finish, then the lifespan ends."""
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
 
     def __exit__(self, *error: object) -> None:
         self._server.should_exit = True
@@ -118,6 +143,13 @@ class Client:
         """Send a whole request; `body` is bytes, or is encoded as JSON."""
         self.send(request(body, path=path, headers=headers))
 
+    def ask(
+        self, path: str, *, method: str = "GET", headers: Optional[Mapping[str, str]] = None
+    ) -> None:
+        """Send a whole request that has no body."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{fields}\r\n".encode("latin-1"))
+
     def _more(self) -> None:
         data = self.socket.recv(65536)
         if not data:
@@ -155,7 +187,17 @@ class Client:
     def json(self) -> Tuple[int, Dict[str, str], Any]:
         """A whole response that is not a stream."""
         status, headers = self.head()
-        return status, headers, json.loads(self._take(int(headers["content-length"])))
+        return status, headers, json.loads(self.content(headers))
+
+    def content(self, headers: Mapping[str, str]) -> bytes:
+        """The body of a response that is not a stream and has these headers."""
+        return self._take(int(headers["content-length"]))
+
+    def wait_closed(self) -> None:
+        """Read until the server has ended the connection."""
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:
+                self._more()
 
     def piece(self) -> bytes:
         """The next piece of a stream, as the server sent it; empty where the stream has ended."""
@@ -208,6 +250,23 @@ def last(frames: List[Frame]) -> Tuple[str, Any]:
     """The terminal event, of which there is exactly one and after which nothing comes."""
     assert [f.event for f in frames[:-1]] == ["chunk"] * (len(frames) - 1)
     return frames[-1].event, json.loads(frames[-1].data)
+
+
+def refusal(status: int, headers: Mapping[str, str], body: Any) -> Tuple[int, str, str]:
+    """The status, the code and the message of an error, which has the one shape of all errors."""
+    assert headers["content-type"] == "application/json"
+    assert headers["x-request-id"]
+    assert set(body) == {"code", "message"}
+    assert all(isinstance(value, str) and value for value in body.values())
+    return status, body["code"], body["message"]
+
+
+def assert_next_request_works(client: Client) -> None:
+    """Whatever came before it on the connection, a chat is answered as ever."""
+    client.post({"message": "Are you still there?"})
+    status, _ = client.head()
+    assert status == 200
+    assert last(client.frames())[0] == "done"
 
 
 class Exchange:
@@ -272,6 +331,100 @@ class Exchange:
     @property
     def frames(self) -> List[Frame]:
         return Decoder().feed(self.body)
+
+    def json(self) -> Tuple[int, Dict[str, str], Any]:
+        """The whole response, which is not a stream."""
+        return self.status, self.headers, json.loads(self.body)
+
+
+def exchange(app: ASGIApp, body: object = None, **request: Any) -> Exchange:
+    """The exchange of one request with `app`, in an event loop of its own."""
+
+    async def run() -> Exchange:
+        made = Exchange(body, **request)
+        await made.run(app)
+        return made
+
+    return asyncio.run(run())
+
+
+class PacedResponder:
+    """A responder that yields "0 ", "1 " and so on, each when the test has asked for it.
+
+    One turn at a time. `called` is set while a turn is being answered, `closed` when the responder
+    has been closed.
+    """
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+        self.closed = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._asked: asyncio.Queue[bool]
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[str]:
+        self._loop = asyncio.get_running_loop()
+        self._asked = asyncio.Queue()  # made in the loop that it serves, as 3.9 needs it
+        self.closed.clear()
+        self.called.set()
+        try:
+            for number in itertools.count():
+                if not await self._asked.get():
+                    return
+                yield f"{number} "
+        finally:
+            self.called.clear()
+            self.closed.set()
+
+    def ask(self, *, more: bool = True) -> None:
+        """Let the next token come, or with `more=False` the end."""
+        assert self.called.wait(PATIENCE), "the responder was not called"
+        self._loop.call_soon_threadsafe(self._asked.put_nowait, more)
+
+    def finish(self) -> None:
+        """Let the reply end."""
+        self.ask(more=False)
+
+
+class Records(logging.Handler):
+    """What the package logs while this is entered, from every thread and level."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self._queue: queue.Queue[logging.LogRecord] = queue.Queue()
+        self.all: List[logging.LogRecord] = []
+
+    def __enter__(self) -> Records:
+        logger = logging.getLogger("omniforge_chat")
+        self._level = logger.level
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logger = logging.getLogger("omniforge_chat")
+        logger.removeHandler(self)
+        logger.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.all.append(record)
+        self._queue.put(record)
+
+    def about(self, reference: str, level: int = logging.INFO) -> logging.LogRecord:
+        """The next record of this level about the request with this id; it is waited for."""
+        while True:
+            record = self._queue.get(timeout=PATIENCE)
+            if record.levelno == level and reference in record.getMessage():
+                return record
+
+    def chat(self, reference: str) -> Dict[str, Any]:
+        """The fields of the line that tells how the chat with this request id ended."""
+        fields: Dict[str, Any] = vars(self.about(reference))["chat"]
+        return fields
+
+    @property
+    def troubles(self) -> List[str]:
+        """The texts of what was logged so far as a warning or worse."""
+        return [r.getMessage() for r in self.all if r.levelno >= logging.WARNING]
 
 
 def environment(**variables: str) -> Dict[str, str]:

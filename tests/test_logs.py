@@ -1,0 +1,267 @@
+"""The log: one line when a chat ends, a traceback where something broke, and never a message."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from typing import AsyncIterator, Iterator, List, Union
+
+import pytest
+
+from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
+from omniforge_chat.chat import Responder
+from omniforge_chat.logs import JSONFormatter, TextFormatter, log_config
+
+from .harness import CONVERSATION, Client, LiveServer, PacedResponder, Records, exchange, last
+
+FIELDS = [
+    "request_id",
+    "conversation_id",
+    "outcome",
+    "chunks",
+    "tokens",
+    "first_chunk_ms",
+    "total_ms",
+]
+REFERENCE = "ref-1"
+SECRET = "xyzzy"
+
+
+@pytest.fixture
+def records() -> Iterator[Records]:
+    with Records() as records:
+        yield records
+
+
+def _ask(client: Client) -> None:
+    client.post(
+        {"message": SECRET, "conversation_id": CONVERSATION}, headers={"X-Request-ID": REFERENCE}
+    )
+    assert client.head()[0] == 200
+
+
+# How a chat ended
+
+
+async def _done(turn: Turn) -> AsyncIterator[Union[str, Usage]]:
+    yield "one"
+    yield "two"
+    yield Usage(tokens=7)
+
+
+async def _estimated(turn: Turn) -> AsyncIterator[str]:
+    yield "12345678"
+
+
+async def _silent(turn: Turn) -> AsyncIterator[str]:
+    return
+    yield ""
+
+
+async def _failed(turn: Turn) -> AsyncIterator[str]:
+    yield "12345678"
+    raise RuntimeError("the cause")
+
+
+async def _refused(turn: Turn) -> AsyncIterator[str]:
+    raise ChatError("No such agent", code="no_agent")
+    yield ""
+
+
+@pytest.mark.parametrize(
+    ("responder", "outcome", "chunks", "tokens"),
+    [
+        pytest.param(_done, "done", 2, 7, id="done, with usage"),
+        pytest.param(_estimated, "done", 1, 2, id="done, estimated"),
+        pytest.param(_failed, "processing_error", 1, 2, id="failed"),
+        pytest.param(_refused, "no_agent", 0, 0, id="refused on purpose"),
+    ],
+)
+def test_a_chat_s_end_is_one_line_with_what_an_operator_asks_for(
+    records: Records, responder: Responder, outcome: str, chunks: int, tokens: int
+) -> None:
+    """Which, whose, how it ended, how much of it and how fast."""
+    app = create_app(responder, settings=Settings())
+    with LiveServer(app) as server, server.connect() as client:
+        _ask(client)
+        client.frames()
+        fields = records.chat(REFERENCE)
+    assert list(fields) == FIELDS
+    assert fields["request_id"] == REFERENCE
+    assert fields["conversation_id"] == CONVERSATION
+    assert fields["outcome"] == outcome
+    assert fields["chunks"] == chunks
+    assert fields["tokens"] == tokens
+    assert fields["total_ms"] >= 0
+    if chunks:
+        assert 0 <= fields["first_chunk_ms"] <= fields["total_ms"]
+    else:
+        assert fields["first_chunk_ms"] is None
+    assert len([record for record in records.all if record.levelno == logging.INFO]) == 1
+
+
+@pytest.mark.parametrize("responder", [_done, _estimated, _silent, _failed])
+def test_the_log_and_the_client_are_told_the_same_usage(
+    records: Records, responder: Responder
+) -> None:
+    """Whoever adds up what was used comes to one sum, whichever of the two is read."""
+    app = create_app(responder, settings=Settings())
+    answer = exchange(app, headers={"X-Request-ID": REFERENCE})
+    assert records.chat(REFERENCE)["tokens"] == last(answer.frames)[1]["usage"]["tokens"]
+
+
+def test_an_empty_reply_is_done_and_has_no_first_chunk(records: Records) -> None:
+    """A responder may have nothing to say."""
+    exchange(create_app(_silent, settings=Settings()), headers={"X-Request-ID": REFERENCE})
+    fields = records.chat(REFERENCE)
+    assert (fields["outcome"], fields["chunks"]) == ("done", 0)
+    assert fields["first_chunk_ms"] is None
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_a_client_that_left_is_told_apart_from_a_reply_that_ended(
+    records: Records, tokens: int
+) -> None:
+    """It is no failure of ours, and no success either."""
+    paced = PacedResponder()
+    with LiveServer(create_app(paced, settings=Settings())) as server:
+        with server.connect() as client:
+            _ask(client)
+            for _ in range(tokens):
+                paced.ask()
+                client.frame()
+        fields = records.chat(REFERENCE)
+    assert fields["outcome"] == "disconnected"
+    assert fields["chunks"] == tokens
+    assert records.troubles == []
+
+
+def test_a_client_that_reads_to_the_end_and_leaves_has_been_answered(records: Records) -> None:
+    """Most clients close their connection with the last frame; their chats are done."""
+    with LiveServer(create_app(_done, settings=Settings())) as server:
+        for _ in range(20):
+            with server.connect() as client:
+                _ask(client)
+                assert last(client.frames())[0] == "done"
+            assert records.chat(REFERENCE)["outcome"] == "done"
+
+
+def test_what_is_refused_before_the_stream_is_no_chat(records: Records) -> None:
+    """The answer says everything, and anybody could fill the log with such requests."""
+    app = create_app(settings=Settings())
+    for body in (b"", b"{", {"message": 1}, {"message": "x" * 10_001}):
+        assert exchange(app, body).status >= 400
+    assert records.all == []
+
+
+# What is in it and what is not
+
+
+def test_a_failure_has_its_traceback_under_the_same_request_id(records: Records) -> None:
+    """The reference that the client has finds the cause."""
+    app = create_app(_failed, settings=Settings())
+    exchange(app, headers={"X-Request-ID": REFERENCE})
+    failure, ended = records.all
+    assert failure.levelno == logging.ERROR
+    assert REFERENCE in failure.getMessage()
+    assert failure.exc_info is not None
+    assert isinstance(failure.exc_info[1], RuntimeError)
+    assert REFERENCE in ended.getMessage()
+
+
+def test_an_error_that_a_responder_raises_on_purpose_is_no_failure(records: Records) -> None:
+    """It was meant for the client, and the client has it; the line of the chat's end tells it."""
+    app = create_app(_refused, settings=Settings())
+    exchange(app, headers={"X-Request-ID": REFERENCE})
+    assert records.troubles == []
+    assert records.chat(REFERENCE)["outcome"] == "no_agent"
+
+
+@pytest.mark.parametrize(
+    "responder", [_done, _failed, _refused], ids=lambda responder: responder.__name__[1:]
+)
+@pytest.mark.parametrize("body", [{"message": SECRET}, {"message": [SECRET]}, SECRET.encode()])
+def test_no_text_of_a_message_is_ever_logged(responder: Responder, body: object) -> None:
+    """What people say to an assistant is theirs; it does not belong in whatever keeps the logs."""
+    lines: List[str] = []
+
+    class Everything(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(JSONFormatter().format(record) + TextFormatter().format(record))
+
+    root, handler = logging.getLogger(), Everything(logging.DEBUG)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        exchange(create_app(responder, settings=Settings()), body)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+    assert lines
+    assert not [line for line in lines if SECRET in line]
+
+
+def test_at_a_higher_level_the_line_is_not_even_made(caplog: pytest.LogCaptureFixture) -> None:
+    """A host that does not want it does not pay for it."""
+    caplog.set_level(logging.WARNING, logger="omniforge_chat")
+    exchange(create_app(_done, settings=Settings()))
+    assert caplog.records == []
+
+
+# How it looks
+
+
+def _record(exc_info: bool = False, **extra: object) -> logging.LogRecord:
+    record = logging.LogRecord(
+        "omniforge_chat",
+        logging.INFO,
+        "file.py",
+        1,
+        "chat %s\n\u2028 ended",
+        ("one",),
+        sys.exc_info() if exc_info else None,
+    )
+    record.created, record.msecs = 1_700_000_000.0, 42.0
+    vars(record).update(extra)
+    return record
+
+
+def test_a_text_line_has_its_time_in_utc() -> None:
+    """Logs of several machines are read together."""
+    line = TextFormatter().format(_record())
+    assert line.startswith("2023-11-14T22:13:20.042Z INFO omniforge_chat: chat one")
+
+
+def test_a_json_line_is_one_line_whatever_is_in_it() -> None:
+    """Machines read line by line."""
+    try:
+        raise ValueError("several\nlines \ud83d")
+    except ValueError:
+        line = JSONFormatter().format(_record(exc_info=True))
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert fields["time"] == "2023-11-14T22:13:20.042Z"
+    assert fields["level"] == "INFO"
+    assert fields["logger"] == "omniforge_chat"
+    assert fields["message"] == "chat one\n\u2028 ended"
+    assert "ValueError: several\nlines" in fields["traceback"]
+
+
+def test_the_fields_of_a_chat_stand_beside_the_others() -> None:
+    """A query asks for `outcome`, not for a piece of text."""
+    fields = json.loads(JSONFormatter().format(_record(chat={"outcome": "done", "chunks": 3})))
+    assert fields["message"] == "chat ended"
+    assert (fields["outcome"], fields["chunks"]) == ("done", 3)
+    assert re.search("chat one", TextFormatter().format(_record(chat={"outcome": "done"})))
+
+
+@pytest.mark.parametrize(("style", "kind"), [("text", TextFormatter), ("json", JSONFormatter)])
+def test_a_service_logs_everything_in_one_format_to_standard_error(style: str, kind: type) -> None:
+    """Also what the server and the libraries say."""
+    config = log_config("WARNING", style)
+    assert config["root"] == {"level": "WARNING", "handlers": ["stderr"]}
+    assert config["formatters"]["line"]["()"] is kind
+    assert not config["disable_existing_loggers"]

@@ -1,0 +1,230 @@
+"""Settings: a value, made in code or read from an environment; nothing in between."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, Callable, Dict, Union
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omniforge_chat import Settings
+from omniforge_chat.errors import SettingsError
+from omniforge_chat.settings import variable
+
+FIELDS = Settings.__struct_fields__
+DEFAULTS: Dict[str, Any] = {field: getattr(Settings(), field) for field in FIELDS}
+TEXTS = [field for field in FIELDS if isinstance(DEFAULTS[field], str)]
+WHOLE = [field for field in FIELDS if isinstance(DEFAULTS[field], int)]
+TIMES = [field for field in FIELDS if isinstance(DEFAULTS[field], float)]
+
+
+def outcome(make: Callable[[], Settings]) -> Union[Settings, SettingsError]:
+    """What comes of it; nothing else may."""
+    try:
+        return make()
+    except SettingsError as error:
+        return error
+
+
+def is_optional(field: str) -> bool:
+    """Whether code may switch the setting off."""
+    off: Dict[str, Any] = {field: None}
+    return isinstance(outcome(partial(Settings, **off)), Settings)
+
+
+def value_of(field: str) -> st.SearchStrategy[Any]:
+    """Values that `field` may have."""
+    special: Dict[str, st.SearchStrategy[Any]] = {
+        "cors_origins": st.lists(
+            st.sampled_from(["*", "https://example.com", "http://[::1]:8000", "app://x"])
+        ).map(tuple),
+        "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
+        "log_format": st.sampled_from(["text", "json"]),
+    }
+    if field in special:
+        return special[field]
+    if field in TEXTS:
+        return st.text(min_size=1).filter(lambda text: text == text.strip())
+    if field in WHOLE:
+        return st.integers(min_value=1, max_value=65535)
+    assert field in TIMES, f"{field} is of a kind that this test does not know"
+    times = st.floats(min_value=0.001, max_value=1e9)
+    return st.none() | times if is_optional(field) else times
+
+
+def as_text(value: Any) -> str:
+    """`value` as somebody writes it in an environment."""
+    if value is None:
+        return "off"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+settings = st.fixed_dictionaries({}, optional={field: value_of(field) for field in FIELDS})
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple),
+)
+
+
+def test_without_an_environment_the_defaults_hold() -> None:
+    """A service that is started with nothing said works, on this machine only."""
+    assert Settings.from_env({}) == Settings(cors_origins=("*",))
+    assert (DEFAULTS["host"], DEFAULTS["port"]) == ("127.0.0.1", 8000)
+    assert (DEFAULTS["log_level"], DEFAULTS["log_format"]) == ("INFO", "text")
+    assert DEFAULTS["responder"] == "placeholder"
+    assert DEFAULTS["max_body_bytes"] == 131072
+
+
+def test_in_code_there_is_no_cors() -> None:
+    """It belongs to the host app that a chat is mounted in; only a service speaks for itself."""
+    assert Settings().cors_origins == ()
+    assert Settings.from_env({"CORS_ORIGINS": ""}).cors_origins == ()
+
+
+def test_nothing_is_read_but_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two apps in a process have their own settings, whatever the process was started with."""
+    for field in FIELDS:
+        monkeypatch.setenv(variable(field), "17")
+    assert Settings() == Settings(**DEFAULTS)
+    assert Settings.from_env({"PATH": "/bin"}) == Settings.from_env({})
+
+
+def test_settings_are_a_value() -> None:
+    """What one part of an app was given, no other part changes."""
+    assert Settings() == Settings()
+    assert Settings(port=1) != Settings()
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc] # that is what is tested
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        *((name.lower(), name) for name in ("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT")),
+        ("cors_origins", "CORS_ORIGINS"),
+        ("workers", "WEB_CONCURRENCY"),
+        ("responder", "CHAT_RESPONDER"),
+        ("max_streams", "CHAT_MAX_STREAMS"),
+        ("body_timeout", "CHAT_BODY_TIMEOUT"),
+    ],
+)
+def test_a_variable_is_the_field_in_upper_case_and_prefixed_where_it_is_the_chats(
+    field: str, name: str
+) -> None:
+    """People write these names into files that outlive versions."""
+    assert variable(field) == name
+
+
+def test_every_field_has_a_variable_of_its_own() -> None:
+    """What can be said in code can be said to a service."""
+    assert len({variable(field) for field in FIELDS}) == len(FIELDS)
+
+
+@given(settings)
+def test_what_is_written_into_an_environment_is_what_code_would_have_said(
+    values: Dict[str, Any],
+) -> None:
+    """Each variable stands for its field, alone and among the others."""
+    environ = {variable(field): as_text(value) for field, value in values.items()}
+    assert Settings.from_env(environ) == Settings(**{"cors_origins": ("*",), **values})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("PORT", " 80\n", "port", 80),
+        ("PORT", "0", "port", 0),
+        ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+        ("LOG_FORMAT", "JSON", "log_format", "json"),
+        ("CHAT_BODY_TIMEOUT", "2", "body_timeout", 2.0),
+        ("CHAT_BODY_TIMEOUT", "1e-1", "body_timeout", 0.1),
+        ("CORS_ORIGINS", "*", "cors_origins", ("*",)),
+        ("CORS_ORIGINS", "https://a.example,", "cors_origins", ("https://a.example",)),
+        (
+            "CORS_ORIGINS",
+            " https://a.example:8443 ,, http://localhost",
+            "cors_origins",
+            ("https://a.example:8443", "http://localhost"),
+        ),
+    ],
+)
+def test_values_are_read_as_people_write_them(
+    name: str, text: str, field: str, value: object
+) -> None:
+    """White space, case and a comma too many are no reason not to start."""
+    assert getattr(Settings.from_env({name: text}), field) == value
+
+
+BAD = [
+    *((field, text) for field in WHOLE for text in ("", "x", "-1", "1.5", "1e3", "0x10", "inf")),
+    *((field, text) for field in TIMES for text in ("", "x", "-1", "nan", "1,5", "15s", "never")),
+    *((field, "") for field in TEXTS),
+    *((field, "off") for field in (*WHOLE, *TIMES) if not is_optional(field)),
+    *(("port", "65536"), ("workers", "0"), ("body_timeout", "0"), ("body_timeout", "inf")),
+    *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml")),
+    *(("cors_origins", "example.com"), ("cors_origins", "https://a.example/path")),
+    *(
+        ("cors_origins", "https://*.example"),
+        ("cors_origins", "https://a.example https://b.example"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "text"), BAD)
+def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_what_was_expected(
+    field: str, text: str
+) -> None:
+    """It is one line for an operator, who has only that line to go by."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({variable(field): text})
+    assert caught.value.name == variable(field)
+    assert str(caught.value).startswith(f"{variable(field)}={text!r}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, True) for field in (*WHOLE, *TIMES)),
+        *((field, str(DEFAULTS[field])) for field in (*WHOLE, *TIMES)),
+        *((field, float(DEFAULTS[field])) for field in WHOLE),
+        *((field, math.nan) for field in TIMES),
+        *((field, None) for field in (*WHOLE, *TEXTS)),
+        *((field, 17) for field in TEXTS),
+        *(("log_level", "debug"), ("log_format", "JSON"), ("port", -1), ("body_timeout", 0)),
+        *(("cors_origins", ["*"]), ("cors_origins", "*"), ("cors_origins", (17,))),
+        ("cors_origins", ("example.com",)),
+    ],
+)
+def test_a_field_that_is_of_no_use_is_named_with_its_value_and_what_was_expected(
+    field: str, value: object
+) -> None:
+    """Also in code, where it would otherwise show itself in the middle of a reply."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(**{field: value})  # type: ignore[arg-type] # that is what is tested
+    assert caught.value.name == field
+    assert str(caught.value).startswith(f"{field}={value!r}: expected ")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([variable(field) for field in FIELDS]),
+        st.text(st.characters()) | anything.map(str) | st.sampled_from(["off", "*", "0", "1e400"]),
+    )
+)
+def test_any_environment_is_settings_or_a_settings_error(environ: Dict[str, str]) -> None:
+    """A service starts, or says in one line why not; there is no traceback to read."""
+    result = outcome(partial(Settings.from_env, environ))
+    if isinstance(result, SettingsError):
+        assert f"{result.name}={environ[result.name]!r}: " in str(result)
+        assert str(result).encode("utf-8")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), anything))
+def test_any_values_are_settings_or_a_settings_error(values: Dict[str, Any]) -> None:
+    """What is wrong is told at the start, whatever its type."""
+    result = outcome(partial(Settings, **values))
+    if isinstance(result, SettingsError):
+        assert result.name in values
