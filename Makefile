@@ -2,37 +2,47 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check coverage clean
+.PHONY: help install run test check coverage soak bench test-browser clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(READY) ## Make the virtual environment and install the package with its tools
+install: $(VENV)/.dev ## Make the virtual environment: the package, its tools, the tests' needs
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# One marker for each extra: `make bench` adds what only the bench needs, once.
+$(VENV)/.%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) '.[$*]'
 	@touch $@
 
-run: $(READY) ## Serve on http://127.0.0.1:8000 (HOST, PORT and the rest: docs/configuration.md)
+run: $(VENV)/.fast ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
 
-test: $(READY) ## Run the tests
+test: install ## Run the tests
 	$(BIN)/python -m pytest
 
-check: $(READY) ## Check format, style and types
+check: install ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-coverage: $(READY) ## Run the tests and fail under 95 % of the package's lines
+coverage: install ## Run the tests, and fail under 95 % of the package's lines
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 95
+
+soak: install ## An hour of streams that end, fail, stall and leave at random (SECONDS=3600)
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600)
+
+bench: install $(VENV)/.bench ## Measure against bare ASGI and the alternatives (docs/performance.md)
+	$(BIN)/python -m tests.bench
+
+test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
+	$(BIN)/python -m pytest tests/browser
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
