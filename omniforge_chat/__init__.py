@@ -2,8 +2,17 @@
 
 from .app import create_app
 from .errors import ChatError
-from .models import Turn, Usage
+from .models import Finish, Message, Turn, Usage
 from .routes import chat_routes
 from .settings import Settings
 
-__all__ = ["ChatError", "Settings", "Turn", "Usage", "chat_routes", "create_app"]
+__all__ = [
+    "ChatError",
+    "Finish",
+    "Message",
+    "Settings",
+    "Turn",
+    "Usage",
+    "chat_routes",
+    "create_app",
+]

@@ -14,7 +14,10 @@ ChatError                     processing_error        500
 │   └── Unavailable           (with Retry-After)      503
 │       ├── Overloaded        overloaded              503
 │       └── ShuttingDown      shutting_down           503
-└── StreamError               stream_error            500
+├── StreamError               stream_error            500
+└── UpstreamError             upstream_error          500
+    ├── UpstreamTimeout       upstream_timeout        500
+    └── UpstreamRateLimited   upstream_rate_limited   500
 
 The code and the HTTP status are data on the class. A responder raises ChatError, or a class of its
 own derived from it, to tell the client something on purpose; any other exception is a bug, and its
@@ -23,6 +26,7 @@ text stays in the log.
 
 from __future__ import annotations
 
+import math
 from typing import Optional
 
 
@@ -131,6 +135,31 @@ class StreamError(ChatError):
     """The stream itself failed: what the responder yielded cannot be sent, for instance."""
 
     code = "stream_error"
+
+
+class UpstreamError(ChatError):
+    """A model provider failed, refused, or cut its reply off."""
+
+    code = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A model provider was silent for longer than allowed."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamRateLimited(UpstreamError):
+    """A model provider refused for now; `retry_after` is its wait in seconds, where it gave one."""
+
+    code = "upstream_rate_limited"
+
+    def __init__(self, message: str, *, retry_after: Optional[float] = None) -> None:
+        if retry_after is not None:
+            seconds = max(1, math.ceil(retry_after))
+            message += f"; try again in {seconds} second{'s' if seconds > 1 else ''}"
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class SettingsError(ValueError):

@@ -25,6 +25,9 @@ from .errors import (
     ShuttingDown,
     StreamError,
     UnsupportedMediaType,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
 )
 from .models import ChatRequest, Chunk, Done, Error, Usage
 
@@ -39,6 +42,13 @@ _REFUSALS: Tuple[type[RequestError], ...] = (
     InternalError,
     Overloaded,
     ShuttingDown,
+)
+_FAILURES: Tuple[type[ChatError], ...] = (
+    ChatError,
+    StreamError,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamRateLimited,
 )
 _EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
@@ -152,7 +162,7 @@ def _event(name: str, struct: type) -> Dict[str, Any]:
         "contentSchema": _ref(struct.__name__),
     }
     if struct is Error:
-        codes = ", ".join(f"`{code}`" for code in (ChatError.code, StreamError.code))
+        codes = ", ".join(f"`{failure.code}`" for failure in _FAILURES)
         data["description"] = f"Codes: {codes}, and those that a responder chooses itself."
     return {
         "type": "object",
