@@ -1,5 +1,8 @@
 """A chat endpoint that can be trusted: any async generator of text, streamed as events."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .app import create_app
 from .errors import ChatError
 from .models import Finish, Message, Turn, Usage
@@ -16,3 +19,17 @@ __all__ = [
     "chat_routes",
     "create_app",
 ]
+
+if TYPE_CHECKING:
+    from .responders.anthropic import AnthropicResponder as AnthropicResponder
+    from .responders.openai import OpenAIResponder as OpenAIResponder
+
+# They need the extra `models`: imported when they are named, and not part of `import *`.
+_MODELS = {"AnthropicResponder": "anthropic", "OpenAIResponder": "openai"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODELS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".responders.{module}", __name__), name)

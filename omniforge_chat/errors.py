@@ -171,3 +171,5 @@ class SettingsError(ValueError):
     def __init__(self, name: str, value: object, expected: str) -> None:
         super().__init__(f"{name}={value!r}: expected {expected}")
         self.name = name
+        self.value = value
+        self.expected = expected
