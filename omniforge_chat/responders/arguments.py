@@ -26,7 +26,7 @@ def url(text: str) -> str:
         raise SettingsError("base_url", text, expected) from None
     if "@" in parts.netloc:
         # It would be in every log that names the address.
-        raise SettingsError("base_url", "***", f"{expected}, without a user and a password")
+        raise SettingsError("base_url", "***", f"{expected}, without credentials")
     if "?" in text or "#" in text:
         raise SettingsError("base_url", text, f"{expected}, without a query")
     if parts.scheme not in ("http", "https") or not host or not _is_visible(text) or " " in text:

@@ -59,33 +59,10 @@ class Exchange:
         self._expired = False
         self._finishing = False
 
-    async def read(self) -> bytes:
-        """The next bytes of the body, not empty; empty where it has ended.
-
-        Raises UpstreamTimeout when the deadline comes first, UpstreamError when the connection
-        breaks; once the text is complete either is an end like any other.
-        """
-        try:
-            return await self._limited()
-        except StopAsyncIteration:
-            return b""
-        except asyncio.CancelledError:
-            if not self._expired:
-                raise
-            silence = f"was silent for {self._idle_timeout:g} seconds"
-            if not self._began:
-                silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
-            failure = Failure(UpstreamTimeout, f"The model provider {silence}", "silence")
-        except httpx.TransportError as error:
-            failure = broken(error)
-        if self._finishing:
-            return b""
-        raise self.fail(failure)
-
     @types.coroutine
     def _limited(self) -> Generator[Any, Any, bytes]:
         """The next read, driven by hand: what it waits for is known to the timer."""
-        step = self._next().__await__()
+        step: Generator[Any, Any, bytes] = self._next().__await__()
         limited = True
         try:
             waits_for = step.send(None)
@@ -109,6 +86,29 @@ class Exchange:
         finally:
             self._waits_for = None
 
+    async def read(self) -> bytes:
+        """The next bytes of the body, not empty; empty where it has ended.
+
+        Raises UpstreamTimeout when the deadline comes first, UpstreamError when the connection
+        breaks; once the text is complete either is an end like any other.
+        """
+        try:
+            return await self._limited()
+        except StopAsyncIteration:
+            return b""
+        except asyncio.CancelledError:
+            if not self._expired:
+                raise
+            silence = f"was silent for {self._idle_timeout:g} seconds"
+            if not self._began:
+                silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
+            failure = Failure(UpstreamTimeout, f"The model provider {silence}", "silence")
+        except httpx.TransportError as error:
+            failure = broken(error)
+        if self._finishing:
+            return b""
+        raise self.fail(failure)
+
     def _due(self) -> None:
         self._timer = None
         if self._waits_for is None:
@@ -126,8 +126,11 @@ class Exchange:
 
     def progressed(self) -> None:
         """A frame has come, and what it brought was passed on: the silence begins anew."""
-        self._began = True
-        self._deadline = self._time() + self._idle_timeout
+        if self._began:
+            self._deadline = self._time() + self._idle_timeout
+        else:
+            self._began = True
+            self._move(self._idle_timeout)
 
     def finish(self) -> None:
         """The text is complete; what may still come does not decide whether the reply is."""

@@ -42,6 +42,10 @@ KEEPALIVE_CONNECTIONS = 20
 KEEPALIVE_SECONDS = 30.0
 
 
+# The certificates that are trusted: read once, as that takes longer than many a request.
+_tls = functools.lru_cache(maxsize=1)(httpx.create_ssl_context)
+
+
 class Upstream:
     """One address that answers POST requests with streams.
 
@@ -70,6 +74,8 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._max_connections = max_connections
         self._given = client
+        if client is None:
+            _tls()  # now, and not while an event loop waits for it
         self._clients: Dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
 
     async def open(self, body: bytes, request_id: str) -> Exchange:
@@ -127,7 +133,7 @@ class Upstream:
                 max_keepalive_connections=min(KEEPALIVE_CONNECTIONS, self._max_connections),
                 keepalive_expiry=KEEPALIVE_SECONDS,
             )
-            client = self._clients[loop] = httpx.AsyncClient(limits=limits)
+            client = self._clients[loop] = httpx.AsyncClient(limits=limits, verify=_tls())
         return client
 
     async def _send(self, body: bytes) -> Union[httpx.Response, Failure]:
