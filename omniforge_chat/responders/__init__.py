@@ -91,6 +91,6 @@ def _model(name: str) -> Responder:
     except ModuleNotFoundError as error:
         if error.name != "httpx":
             raise
-        raise SettingsError("responder", name, str(error)) from None
+        raise SettingsError("responder", name, f"one that can be imported; {error}") from None
     responder: Responder = getattr(module, _MODELS[name]).from_env(os.environ)
     return responder

@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     if error.name != "httpx":
         raise
     raise ModuleNotFoundError(
-        "httpx, which is not installed: pip install 'omniforge-chat[models]'", name="httpx"
+        "httpx is missing: pip install 'omniforge-chat[models]'", name="httpx"
     ) from None
 
 from ..errors import UpstreamError, UpstreamTimeout
