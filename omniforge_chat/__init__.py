@@ -1,9 +1,35 @@
 """A chat endpoint that can be trusted: any async generator of text, streamed as events."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .app import create_app
 from .errors import ChatError
-from .models import Turn, Usage
+from .models import Finish, Message, Turn, Usage
 from .routes import chat_routes
 from .settings import Settings
 
-__all__ = ["ChatError", "Settings", "Turn", "Usage", "chat_routes", "create_app"]
+__all__ = [
+    "ChatError",
+    "Finish",
+    "Message",
+    "Settings",
+    "Turn",
+    "Usage",
+    "chat_routes",
+    "create_app",
+]
+
+if TYPE_CHECKING:
+    from .responders.anthropic import AnthropicResponder as AnthropicResponder
+    from .responders.openai import OpenAIResponder as OpenAIResponder
+
+# They need the extra `models`: imported when they are named, and not part of `import *`.
+_MODELS = {"AnthropicResponder": "anthropic", "OpenAIResponder": "openai"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODELS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".responders.{module}", __name__), name)

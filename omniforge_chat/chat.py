@@ -7,11 +7,11 @@ from typing import Any, AsyncGenerator, AsyncIterator, Callable, Iterator, Optio
 
 from .errors import ChatError, StreamError
 from .logs import logger
-from .models import Chunk, Done, Error, Event, Turn, Usage
+from .models import Chunk, Done, Error, Event, Finish, Turn, Usage
 
-Responder = Callable[[Turn], AsyncIterator[Union[str, Usage]]]
+Responder = Callable[[Turn], AsyncIterator[Union[str, Usage, Finish]]]
 """What answers: any async generator function of text. It takes the turn and yields pieces of the
-reply, and optionally, last, a Usage."""
+reply, and optionally a Usage and a Finish."""
 
 CHARACTERS_PER_TOKEN = 4
 """The usual rule of thumb for English text, where a responder does not count tokens itself."""
@@ -20,12 +20,13 @@ CHARACTERS_PER_TOKEN = 4
 class Tally:
     """What one reply has come to so far."""
 
-    __slots__ = ("characters", "chunks", "error", "reported")
+    __slots__ = ("characters", "chunks", "error", "finish_reason", "reported")
 
     def __init__(self) -> None:
         self.chunks = 0
         self.characters = 0
         self.reported: Optional[Usage] = None
+        self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
 
     @property
@@ -34,10 +35,20 @@ class Tally:
         return self.chunks > 0 or self.reported is not None
 
     def usage(self) -> Usage:
-        """What the responder reported, or else an estimate from what was sent; tokens >= 1."""
-        if self.reported is not None:
-            return self.reported
-        return Usage(max(1, self.characters // CHARACTERS_PER_TOKEN))
+        """What the responder reported, completed by an estimate from what was sent; tokens >= 1.
+
+        Where the responder reported the prompt alone, only the reply is estimated.
+        """
+        reported = self.reported
+        if reported is None:
+            return Usage(self._estimate(), estimated=True)
+        if reported.prompt_tokens is None or reported.completion_tokens is not None:
+            return reported
+        prompt, completion = reported.prompt_tokens, self._estimate() if self.chunks else 0
+        return Usage(prompt + completion, prompt, completion, estimated=True)
+
+    def _estimate(self) -> int:
+        return max(1, self.characters // CHARACTERS_PER_TOKEN)
 
     def take_back(self, event: Event) -> None:
         """`event` was not sent after all."""
@@ -75,7 +86,7 @@ async def converse(
                 tally.chunks += 1
                 tally.characters += len(item)
                 yield Chunk(item)
-        terminal = Done(turn.conversation_id, tally.usage())
+        terminal = Done(turn.conversation_id, tally.usage(), tally.finish_reason)
     except Exception as error:
         terminal = describe(error, turn, tally)
     finally:
@@ -130,15 +141,22 @@ def _iterate(reply: Any) -> Any:
 
 
 def _text(item: object, tally: Tally) -> str:
-    """What an item that is not exactly a str adds to the reply; a Usage is noted in the tally."""
+    """What an item that is not exactly a str adds to the reply; the tally notes Usage, Finish."""
     if isinstance(item, str):
         return str.__str__(item)  # msgspec encodes no subclasses of str
     if isinstance(item, Usage):
-        if type(item.tokens) is not int or item.tokens < 0:
-            raise StreamError(f"Usage.tokens must be a whole number >= 0, not {item.tokens!r}")
+        for field in ("tokens", "prompt_tokens", "completion_tokens"):
+            count = getattr(item, field)
+            if (type(count) is not int or count < 0) and (count is not None or field == "tokens"):
+                raise StreamError(f"Usage.{field} must be a whole number >= 0, not {count!r}")
         tally.reported = item
         return ""
-    raise StreamError(f"a responder yields str, or Usage, not {type(item).__name__}")
+    if isinstance(item, Finish):
+        if not isinstance(item.reason, str):
+            raise StreamError(f"Finish.reason must be a str, not {item.reason!r}")
+        tally.finish_reason = str.__str__(item.reason)
+        return ""
+    raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
 
 
 async def _close(reply: Any, turn: Turn) -> None:

@@ -19,7 +19,7 @@ _FLAGS = {
     "workers": "how many processes (1)",
     "log_level": "CRITICAL, ERROR, WARNING, INFO or DEBUG (INFO)",
     "log_format": "text for people, json for machines (text)",
-    "responder": "what answers: placeholder, or package.module:attribute (placeholder)",
+    "responder": "placeholder, openai, anthropic, or package.module:attribute (placeholder)",
 }
 
 

@@ -15,7 +15,10 @@ ChatError                     processing_error        500
 │       ├── Overloaded        overloaded              503
 │       └── ShuttingDown      shutting_down           503
 ├── ReplyTimeout              timeout                 (within the stream)
-└── StreamError               stream_error            (within the stream)
+├── StreamError               stream_error            (within the stream)
+└── UpstreamError             upstream_error          (within the stream)
+    ├── UpstreamTimeout       upstream_timeout
+    └── UpstreamRateLimited   upstream_rate_limited
 
 The code and the HTTP status are data on the class. A responder raises ChatError, or a class of its
 own derived from it, to tell the client something on purpose; any other exception is a bug, and its
@@ -24,6 +27,7 @@ text stays in the log.
 
 from __future__ import annotations
 
+import math
 from typing import Optional
 
 
@@ -140,6 +144,31 @@ class StreamError(ChatError):
     code = "stream_error"
 
 
+class UpstreamError(ChatError):
+    """A model provider failed, refused, or cut its reply off."""
+
+    code = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A model provider was silent for longer than allowed."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamRateLimited(UpstreamError):
+    """A model provider refused for now; `retry_after` is its wait in seconds, where it gave one."""
+
+    code = "upstream_rate_limited"
+
+    def __init__(self, message: str, *, retry_after: Optional[float] = None) -> None:
+        if retry_after is not None:
+            seconds = max(1, math.ceil(retry_after))
+            message += f"; try again in {seconds} second{'s' if seconds > 1 else ''}"
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class SettingsError(ValueError):
     """A setting that cannot be used. Its text names the setting, the value and what was expected.
 
@@ -149,3 +178,5 @@ class SettingsError(ValueError):
     def __init__(self, name: str, value: object, expected: str) -> None:
         super().__init__(f"{name}={value!r}: expected {expected}")
         self.name = name
+        self.value = value
+        self.expected = expected

@@ -106,5 +106,7 @@ def log_config(level: str, style: str) -> Dict[str, Any]:
         "loggers": {
             # A chat's end is logged by us; the server's own line for each request adds nothing.
             "uvicorn.access": {"level": "WARNING"},
+            # So does a line for each request to a model provider.
+            "httpx": {"level": "WARNING"},
         },
     }

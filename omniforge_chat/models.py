@@ -7,7 +7,7 @@ msgspec evaluates the annotations, and Python 3.9 has no such operator for types
 
 from __future__ import annotations
 
-from typing import Annotated, Optional, Union
+from typing import Annotated, Optional, Tuple, Union
 
 import msgspec
 from msgspec import Meta
@@ -40,22 +40,54 @@ class ChatRequest(msgspec.Struct, frozen=True):
     ] = None
 
 
+class Message(msgspec.Struct, frozen=True):
+    """An earlier message of a conversation; `role` is "user" or "assistant".
+
+    `complete` is False for a reply that was cut or abandoned: it is kept as far as it got.
+    """
+
+    role: str
+    content: str
+    complete: bool = True
+
+
 class Turn(msgspec.Struct, frozen=True):
     """One message to be answered: what a responder is called with.
 
     `message` is the text exactly as the client sent it, `conversation_id` the canonical UUID that
-    `done` will carry, `request_id` the reference under which the log speaks of this turn.
+    `done` will carry, `request_id` the reference under which the log speaks of this turn, and
+    `history` what was said before in this conversation, oldest first.
     """
 
     message: str
     conversation_id: str
     request_id: str
+    history: Tuple[Message, ...] = ()
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """What a reply cost. A responder may yield it, last; otherwise it is estimated."""
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a reply cost in tokens, in all and in parts. Without a responder's own it is estimated.
+
+    A responder may yield it more than once; the last one holds. One with `prompt_tokens` alone is
+    that of a reply under way: an estimate of the reply is added, should no other come.
+    """
 
     tokens: Annotated[int, Meta(ge=0)]
+    prompt_tokens: Annotated[Optional[int], Meta(description="What was sent to the model.")] = None
+    completion_tokens: Annotated[Optional[int], Meta(description="What the model made.")] = None
+    estimated: Annotated[
+        Optional[bool], Meta(description="True where it was estimated from the length of the text.")
+    ] = None
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """Why the reply ended. A responder that knows may yield it; `done` carries the last one.
+
+    `stop` for a natural end, `length` for a limit on its length, `content_filter` for a refusal;
+    other words are passed on as they are.
+    """
+
+    reason: str
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -64,11 +96,15 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     content: str
 
 
-class Done(msgspec.Struct, frozen=True):
+class Done(msgspec.Struct, frozen=True, omit_defaults=True):
     """The reply is complete."""
 
     conversation_id: str
     usage: Usage
+    finish_reason: Annotated[
+        Optional[str],
+        Meta(description="`stop`, `length`, `content_filter` or another, where it is known."),
+    ] = None
 
 
 class Error(msgspec.Struct, frozen=True, omit_defaults=True):

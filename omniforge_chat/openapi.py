@@ -26,6 +26,9 @@ from .errors import (
     ShuttingDown,
     StreamError,
     UnsupportedMediaType,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
 )
 from .models import ChatRequest, Chunk, Done, Error, Usage
 
@@ -41,7 +44,15 @@ _REFUSALS: Tuple[type[RequestError], ...] = (
     Overloaded,
     ShuttingDown,
 )
-_FAILURES: Tuple[type[ChatError], ...] = (ChatError, StreamError, ReplyTimeout, ShuttingDown)
+_FAILURES: Tuple[type[ChatError], ...] = (
+    ChatError,
+    StreamError,
+    ReplyTimeout,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamRateLimited,
+)
 _EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
 

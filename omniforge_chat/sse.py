@@ -93,11 +93,15 @@ class Decoder:
             self._after_cr = False
             if data[:1] == b"\n":
                 data = data[1:]
-        self._pending += data
-        if self._at_start and not self._skip_bom():
-            return []
+        if self._pending or self._at_start or data[-1:] != b"\n":
+            self._pending += data
+            if self._at_start and not self._skip_bom():
+                return []
+            lines = self._lines()
+        else:
+            lines = data.splitlines()  # whole lines, as most reads bring them: nothing to keep
         frames: List[Frame] = []
-        for line in self._lines():
+        for line in lines:
             self._bound(line)
             if line:
                 self._field(line)

@@ -88,7 +88,7 @@ def test_a_message_is_answered_with_chunks_and_done(server: LiveServer) -> None:
         assert event == "done"
         assert data == {
             "conversation_id": CONVERSATION,
-            "usage": {"tokens": len(text(frames)) // 4},
+            "usage": {"tokens": len(text(frames)) // 4, "estimated": True},
         }
 
 

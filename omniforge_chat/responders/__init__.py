@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 from typing import Any
 
 from ..chat import Responder
@@ -14,9 +15,10 @@ from .placeholder import placeholder
 
 __all__ = ["check_responder", "load_responder", "placeholder"]
 
+_MODELS = {"openai": "OpenAIResponder", "anthropic": "AnthropicResponder"}
+_EXPECTED = f"placeholder, {', '.join(_MODELS)}, or package.module:attribute"
 _ADVICE = "write `async def respond(turn): yield ...` and pass `respond`"
 _VARIABLE = variable("responder")
-_EXPECTED = "placeholder, or package.module:attribute"
 
 
 def check_responder(candidate: object) -> Responder:
@@ -58,13 +60,16 @@ def check_responder(candidate: object) -> Responder:
 
 
 def load_responder(name: str) -> Responder:
-    """The responder called `name`: `placeholder`, or `package.module:attribute`.
+    """The responder called `name`: one of this package's, or `package.module:attribute`.
 
-    Raises SettingsError where there is none by that name, or what is there is no responder. An
-    error inside the named module passes through: its traceback is the user's own.
+    `openai` and `anthropic` are set up from the process's environment. Raises SettingsError where
+    there is none by that name, what is there is no responder, or it lacks something. An error
+    inside the named module passes through: its traceback is the user's own.
     """
     if name == "placeholder":
         return placeholder
+    if name in _MODELS:
+        return _model(name)
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute) or module_name.startswith("."):
         raise SettingsError(_VARIABLE, name, _EXPECTED)
@@ -81,3 +86,15 @@ def load_responder(name: str) -> Responder:
         return check_responder(found)
     except (AttributeError, TypeError) as error:
         raise SettingsError(_VARIABLE, name, f"{_EXPECTED}; {error}") from None
+
+
+def _model(name: str) -> Responder:
+    """A responder that relays a model. Its module needs httpx, which is an extra."""
+    try:
+        module = importlib.import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != "httpx":
+            raise
+        raise SettingsError(_VARIABLE, name, f"one that can be imported; {error}") from None
+    responder: Responder = getattr(module, _MODELS[name]).from_env(os.environ)
+    return responder

@@ -1,0 +1,133 @@
+"""Anthropic's messages, and what else speaks them."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+import msgspec
+
+from ..sse import Frame
+from .model import ModelResponder, Reply
+
+VERSION = "2023-06-01"
+"""The version of the wire format, which every request names."""
+
+
+class AnthropicResponder(ModelResponder):
+    """Relays messages. All arguments are those of ModelResponder.
+
+    `base_url` is the address without `/v1`. The API demands `max_tokens`; without one it is 4096.
+    """
+
+    default_url = "https://api.anthropic.com"
+    default_model = "claude-haiku-4-5"
+    default_max_tokens = 4096
+    variables = "ANTHROPIC"
+
+    def path(self) -> str:
+        # What other servers call their base URL often has the version in it.
+        return "/messages" if self.base_url.endswith("/v1") else "/v1/messages"
+
+    def headers(self, api_key: Optional[str]) -> Dict[str, str]:
+        return {"anthropic-version": VERSION, **({"x-api-key": api_key} if api_key else {})}
+
+    def fields(self, temperature: Optional[float], max_tokens: Optional[int]) -> Dict[str, Any]:
+        fields = super().fields(temperature, max_tokens)
+        if self.system_prompt:
+            fields["system"] = self.system_prompt
+        return fields
+
+    def reply(self) -> Reply:
+        return MessageReply()
+
+
+# Only the fields that are needed: what is not named here is skipped without being built.
+class _Delta(msgspec.Struct):
+    type: Optional[str] = None
+    text: Optional[str] = None
+    stop_reason: Optional[str] = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: Optional[int] = None
+    cache_creation_input_tokens: Optional[int] = None
+    cache_read_input_tokens: Optional[int] = None
+    output_tokens: Optional[int] = None
+
+
+class _Message(msgspec.Struct):
+    usage: Optional[_Usage] = None
+
+
+class _Type(msgspec.Struct):
+    type: str
+
+
+class _Event(msgspec.Struct):
+    delta: Optional[_Delta] = None
+    message: Optional[_Message] = None
+    usage: Optional[_Usage] = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_decode_type = msgspec.json.Decoder(_Type).decode
+_decode_any = msgspec.json.Decoder().decode
+
+_FINISHES = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "refusal": "content_filter",
+}
+
+
+class MessageReply(Reply):
+    """Reads the events of a message up to `message_stop`."""
+
+    __slots__ = ("_completion", "_prompt")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prompt: Optional[int] = None
+        self._completion: Optional[int] = None
+
+    def read(self, frame: Frame) -> str:
+        name = frame.event
+        if name == "message":  # the frame has no name; the data have it too
+            name = _decode_type(frame.data).type
+        if name == "content_block_delta":
+            delta = _decode(frame.data).delta
+            if delta is not None and delta.type == "text_delta":
+                return delta.text or ""
+        elif name in ("message_start", "message_delta"):
+            self._note(_decode(frame.data))
+        elif name == "message_stop":
+            self.ended = True
+        elif name == "error":
+            self.fail(_decode_any(frame.data))
+        # Pings, and events that are newer than this, are passed over unread.
+        return ""
+
+    def _note(self, event: _Event) -> None:
+        if event.message is not None and event.message.usage is not None:
+            # What it says of the output is a placeholder.
+            self._prompt = _input(event.message.usage)
+        if event.usage is not None:
+            # Where the start was lost, this is all there is.
+            self._prompt = _input(event.usage) or self._prompt
+            self._completion = event.usage.output_tokens
+        self.count(self._prompt, self._completion)
+        if event.delta is not None and event.delta.stop_reason is not None:
+            reason = event.delta.stop_reason
+            self.finish_reason = _FINISHES.get(reason, reason)
+
+
+def _input(usage: _Usage) -> Optional[int]:
+    """The tokens of the prompt, whether they came out of the provider's cache or not."""
+    parts = (
+        usage.input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.cache_read_input_tokens,
+    )
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None

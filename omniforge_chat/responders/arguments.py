@@ -1,0 +1,69 @@
+"""Checking what a model responder is given, before its first request."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Mapping
+from urllib.parse import urlsplit
+
+from ..errors import SettingsError
+
+_is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
+_is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, section 5.1
+
+
+def url(text: str) -> str:
+    """`text` without a slash at its end, if it is an address that requests can be sent to.
+
+    Raises SettingsError.
+    """
+    expected = "an address such as http://127.0.0.1:8080/v1"
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise SettingsError("base_url", text, expected) from None
+    if "@" in parts.netloc:
+        # It would be in every log that names the address.
+        raise SettingsError("base_url", "***", f"{expected}, without credentials")
+    if "?" in text or "#" in text:
+        raise SettingsError("base_url", text, f"{expected}, without a query")
+    if parts.scheme not in ("http", "https") or not host or not _is_visible(text) or " " in text:
+        raise SettingsError("base_url", text, expected)
+    return text.rstrip("/")
+
+
+def whole(name: str, value: object) -> None:
+    """Raises SettingsError for what is no whole number of at least 1."""
+    if type(value) is not int or value < 1:
+        raise SettingsError(name, value, "a whole number of at least 1")
+
+
+def seconds(name: str, value: object) -> None:
+    """Raises SettingsError for what is no time limit."""
+    if not (_is_number(value) and value > 0):  # type: ignore[operator]  # _is_number looked
+        raise SettingsError(name, value, "a number of seconds above 0")
+
+
+def temperature(value: object) -> None:
+    """Raises SettingsError for what is no temperature."""
+    if not (_is_number(value) and value >= 0):  # type: ignore[operator]  # _is_number looked
+        raise SettingsError("temperature", value, "a number of at least 0")
+
+
+def key(value: str) -> None:
+    """Raises SettingsError, which does not quote it, for what no header can carry."""
+    if not _is_visible(value):
+        raise SettingsError("api_key", "***", "visible ASCII characters")
+
+
+def headers(values: Mapping[str, str]) -> None:
+    """Raises SettingsError, which quotes no value, for what cannot be sent."""
+    for name, value in values.items():
+        if not _is_header_name(name) or not _is_visible(value):
+            raise SettingsError("extra_headers", name, "names and values of visible ASCII")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # it is

@@ -1,0 +1,206 @@
+"""The way to a model provider: connections, requests, and which of them are sent again.
+
+A request is sent again only while not one byte of an answer was passed on, and only where it cannot
+have been answered, or was refused for the moment. The number of tries and the deadline of the first
+frame bound it all, the wait for a free connection included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
+
+import anyio
+import msgspec
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    if error.name != "httpx":
+        raise
+    raise ModuleNotFoundError(
+        "httpx is missing: pip install 'omniforge-chat[models]'", name="httpx"
+    ) from None
+
+from ..errors import UpstreamError, UpstreamTimeout
+from ..logs import logger
+from .exchange import Exchange, describe
+from .refusals import Failure, refused
+
+TRIES = 3
+BACKOFF_SECONDS = 0.25
+"""The longest wait before the second try; each further one waits up to twice as long."""
+
+MAX_REFUSAL_BYTES = 64 * 1024
+REFUSAL_SECONDS = 2.0
+"""How much of a refusal's body is read, and for how long, to find the provider's reason."""
+
+KEEPALIVE_CONNECTIONS = 20
+"""Idle connections that are kept. The pool looks at each of them for every request."""
+KEEPALIVE_SECONDS = 30.0
+
+
+# The certificates that are trusted: read once, as that takes longer than many a request.
+_tls = functools.lru_cache(maxsize=1)(httpx.create_ssl_context)
+
+
+class Upstream:
+    """One address that answers POST requests with streams.
+
+    The connections are opened at first use, and belong to the event loop that runs then; another
+    loop gets its own. A `client` that is given is used as it is, and never closed. `secrets` are
+    struck out of all that is logged and shown. Times are in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        secrets: Tuple[str, ...],
+        first_chunk_timeout: float,
+        idle_timeout: float,
+        connect_timeout: float,
+        max_connections: int,
+        client: Optional[httpx.AsyncClient],
+    ) -> None:
+        self._url = url
+        self._headers = dict(headers)
+        self._secrets = secrets
+        self._first_chunk_timeout = first_chunk_timeout
+        self._idle_timeout = idle_timeout
+        self._connect_timeout = connect_timeout
+        self._max_connections = max_connections
+        self._given = client
+        if client is None:
+            _tls()  # now, and not while an event loop waits for it
+        self._clients: Dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+
+    async def open(self, body: bytes, request_id: str) -> Exchange:
+        """The provider's answer to `body`, as soon as its head has come with status 200.
+
+        Raises UpstreamError (or what is derived from it), after everything that was worth a try.
+        """
+        fail = functools.partial(self._fail, request_id)
+        deadline = asyncio.get_running_loop().time() + self._first_chunk_timeout
+        last: Optional[Failure] = None
+        with anyio.CancelScope(deadline=deadline):
+            for tried in range(1, TRIES + 1):
+                answer = await self._send(body)
+                if not isinstance(answer, Failure):
+                    return Exchange(
+                        answer,
+                        deadline=deadline,
+                        first_chunk_timeout=self._first_chunk_timeout,
+                        idle_timeout=self._idle_timeout,
+                        fail=fail,
+                    )
+                last = answer
+                wait = answer.wait
+                if wait is None:
+                    wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
+                if not answer.again or tried == TRIES or anyio.current_time() + wait > deadline:
+                    raise fail(answer)
+                detail = self._strike(answer.detail)
+                logger.info(
+                    "upstream tried again request_id=%s try=%d wait_ms=%d %s",
+                    *(request_id, tried + 1, 1000 * wait, detail),
+                )
+                await anyio.sleep(wait)
+        message = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
+        detail = "silence" if last is None else f"silence after {last.detail}"
+        raise fail(Failure(UpstreamTimeout, f"The model provider {message}", detail))
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop. The next request would open new ones."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            for other in list(self._clients):
+                if other.is_closed():
+                    self._clients.pop(other, None)
+            limits = httpx.Limits(
+                max_connections=self._max_connections,
+                max_keepalive_connections=min(KEEPALIVE_CONNECTIONS, self._max_connections),
+                keepalive_expiry=KEEPALIVE_SECONDS,
+            )
+            client = self._clients[loop] = httpx.AsyncClient(limits=limits, verify=_tls())
+        return client
+
+    async def _send(self, body: bytes) -> Union[httpx.Response, Failure]:
+        """One try: the open response, or why there is none."""
+        connected = False
+
+        async def trace(event: str, info: Mapping[str, Any]) -> None:
+            nonlocal connected
+            connected = connected or event.startswith("connection.connect_")
+
+        # Reads have no limit of httpx's: until the head has come the caller has set one, and after
+        # that the exchange has its own, which a comment of the provider's does not reset.
+        limits = {"connect": self._connect_timeout, "read": None, "write": None, "pool": None}
+        client = self._client()
+        request = client.build_request(
+            "POST",
+            self._url,
+            content=body,
+            headers=self._headers,
+            extensions={"timeout": limits, "trace": trace},
+        )
+        try:
+            response = await client.send(request, stream=True, follow_redirects=False)
+            if response.status_code == 200:
+                encoding = response.headers.get("content-encoding", "identity")
+                if encoding == "identity":
+                    return response
+                await response.aclose()
+                message = "The model provider sent something that cannot be read"
+                return Failure(UpstreamError, message, f"content_encoding={encoding}")
+            return refused(response.status_code, response.headers, await _start(response))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            message = "The model provider cannot be reached"
+            return Failure(UpstreamError, message, describe(error), again=True)
+        except httpx.TransportError as error:
+            # A connection out of the pool that the provider had closed already: nobody has seen the
+            # request. On a new connection the provider may have begun to work for us.
+            stale = not connected and isinstance(
+                error, (httpx.RemoteProtocolError, httpx.NetworkError)
+            )
+            message = "The model provider closed the connection without an answer"
+            return Failure(UpstreamError, message, describe(error), again=stale, wait=0.0)
+
+    def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
+        """Log a failure, and make the error that the client is told of."""
+        error = msgspec.structs.replace(failure, message=self._strike(failure.message)).error()
+        detail = self._strike(failure.detail)
+        logger.warning("upstream failed request_id=%s code=%s %s", request_id, error.code, detail)
+        return error
+
+    def _strike(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+async def _start(response: httpx.Response) -> bytes:
+    """The start of a refusal's body, or of what there is of it."""
+    body = bytearray()
+    try:
+        with anyio.move_on_after(REFUSAL_SECONDS):
+            async for part in response.aiter_raw():
+                body += part
+                if len(body) >= MAX_REFUSAL_BYTES:
+                    break
+    except httpx.TransportError:
+        pass  # the status is known, and that is what counts
+    finally:
+        await response.aclose()
+    return bytes(body[:MAX_REFUSAL_BYTES])

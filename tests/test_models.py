@@ -1,0 +1,852 @@
+"""Relaying a model: what both wire formats have in common, against a provider on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from email.utils import formatdate
+from typing import Any, AsyncGenerator, Awaitable, Callable, Dict, List, Optional, Tuple
+
+import httpx
+import pytest
+
+from omniforge_chat import Finish, Message, Settings, Turn, Usage, create_app
+from omniforge_chat.chat import converse
+from omniforge_chat.errors import SettingsError, UpstreamRateLimited
+from omniforge_chat.models import Chunk, Done, Error, Event
+from omniforge_chat.responders import exchange, refusals, upstream
+
+from .harness import CONVERSATION, PATIENCE, LiveServer, last, text
+from .upstream import KEY, WIRES, Call, Provider, Script, Wire
+
+TURN = Turn("hi", CONVERSATION, "request-1")
+COUNTED = Usage(12, prompt_tokens=7, completion_tokens=5)
+
+
+@pytest.fixture(params=WIRES, ids=lambda wire: wire.name)
+def wire(request: pytest.FixtureRequest) -> Wire:
+    found: Wire = request.param
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tries of a test follow each other closely."""
+    monkeypatch.setattr(upstream, "BACKOFF_SECONDS", 0.001)
+
+
+def using(responder: Any, use: Callable[[Any], Awaitable[Any]]) -> Any:
+    """What `use` comes to, in an event loop of its own, with the responder closed at the end."""
+
+    async def run() -> Any:
+        try:
+            return await asyncio.wait_for(use(responder), PATIENCE)
+        finally:
+            await responder.aclose()
+
+    return asyncio.run(run())
+
+
+def ask(responder: Any, turn: Turn = TURN) -> List[Event]:
+    """All the events that one turn comes to."""
+
+    async def use(responder: Any) -> List[Event]:
+        return [event async for event in converse(turn, responder)]
+
+    events: List[Event] = using(responder, use)
+    return events
+
+
+def said(events: List[Event]) -> List[str]:
+    """The chunks, of which nothing but one terminal event is no part."""
+    assert isinstance(events[-1], (Done, Error))
+    return [chunk.content for chunk in events[:-1] if isinstance(chunk, Chunk)]
+
+
+def failed(events: List[Event]) -> Error:
+    assert isinstance(events[-1], Error), events
+    return events[-1]
+
+
+def test_a_reply_is_relayed_with_what_it_cost_and_why_it_ended(wire: Wire) -> None:
+    """The whole purpose, in one reply."""
+    with Provider(wire.answer("Hel", "lo")) as provider:
+        events = ask(wire.make(provider))
+    assert said(events) == ["Hel", "lo"]
+    assert events[-1] == Done(CONVERSATION, COUNTED, "stop")
+
+
+def test_a_cut_by_length_says_so(wire: Wire) -> None:
+    """Each provider has its own word for it; clients see one."""
+
+    async def script(call: Call) -> None:
+        await call.stream(*wire.reply("Hel", reason=wire.length))
+
+    with Provider(script) as provider:
+        assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "length")
+
+
+def test_the_request_carries_the_conversation_and_asks_for_no_compression(wire: Wire) -> None:
+    """A compressor holds tokens back; a provider refuses roles that do not alternate."""
+    history = (
+        Message("assistant", "from a window that began in the middle"),
+        Message("user", "one"),
+        Message("assistant", "two", complete=False),
+        Message("user", "three"),
+        Message("assistant", ""),
+    )
+    options: Dict[str, Any] = {
+        "model": "m",
+        "system_prompt": "Be brief.",
+        "temperature": 0,
+        "max_tokens": 9,
+        "extra_body": {"top_k": 3, "stream": False},
+        "extra_headers": {"X-Team": "red"},
+        "extra_query": {"api-version": "1"},
+    }
+    with Provider(wire.answer("x")) as provider:
+        ask(wire.make(provider, **options), Turn("four", CONVERSATION, "r", history))
+        call = provider.call()
+    assert call.headers["accept-encoding"] == "identity"
+    assert call.headers["x-team"] == "red"
+    assert KEY in call.headers.get("authorization", call.headers.get("x-api-key", ""))
+    assert call.path.endswith("?api-version=1")
+    sent = {name: call.body[name] for name in ("model", "temperature", "max_tokens", "top_k")}
+    assert sent == {"model": "m", "temperature": 0, "max_tokens": 9, "top_k": 3}
+    assert call.body["stream"] is True
+    assert "Be brief." in json.dumps(call.body)
+    messages = [m for m in call.body["messages"] if m["role"] != "system"]
+    assert messages == [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three\n\nfour"},
+    ]
+
+
+def test_frames_may_come_byte_by_byte(wire: Wire) -> None:
+    """A read may end within a frame, and within a character."""
+    stream = b": hello\n\n" + b"".join(wire.reply("Gr\u00fc\u00dfe ", "\U0001f600"))
+
+    async def script(call: Call) -> None:
+        await call.stream(*(stream[i : i + 1] for i in range(len(stream))))
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+    assert said(events) == ["Gr\u00fc\u00dfe ", "\U0001f600"]
+    assert events[-1] == Done(CONVERSATION, COUNTED, "stop")
+
+
+def test_what_one_read_brings_goes_out_as_one_chunk(wire: Wire) -> None:
+    """Fewer events for the same text; the end may come with it."""
+
+    async def script(call: Call) -> None:
+        await call.stream(b"".join(wire.reply("a", "b", "c")))
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+    assert said(events) == ["abc"]
+    assert events[-1] == Done(CONVERSATION, COUNTED, "stop")
+
+
+def test_a_finished_reply_leaves_its_connection_to_the_next(wire: Wire) -> None:
+    """A new connection, and its TLS handshake, for each reply would cost more than the reply."""
+
+    async def use(responder: Any) -> None:
+        for _ in range(3):
+            async for _ in responder(TURN):
+                pass
+
+    with Provider(wire.answer("x")) as provider:
+        using(wire.make(provider), use)
+        assert (len(provider.calls), provider.connections) == (3, 1)
+
+
+# Failures before the stream
+
+
+def refusal(status: int, document: Any = None, **headers: str) -> Script:
+    async def script(call: Call) -> None:
+        await call.refuse(status, document, **headers)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, "upstream_error", "The model provider rejected the request: no such luck"),
+        (401, "upstream_error", "The model provider refused the credentials of this service"),
+        (403, "upstream_error", "The model provider does not permit this service to use the model"),
+        (404, "upstream_error", "The model provider does not know the model, or the address"),
+        (422, "upstream_error", "The model provider rejected the request: no such luck"),
+        (500, "upstream_error", "The model provider failed"),
+        (504, "upstream_timeout", "The model provider took too long"),
+        (302, "upstream_error", "The model provider failed"),
+    ],
+)
+def test_a_refusal_is_told_as_far_as_it_is_the_clients_business(
+    wire: Wire, status: int, code: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator finds the rest in the log, under the request's id; nothing is tried again."""
+    document = {"error": {"message": "no such luck", "type": "some_error"}}
+    with Provider(refusal(status, document)) as provider:
+        events = ask(wire.make(provider))
+        assert len(provider.calls) == 1
+    assert failed(events).code == code
+    assert failed(events).message.startswith(message)
+    assert failed(events).usage is None
+    assert ("no such luck" in failed(events).message) == (status in (400, 422))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "omniforge_chat"]
+    assert "request_id=request-1" in line
+    assert f"status={status}" in line
+    assert ("no such luck" in line) == (status != 401)
+
+
+def test_the_key_is_never_shown_nor_logged(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """A provider may quote it, and so may whoever logs everything."""
+    caplog.set_level(logging.DEBUG)
+    secret = "secret-header-0123456789"
+    document = {"error": {"message": f"you sent {KEY} and {secret}\n" + "x" * 5000}}
+    with Provider(refusal(400, document)) as provider:
+        responder = wire.make(provider, extra_headers={"X-Other-Key": secret})
+        error = failed(ask(responder))
+    assert error.message.startswith("The model provider rejected the request: you sent *** and ***")
+    assert len(error.message) < 400
+    assert "\n" not in error.message
+    for shown in (error.message, caplog.text, repr(responder)):
+        assert KEY not in shown
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>oops", b'"text"', b"[1]", b'{"error": "text"}'])
+def test_a_refusal_without_the_usual_document_is_one_too(wire: Wire, body: bytes) -> None:
+    """Proxies and gateways answer in their own ways."""
+    with Provider(refusal(500, body)) as provider:
+        assert failed(ask(wire.make(provider))).message == "The model provider failed"
+
+
+def date_in(seconds: float) -> str:
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown"),
+    [
+        ({}, "The model provider is at its rate limit"),
+        ({"retry_after": "30"}, "The model provider is at its rate limit; try again in 30 seconds"),
+        ({"retry_after": date_in(3600)}, "The model provider is at its rate limit; try again in 3"),
+        (
+            {"x_ratelimit_reset_tokens": "6m0.5s", "x_ratelimit_remaining_tokens": "0"},
+            "The model provider is at its rate limit; try again in 361 seconds",
+        ),
+    ],
+)
+def test_a_rate_limit_says_how_long_to_wait(
+    wire: Wire, headers: Dict[str, str], shown: str
+) -> None:
+    """A wait that is too long for us is the client's to decide about."""
+    with Provider(refusal(429, {}, **headers)) as provider:
+        error = failed(ask(wire.make(provider)))
+        assert len(provider.calls) == (1 if headers else 3)
+    assert error.code == "upstream_rate_limited"
+    assert error.message.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "-1"}, 0.0),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": date_in(-60)}, 0.0),
+        ({"x-ratelimit-reset-requests": "120ms"}, 0.12),
+        ({"x-ratelimit-reset-requests": "1h", "x-ratelimit-remaining-requests": "5"}, None),
+        ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "1m1s"}, 61.0),
+    ],
+)
+def test_the_wait_is_read_in_all_its_forms(headers: Dict[str, str], wait: Optional[float]) -> None:
+    """RFC 9110, section 10.2.3, and what providers made beside it."""
+    assert refusals.retry_after(headers) == wait
+
+
+def test_an_exhausted_quota_is_not_tried_again(wire: Wire) -> None:
+    """It has the status of a rate limit, but no waiting helps."""
+    document = {"error": {"code": "insufficient_quota", "message": "pay"}}
+    with Provider(refusal(429, document)) as provider:
+        assert failed(ask(wire.make(provider))).code == "upstream_rate_limited"
+        assert len(provider.calls) == 1
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 529])
+def test_a_passing_refusal_is_tried_again(wire: Wire, status: int) -> None:
+    """Nobody has to know of it."""
+    refusals = (refusal(status, {}, retry_after="0"), refusal(status, {}))
+    with Provider(*refusals, wire.answer("Hello")) as provider:
+        events = ask(wire.make(provider))
+        assert len(provider.calls) == 3
+    assert (said(events), events[-1]) == (["Hello"], Done(CONVERSATION, COUNTED, "stop"))
+
+
+def test_three_tries_are_all(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """More of them make an overload worse."""
+    caplog.set_level(logging.INFO, "omniforge_chat")
+    with Provider(refusal(503, {})) as provider:
+        error = failed(ask(wire.make(provider)))
+        assert len(provider.calls) == 3
+    assert (error.code, error.message) == ("upstream_error", "The model provider is not available")
+    lines = [record.getMessage() for record in caplog.records if record.name == "omniforge_chat"]
+    assert [line.startswith("upstream tried again request_id=request-1") for line in lines] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client learns now what it would learn then."""
+    monkeypatch.setattr(upstream, "BACKOFF_SECONDS", 1000.0)
+    with Provider(refusal(503, {})) as provider:
+        assert failed(ask(wire.make(provider))).code == "upstream_error"
+        assert len(provider.calls) == 1
+
+
+def test_a_provider_that_cannot_be_reached_is_an_upstream_error(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that was refused may be tried again: nothing was sent."""
+    caplog.set_level(logging.INFO, "omniforge_chat")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        responder = wire.responder(base_url=f"http://127.0.0.1:{port}")
+        error = failed(ask(responder))
+    assert (error.code, error.message) == (
+        "upstream_error",
+        "The model provider cannot be reached",
+    )
+    assert caplog.text.count("upstream tried again") == 2
+
+
+def test_a_stale_connection_of_the_pool_is_replaced(wire: Wire) -> None:
+    """Servers close idle connections when they like; the request was never looked at."""
+
+    async def script(call: Call) -> None:
+        if any(call is not c and call.connection == c.connection for c in provider.calls):
+            call.close()
+        else:
+            await wire.answer("x")(call)
+
+    async def use(responder: Any) -> None:
+        for _ in range(20):
+            events = [event async for event in converse(TURN, responder)]
+            assert isinstance(events[-1], Done), events
+
+    with Provider(script) as provider:
+        using(wire.make(provider), use)
+        assert provider.connections == 20
+
+
+def test_a_new_connection_that_ends_without_an_answer_is_not_tried_again(wire: Wire) -> None:
+    """The provider may have begun to work for us, and would do so twice."""
+
+    async def script(call: Call) -> None:
+        call.close()
+
+    with Provider(script) as provider:
+        error = failed(ask(wire.make(provider)))
+        assert len(provider.calls) == 1
+    assert error.code == "upstream_error"
+    assert error.message == "The model provider closed the connection without an answer"
+
+
+def test_a_compressed_stream_is_refused(wire: Wire) -> None:
+    """It was not asked for, and would be garbage to us."""
+
+    async def script(call: Call) -> None:
+        await call.head(content_encoding="gzip")
+        await call.left()
+
+    with Provider(script) as provider:
+        assert failed(ask(wire.make(provider))).code == "upstream_error"
+        assert provider.call().gone.wait(PATIENCE)
+
+
+# Failures within the stream
+
+
+def test_a_clean_end_without_a_finish_is_a_cut(wire: Wire) -> None:
+    """The commonest lie of relays: a reply that was cut off, reported as complete."""
+
+    async def script(call: Call) -> None:
+        await call.stream(*wire.opening(), wire.text("Hello, wor"))
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+        assert len(provider.calls) == 1
+    assert said(events) == ["Hello, wor"]
+    assert failed(events).code == "upstream_error"
+    assert failed(events).message == "The model provider's reply was cut off"
+
+
+def test_an_answer_that_is_no_stream_is_a_cut_and_the_log_says_what_it_was(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong base URL often leads to a page of a website."""
+
+    async def script(call: Call) -> None:
+        await call.head(content_type="text/html")
+        await call.part(b"<html>Welcome</html>")
+        await call.end()
+
+    with Provider(script) as provider:
+        assert failed(ask(wire.make(provider))).code == "upstream_error"
+    assert "content_type=text/html" in caplog.text
+
+
+def test_a_broken_connection_ends_with_the_usage_known_so_far(wire: Wire) -> None:
+    """Whoever counts tokens counts them also where a stream breaks."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join(wire.opening()) + wire.text("12345678"))
+        call.reset()
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+        assert len(provider.calls) == 1
+    assert said(events) in (["12345678"], [])  # a reset may overtake what was sent before it
+    assert failed(events).code == "upstream_error"
+    if said(events):
+        known = Usage(2, estimated=True) if wire.name == "openai" else Usage(9, 7, 2, True)
+        assert failed(events).usage == known
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"data: {oops\n\n", b"data: [1]\n\n", b"data: " + b"[" * 3000 + b"\n\n"],
+    ids=["no JSON", "no object", "deep"],
+)
+def test_a_frame_that_cannot_be_read_ends_the_reply(wire: Wire, garbage: bytes) -> None:
+    """What came with it in the same read still goes out."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join(wire.opening()) + wire.text("Hel") + garbage + wire.text("lo"))
+        await call.left()
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+        assert provider.call().gone.wait(PATIENCE)
+    assert said(events) == ["Hel"]
+    assert failed(events).code == "upstream_error"
+    assert failed(events).message == "The model provider sent something that cannot be read"
+
+
+def test_a_frame_without_end_is_not_collected(wire: Wire) -> None:
+    """Memory is bounded, whatever the provider does."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        for _ in range(40):
+            await call.part(b"x" * 65536)
+        await call.left()
+
+    with Provider(script) as provider:
+        error = failed(ask(wire.make(provider)))
+    assert error.message == "The model provider sent something that cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "message"),
+    [
+        ("server_error", "upstream_error", "The model provider failed"),
+        ("overloaded_error", "upstream_error", "The model provider is overloaded"),
+        ("rate_limit_error", "upstream_rate_limited", "The model provider is at its rate limit"),
+        ("invalid_request_error", "upstream_error", "The model provider rejected the request: hm"),
+    ],
+)
+def test_an_error_in_the_middle_is_the_end(
+    wire: Wire, kind: str, code: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes under the status 200, and a clean end follows it."""
+
+    async def script(call: Call) -> None:
+        await call.stream(*wire.opening(), wire.text("Hel") + wire.error(kind, "hm"))
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+    assert said(events) == ["Hel"]
+    assert (failed(events).code, failed(events).message) == (code, message)
+    assert "request_id=request-1" in caplog.text
+    assert "reason='hm'" in caplog.text
+
+
+def test_what_follows_the_finish_does_not_decide(wire: Wire) -> None:
+    """The text is complete, and the client has all of it."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]))
+        call.writer.write_eof()
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+    assert (said(events), events[-1]) == (["Hello"], Done(CONVERSATION, COUNTED, "stop"))
+
+
+def test_a_finish_without_an_end_is_waited_for_only_shortly(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usage may follow, but `done` is not held back for it as long as a token is."""
+    monkeypatch.setattr(exchange, "FINISH_SECONDS", 0.05)
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]))
+        await call.left()
+
+    with Provider(script) as provider:
+        assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
+        assert provider.call().gone.wait(PATIENCE)
+
+
+# Silence
+
+SHORT: Dict[str, Any] = {"first_chunk_timeout": 0.1, "idle_timeout": 0.1}
+
+
+async def no_head(call: Call) -> None:
+    await call.left()
+
+
+async def head_alone(call: Call) -> None:
+    await call.head()
+    await call.left()
+
+
+async def comments_alone(call: Call) -> None:
+    await call.head()
+    leaving = asyncio.ensure_future(call.left())
+    while not leaving.done():
+        await call.part(b":\n\n")
+        await asyncio.wait([leaving], timeout=0.02)
+
+
+@pytest.mark.parametrize("script", [no_head, head_alone, comments_alone])
+def test_a_silent_start_is_a_timeout(wire: Wire, script: Script) -> None:
+    """Comments show that a server lives, not that its model does."""
+    with Provider(script) as provider:
+        responder = wire.make(provider, first_chunk_timeout=0.1)
+        error = failed(ask(responder))
+        assert provider.call().gone.wait(PATIENCE)
+    assert error.code == "upstream_timeout"
+    assert error.message == "The model provider did not begin to answer within 0.1 seconds"
+
+
+def test_the_start_may_take_longer_than_a_pause(wire: Wire) -> None:
+    """A long prompt takes its time, with or without a head that came at once."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await asyncio.sleep(0.3)
+        for part in wire.reply("x"):
+            await call.part(part)
+        await call.end()
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider, first_chunk_timeout=PATIENCE, idle_timeout=0.1))
+    assert isinstance(events[-1], Done)
+
+
+@pytest.mark.parametrize("then", [head_alone, comments_alone])
+def test_silence_between_tokens_is_a_timeout(wire: Wire, then: Script) -> None:
+    """A stall without end is what users of relays complain of most."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await asyncio.sleep(0.05)  # the limit of the first frame holds for a while, and then ends
+        for part in [*wire.opening(), wire.text("Hel"), wire.text("lo")]:
+            await call.part(part)
+        call.head = ignored  # type: ignore[method-assign]  # it was sent
+        await then(call)
+
+    async def ignored(**headers: str) -> None:
+        pass
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider, idle_timeout=0.1))
+        assert provider.call().gone.wait(PATIENCE)
+    assert said(events) == ["Hel", "lo"]
+    assert failed(events).code == "upstream_timeout"
+    assert failed(events).message == "The model provider was silent for 0.1 seconds"
+    assert failed(events).usage is not None
+
+
+def test_time_that_the_client_takes_is_no_silence_of_the_provider(wire: Wire) -> None:
+    """A slow reader must not be told that the provider stalled."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        for part in [*wire.opening(), wire.text("a")]:
+            await call.part(part)
+        await call.part(b":\n\n")
+        for part in [wire.text("b"), *wire.finish(wire.stop), wire.end()]:
+            await call.part(part)
+        await call.end()
+
+    async def use(responder: Any) -> List[Any]:
+        items = []
+        async for item in responder(TURN):
+            items.append(item)
+            await asyncio.sleep(0.15)
+        return items
+
+    with Provider(script) as provider:
+        items = using(wire.make(provider, idle_timeout=0.1), use)
+    assert [item for item in items if isinstance(item, str)] == ["a", "b"]
+    assert items[-1] == Finish("stop")
+
+
+def test_the_wait_for_a_free_connection_counts(wire: Wire) -> None:
+    """Otherwise a pool that is full of stalled replies would hold the next ones without limit."""
+
+    async def use(responder: Any) -> Error:
+        first = responder(TURN)
+        await first.__anext__()
+        try:
+            events = [event async for event in converse(TURN, responder)]
+        finally:
+            await first.aclose()
+        return failed(events)
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join(wire.opening()) + wire.text("x"))
+        await call.left()
+
+    with Provider(script) as provider:
+        responder = wire.make(provider, max_connections=1, first_chunk_timeout=0.2)
+        assert using(responder, use).code == "upstream_timeout"
+        assert len(provider.calls) == 1
+
+
+# Leaving
+
+
+async def start_then_wait(call: Call, wire: Wire) -> None:
+    await call.head()
+    await call.part(b"".join(wire.opening()) + wire.text("x"))
+    await call.left()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_cancelled_reply_closes_the_connection(wire: Wire, begun: bool) -> None:
+    """Nobody pays for tokens that nobody reads, also while the head is awaited."""
+
+    async def script(call: Call) -> None:
+        await (start_then_wait(call, wire) if begun else no_head(call))
+
+    async def use(responder: Any) -> None:
+        arrived = asyncio.Event()
+
+        async def read() -> None:
+            reply: AsyncGenerator[Any, None] = responder(TURN)
+            try:
+                async for _ in reply:
+                    arrived.set()
+            finally:
+                await reply.aclose()
+
+        reading = asyncio.ensure_future(read())
+        if begun:
+            await arrived.wait()
+        await asyncio.get_running_loop().run_in_executor(None, provider.call)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        gone = provider.call().gone.wait
+        assert await asyncio.get_running_loop().run_in_executor(None, gone, PATIENCE)
+
+    with Provider(script) as provider:
+        using(wire.make(provider), use)
+
+
+def test_a_closed_reply_closes_the_connection(wire: Wire) -> None:
+    """The other way to leave: between two chunks."""
+
+    async def script(call: Call) -> None:
+        await start_then_wait(call, wire)
+
+    async def use(responder: Any) -> None:
+        reply = responder(TURN)
+        assert await reply.__anext__() == "x"
+        await reply.aclose()
+        gone = provider.call().gone.wait
+        assert await asyncio.get_running_loop().run_in_executor(None, gone, PATIENCE)
+
+    with Provider(script) as provider:
+        using(wire.make(provider), use)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_client_of_the_service_that_leaves_ends_the_providers_work(
+    wire: Wire, begun: bool
+) -> None:
+    """The same through the whole service, on the server's own event loop."""
+
+    async def script(call: Call) -> None:
+        await (start_then_wait(call, wire) if begun else no_head(call))
+
+    with Provider(script) as provider:
+        app = create_app(wire.make(provider), settings=Settings())
+        with LiveServer(app) as server, server.chat("hi") as client:
+            client.head()
+            if begun:
+                assert client.frame().event == "chunk"
+            call = provider.call()
+            client.close()
+            assert call.gone.wait(PATIENCE)
+
+
+def test_the_service_answers_with_the_models_words(wire: Wire) -> None:
+    """What a client of the whole service sees."""
+    with Provider(wire.answer("Hel", "lo")) as provider:
+        responder = wire.make(provider)
+        with LiveServer(create_app(responder, settings=Settings())) as server:
+            with server.chat("hi", conversation_id=CONVERSATION) as client:
+                client.head()
+                frames = client.frames()
+            asyncio.run_coroutine_threadsafe(responder.aclose(), server.loop).result(PATIENCE)
+    assert text(frames) == "Hello"
+    usage = {"tokens": 12, "prompt_tokens": 7, "completion_tokens": 5}
+    done = {"conversation_id": CONVERSATION, "usage": usage, "finish_reason": "stop"}
+    assert last(frames) == ("done", done)
+
+
+# The client
+
+
+def test_a_responder_serves_one_event_loop_after_the_other(wire: Wire) -> None:
+    """It may be made at import, long before the loop that it serves."""
+    with Provider(wire.answer("x")) as provider:
+        responder = wire.make(provider)
+        for _ in range(2):
+            assert isinstance(ask(responder)[-1], Done)
+
+
+def test_a_client_of_ones_own_is_used_and_left_open(wire: Wire) -> None:
+    """Whoever opens a thing closes it."""
+
+    async def main() -> None:
+        async with httpx.AsyncClient(headers={"X-Mine": "yes"}) as client:
+            responder = wire.make(provider, client=client)
+            assert "x" in [item async for item in responder(TURN)]
+            await responder.aclose()
+            assert not client.is_closed
+            assert "x" in [item async for item in responder(TURN)]
+
+    with Provider(wire.answer("x")) as provider:
+        asyncio.run(main())
+        assert provider.call().headers["x-mine"] == "yes"
+        assert provider.connections == 1
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"base_url": "localhost:8080"}, "base_url"),
+        ({"base_url": "ftp://host"}, "base_url"),
+        ({"base_url": "http://host:port"}, "base_url"),
+        ({"base_url": "http://ho st"}, "base_url"),
+        ({"base_url": "http://host/?key=1"}, "base_url"),
+        ({"base_url": "http://user:password@host"}, "base_url"),
+        ({"base_url": "http://h", "api_key": "pass\nword"}, "api_key"),
+        ({"base_url": None}, "api_key"),
+        ({"base_url": "http://h", "temperature": -1}, "temperature"),
+        ({"base_url": "http://h", "temperature": float("nan")}, "temperature"),
+        ({"base_url": "http://h", "max_tokens": 0}, "max_tokens"),
+        ({"base_url": "http://h", "max_connections": True}, "max_connections"),
+        ({"base_url": "http://h", "first_chunk_timeout": 0}, "first_chunk_timeout"),
+        ({"base_url": "http://h", "idle_timeout": float("inf")}, "idle_timeout"),
+        ({"base_url": "http://h", "connect_timeout": "1"}, "connect_timeout"),
+        ({"base_url": "http://h", "extra_headers": {"X": "password\n"}}, "extra_headers"),
+    ],
+)
+def test_an_argument_of_no_use_is_named(wire: Wire, options: Any, named: str) -> None:
+    """At the start, not with the first message; and no secret is quoted."""
+    with pytest.raises(SettingsError) as raised:
+        wire.responder(**options)
+    assert raised.value.name == named
+    assert "pass" not in str(raised.value)
+
+
+def variables(wire: Wire, **more: str) -> Tuple[Dict[str, str], str]:
+    prefix = wire.name.upper()
+    return {name.replace("MODEL_", f"{prefix}_", 1): value for name, value in more.items()}, prefix
+
+
+def test_the_environment_describes_a_responder(wire: Wire) -> None:
+    """The names are those that the providers' own tools read."""
+    with Provider(wire.answer("x")) as provider:
+        environ, _ = variables(
+            wire,
+            MODEL_BASE_URL=f"{provider.url}{wire.base_path}/",
+            MODEL_API_KEY=KEY,
+            MODEL_MODEL="m",
+            CHAT_SYSTEM_PROMPT="Be brief.",
+            CHAT_TEMPERATURE="0.5",
+            CHAT_MAX_TOKENS="9",
+        )
+        responder = wire.responder.from_env(environ)
+        ask(responder)
+        call = provider.call()
+    assert (call.body["model"], call.body["temperature"], call.body["max_tokens"]) == ("m", 0.5, 9)
+    assert "Be brief." in json.dumps(call.body)
+    assert KEY in json.dumps(call.headers)
+    assert repr(responder) == (
+        f"{wire.responder.__name__}(base_url='{provider.url}{wire.base_path}', "
+        "model='m', api_key='***')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, "{}_API_KEY=None: expected a key, as https://api."),
+        ({"MODEL_API_KEY": " "}, "{}_API_KEY=None: expected a key, as https://api."),
+        ({"MODEL_BASE_URL": "nowhere"}, "{}_BASE_URL='nowhere': expected an address such as"),
+        ({"CHAT_TEMPERATURE": "hot"}, "CHAT_TEMPERATURE='hot': expected a number of at least 0"),
+        ({"CHAT_MAX_TOKENS": "1.5"}, "CHAT_MAX_TOKENS='1.5': expected a whole number of at least"),
+    ],
+)
+def test_a_variable_of_no_use_is_named(wire: Wire, more: Dict[str, str], line: str) -> None:
+    """One clear line, in the words of whoever set it."""
+    environ, prefix = variables(wire, **more)
+    with pytest.raises(SettingsError) as raised:
+        wire.responder.from_env(environ)
+    assert str(raised.value).startswith(line.format(prefix))
+
+
+def test_a_server_of_ones_own_needs_neither_key_nor_model(wire: Wire) -> None:
+    """It has one model, and asks nobody who they are."""
+    with Provider(wire.answer("x")) as provider:
+        environ, _ = variables(wire, MODEL_BASE_URL=provider.url + wire.base_path)
+        assert isinstance(ask(wire.responder.from_env(environ))[-1], Done)
+        call = provider.call()
+    assert "model" not in call.body
+    assert not {"authorization", "x-api-key"} & set(call.headers)
+
+
+def test_a_rate_limit_error_carries_the_wait() -> None:
+    """For a responder that falls back on another provider."""
+    assert UpstreamRateLimited("wait", retry_after=0.2).retry_after == 0.2
+    assert str(UpstreamRateLimited("Wait", retry_after=0.2)) == "Wait; try again in 1 second"
