@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from .chat import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
+from .history import History, MemoryHistory
 from .lifecycle import Lifecycle
 from .logs import logger
 from .request_id import RequestIDMiddleware, request_id
@@ -47,13 +48,17 @@ class ChatApp(Starlette):
 
 
 def create_app(
-    responder: Optional[Responder] = None, *, settings: Optional[Settings] = None
+    responder: Optional[Responder] = None,
+    *,
+    settings: Optional[Settings] = None,
+    history: Optional[History] = None,
 ) -> ChatApp:
     """A chat service: an ASGI app of its own, or one to mount in another.
 
     `responder` is any async generator function of text that takes a Turn; without it the one that
     the settings name answers (the placeholder, unless they say otherwise). Without `settings` they
-    are read from the environment, as a service does; given settings, nothing is read.
+    are read from the environment, as a service does; given settings, nothing is read. `history`
+    remembers conversations; without it, one in this process does where the settings ask for it.
 
     Raises TypeError for what is no responder, SettingsError for a setting of no use.
     """
@@ -61,7 +66,15 @@ def create_app(
         settings = Settings.from_env(os.environ)
     if responder is None:
         responder = load_responder(settings.responder)
+    if history is None and settings.history == "memory":
+        history = MemoryHistory(
+            max_conversations=settings.history_conversations,
+            max_messages=settings.history_messages,
+            max_characters=settings.history_chars,
+            max_age=settings.history_seconds,
+        )
     lifecycle = Lifecycle(max_streams=settings.max_streams)
+    routes = chat_routes(responder, settings=settings, lifecycle=lifecycle, history=history)
     middleware = [Middleware(RequestIDMiddleware)]
     if settings.cors_origins:
         middleware.append(
@@ -76,7 +89,7 @@ def create_app(
     app = ChatApp(
         settings,
         lifecycle,
-        routes=chat_routes(responder, settings=settings, lifecycle=lifecycle),
+        routes=routes,
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _server_error},
     )

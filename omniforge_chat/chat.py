@@ -9,7 +9,10 @@ from .errors import ChatError, StreamError
 from .logs import logger
 from .models import Chunk, Done, Error, Event, Finish, Turn, Usage
 
-Responder = Callable[[Turn], AsyncIterator[Union[str, Usage, Finish]]]
+Item = Union[str, Usage, Finish]
+"""What a responder may yield."""
+
+Responder = Callable[[Turn], AsyncIterator[Item]]
 """What answers: any async generator function of text. It takes the turn and yields pieces of the
 reply, and optionally a Usage and a Finish."""
 
@@ -78,7 +81,7 @@ async def converse(
     terminal: Event
     reply: Any = None
     try:
-        reply = _iterate(responder(turn))
+        reply = iterate(responder(turn))
         async for item in reply:
             if type(item) is not str:
                 item = _text(item, tally)
@@ -90,7 +93,7 @@ async def converse(
     except Exception as error:
         terminal = describe(error, turn, tally)
     finally:
-        await _close(reply, turn)
+        await close(reply, turn)
     yield terminal
 
 
@@ -128,7 +131,7 @@ def _is_intended(error: BaseException) -> bool:
     )
 
 
-def _iterate(reply: Any) -> Any:
+def iterate(reply: Any) -> Any:
     """The iterator of what a responder returned; TypeError if it cannot be iterated."""
     if hasattr(reply, "__aiter__"):
         return reply.__aiter__()
@@ -159,7 +162,7 @@ def _text(item: object, tally: Tally) -> str:
     raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
 
 
-async def _close(reply: Any, turn: Turn) -> None:
+async def close(reply: Any, turn: Turn) -> None:
     """Close the responder. What its clean-up raises is logged: the client has been answered."""
     aclose = getattr(reply, "aclose", None)
     if aclose is not None:

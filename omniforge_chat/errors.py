@@ -6,6 +6,7 @@ ChatError                     processing_error        500
 │   ├── NotFound              not_found               404
 │   ├── MethodNotAllowed      method_not_allowed      405
 │   ├── RequestTimeout        request_timeout         408
+│   ├── ConversationBusy      conversation_busy       409 (with Retry-After)
 │   ├── PayloadTooLarge       payload_too_large       413
 │   ├── UnsupportedMediaType  unsupported_media_type  415
 │   ├── InvalidFields         validation_error        422
@@ -49,7 +50,12 @@ class ChatError(Exception):
 
 
 class RequestError(ChatError):
-    """The request is answered with an error document instead of a stream."""
+    """The request is answered with an error document instead of a stream.
+
+    `retry_after`, where there is one, is the number of seconds after which another try may succeed.
+    """
+
+    retry_after: Optional[int] = None
 
 
 class InvalidBody(RequestError):
@@ -78,6 +84,14 @@ class RequestTimeout(RequestError):
 
     code = "request_timeout"
     status = 408
+
+
+class ConversationBusy(RequestError):
+    """Another message of the same conversation is being answered."""
+
+    code = "conversation_busy"
+    status = 409
+    retry_after = 1
 
 
 class PayloadTooLarge(RequestError):
@@ -114,10 +128,10 @@ class InternalError(RequestError):
 
 
 class Unavailable(RequestError):
-    """No stream can be opened now; it may be tried again after `retry_after` seconds."""
+    """No stream can be opened now; it may be tried again a little later."""
 
     status = 503
-    retry_after: int = 1
+    retry_after = 1
 
 
 class Overloaded(Unavailable):

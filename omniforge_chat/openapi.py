@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import (
     ChatError,
+    ConversationBusy,
     InternalError,
     InvalidBody,
     InvalidFields,
@@ -36,6 +37,7 @@ _EVENTS: Tuple[Tuple[str, type], ...] = (("chunk", Chunk), ("done", Done), ("err
 _REFUSALS: Tuple[type[RequestError], ...] = (
     InvalidBody,
     RequestTimeout,
+    ConversationBusy,
     PayloadTooLarge,
     UnsupportedMediaType,
     InvalidFields,
@@ -148,7 +150,7 @@ def _error(classes: List[type[RequestError]]) -> Dict[str, Any]:
     codes = sorted({refusal.code for refusal in classes})
     schema = {"allOf": [_ref("Error"), {"properties": {"code": {"enum": codes}}}]}
     headers = _request_id_header()
-    if classes[0].status == 503:
+    if classes[0].retry_after is not None:
         headers.update(_header("Retry-After", "Seconds to wait before the next try."))
     description = " ".join((refusal.__doc__ or "").splitlines()[0] for refusal in classes)
     return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from importlib.resources import files
-from typing import List, Mapping, Optional
+from typing import List, Mapping, Optional, Tuple
 
+import anyio
 import msgspec
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -15,10 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from . import validation
 from .chat import Responder
-from .errors import InternalError, RequestError, RequestTimeout, Unavailable
+from .errors import InternalError, RequestError, RequestTimeout
+from .history import History, Recollection
 from .lifecycle import Lifecycle
 from .logs import logger
-from .models import Error, Turn
+from .models import ChatRequest, Error, Message, Turn
 from .openapi import document
 from .request_id import RequestIDMiddleware, request_id
 from .responders import check_responder
@@ -36,13 +38,14 @@ def chat_routes(
     *,
     settings: Optional[Settings] = None,
     lifecycle: Optional[Lifecycle] = None,
+    history: Optional[History] = None,
 ) -> List[Route]:
     """The routes of a chat service, for a host that wants them in its own table.
 
     `POST /api/v1/chat`, answered by `responder`, and `GET /health`, `/ready`, `/openapi.json` and
     `/docs`. Each answers in the service's own shape and with X-Request-ID; what no route answers
-    (404, 405) is the host's. Without `settings` the defaults hold. Raises TypeError for what is no
-    responder.
+    (404, 405) is the host's. Without `settings` the defaults hold; without `history` nothing is
+    remembered of what was said. Raises TypeError for what is no responder.
     """
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
@@ -63,7 +66,7 @@ def chat_routes(
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     middleware = [Middleware(RequestIDMiddleware)]
-    endpoint = _ChatEndpoint(check_responder(responder), settings, lifecycle)
+    endpoint = _ChatEndpoint(check_responder(responder), settings, lifecycle, history)
     return [
         Route(CHAT_PATH, endpoint, methods=["POST"], name="chat", middleware=middleware),
         Route("/health", health, middleware=middleware),
@@ -91,7 +94,7 @@ def json_response(
 def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = None) -> Response:
     """The one shape of every error that is not part of a stream."""
     headers = dict(headers or {})
-    if isinstance(error, Unavailable):
+    if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return json_response(Error(error.code, error.message), status=error.status, headers=headers)
 
@@ -99,10 +102,17 @@ def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = N
 class _ChatEndpoint:
     """POST /api/v1/chat, as an ASGI app: it needs `receive` and `send` as they are."""
 
-    def __init__(self, responder: Responder, settings: Settings, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        responder: Responder,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        history: Optional[History],
+    ) -> None:
         self._responder = responder
         self._settings = settings
         self._lifecycle = lifecycle
+        self._history = history
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -117,36 +127,52 @@ class _ChatEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings = self._settings
+        recollection: Optional[Recollection] = None
         try:
-            validation.check_headers(scope["headers"], max_body_bytes=settings.max_body_bytes)
-            body = await validation.read_body(
-                receive,
-                max_bytes=settings.max_body_bytes,
-                seconds=settings.body_timeout,
-                lifecycle=self._lifecycle,
-            )
-            request = validation.parse(body)
-        except ClientDisconnect:
-            return
-        except RequestError as error:
-            response = error_response(error)
-            if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
-                # The rest of the body may never come (RFC 9110, section 15.5.9).
-                response.headers["Connection"] = "close"
-            await response(scope, receive, send)
-            return
-        except Exception:
-            logger.exception("request failed request_id=%s", request_id(scope))
-            await error_response(internal_error(scope))(scope, receive, send)
-            return
-        turn = Turn(
-            message=request.message,
-            conversation_id=request.conversation_id or str(uuid.uuid4()),
-            request_id=request_id(scope),
+            try:
+                request = await self._read(scope, receive)
+                conversation_id = request.conversation_id or str(uuid.uuid4())
+                responder = self._responder
+                history: Tuple[Message, ...] = ()
+                if self._history is not None:
+                    recollection = Recollection(self._history, conversation_id)
+                    with anyio.fail_after(settings.body_timeout):
+                        history = await recollection.begin(
+                            request.message, context_chars=settings.context_chars
+                        )
+                    responder = recollection.of(responder)
+            except ClientDisconnect:
+                return
+            except RequestError as error:
+                response = error_response(error)
+                if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
+                    # The rest of the body may never come (RFC 9110, section 15.5.9).
+                    response.headers["Connection"] = "close"
+                await response(scope, receive, send)
+                return
+            except Exception:
+                logger.exception("request failed request_id=%s", request_id(scope))
+                await error_response(internal_error(scope))(scope, receive, send)
+                return
+            turn = Turn(request.message, conversation_id, request_id(scope), history)
+            abort = scope.get("extensions", {}).get(ABORT)
+            await EventStream(
+                turn, responder, settings, self._lifecycle, receive, send, abort
+            ).respond()
+        finally:
+            if recollection is not None:
+                await recollection.end()
+
+    async def _read(self, scope: Scope, receive: Receive) -> ChatRequest:
+        settings = self._settings
+        validation.check_headers(scope["headers"], max_body_bytes=settings.max_body_bytes)
+        body = await validation.read_body(
+            receive,
+            max_bytes=settings.max_body_bytes,
+            seconds=settings.body_timeout,
+            lifecycle=self._lifecycle,
         )
-        abort = scope.get("extensions", {}).get(ABORT)
-        stream = EventStream(turn, self._responder, settings, self._lifecycle, receive, send, abort)
-        await stream.respond()
+        return validation.parse(body)
 
 
 def internal_error(scope: Scope) -> InternalError:

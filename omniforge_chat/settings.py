@@ -39,6 +39,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     send_timeout: Optional[float] = 30.0
     close_timeout: float = 5.0
     drain_seconds: float = 30.0
+    history: str = "off"
+    context_chars: int = 24_000
+    history_conversations: int = 1_000
+    history_messages: int = 100
+    history_chars: int = 100_000
+    history_seconds: float = 86_400.0
 
     def __post_init__(self) -> None:
         for field, (expected, holds) in _RULES.items():
@@ -120,13 +126,14 @@ def _seconds(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf
 
 
+_AT_LEAST_ONE = ("a whole number of at least 1", _whole(1))
 _SECONDS = ("a number of seconds above 0", _seconds)
 _SECONDS_OR_OFF = ("a number of seconds above 0, or off", lambda v: v is None or _seconds(v))
 
 _RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
     "host": ("a host name or an address", lambda value: isinstance(value, str) and value != ""),
     "port": ("a whole number from 0 to 65535", _whole(0, 65535)),
-    "workers": ("a whole number of at least 1", _whole(1)),
+    "workers": _AT_LEAST_ONE,
     "log_level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
     "log_format": ("text or json", lambda value: value in _FORMATS),
     "cors_origins": (
@@ -134,8 +141,8 @@ _RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
     ),
     "responder": ("a name", lambda value: isinstance(value, str) and value != ""),
-    "max_streams": ("a whole number of at least 1", _whole(1)),
-    "max_body_bytes": ("a whole number of at least 1", _whole(1)),
+    "max_streams": _AT_LEAST_ONE,
+    "max_body_bytes": _AT_LEAST_ONE,
     "body_timeout": _SECONDS,
     "heartbeat_seconds": _SECONDS_OR_OFF,
     "first_chunk_timeout": _SECONDS_OR_OFF,
@@ -144,6 +151,12 @@ _RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
     "send_timeout": _SECONDS_OR_OFF,
     "close_timeout": _SECONDS,
     "drain_seconds": ("a number of seconds of at least 0", _between(0)),
+    "history": ("off or memory", lambda value: value in ("off", "memory")),
+    "context_chars": ("a whole number of at least 0", _whole(0)),
+    "history_conversations": _AT_LEAST_ONE,
+    "history_messages": _AT_LEAST_ONE,
+    "history_chars": _AT_LEAST_ONE,
+    "history_seconds": _SECONDS,
 }
 
 _READERS: Dict[str, Callable[[str], Any]] = {
@@ -164,4 +177,10 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "send_timeout": _seconds_or_off,
     "close_timeout": float,
     "drain_seconds": float,
+    "history": str.lower,
+    "context_chars": int,
+    "history_conversations": int,
+    "history_messages": int,
+    "history_chars": int,
+    "history_seconds": float,
 }

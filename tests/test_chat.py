@@ -617,5 +617,5 @@ def test_the_placeholder_says_back_up_to_a_hundred_characters(
         Chunk("You said: "),
         Chunk(shown),
         Chunk("This is a placeholder response. "),
-        Chunk("LLM integration coming soon!"),
+        Chunk("Set CHAT_RESPONDER=openai or anthropic to connect a model."),
     ]

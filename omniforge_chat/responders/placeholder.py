@@ -18,4 +18,4 @@ async def placeholder(turn: Turn) -> AsyncIterator[str]:
     yield "You said: "
     yield f'"{shown}{more}". '
     yield "This is a placeholder response. "
-    yield "LLM integration coming soon!"
+    yield "Set CHAT_RESPONDER=openai or anthropic to connect a model."

@@ -1,0 +1,280 @@
+"""What a conversation remembers: the store, the window, and whole turns through the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import AsyncIterator, Dict, List, Sequence, Tuple
+
+import pytest
+
+from omniforge_chat import ChatError, Message, Settings, Turn, create_app
+from omniforge_chat.errors import ConversationBusy
+from omniforge_chat.history import History, MemoryHistory, window
+
+from .harness import CONVERSATION, PATIENCE, Exchange, LiveServer, last, text
+
+
+def said(user: str, assistant: str, *, complete: bool = True) -> Tuple[Message, Message]:
+    return Message("user", user), Message("assistant", assistant, complete)
+
+
+async def keep(history: History, conversation_id: str, *messages: Message) -> None:
+    await history.load(conversation_id)
+    await history.append(conversation_id, messages)
+
+
+async def contents(history: History, conversation_id: str) -> List[str]:
+    messages = await history.load(conversation_id)
+    await history.append(conversation_id, ())
+    return [message.content for message in messages]
+
+
+def test_the_least_recently_used_conversation_goes_first() -> None:
+    """Memory stays bounded however many conversations there are, and the live ones stay."""
+
+    async def main() -> None:
+        history = MemoryHistory(max_conversations=2)
+        await keep(history, "a", *said("1", "2"))
+        await keep(history, "b", *said("3", "4"))
+        await contents(history, "a")
+        await keep(history, "c", *said("5", "6"))
+        assert await contents(history, "a") == ["1", "2"]
+        assert await contents(history, "b") == []
+        assert await contents(history, "c") == ["5", "6"]
+        assert len(history) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"max_messages": 4}, {"max_messages": 5}, {"max_characters": 4}]
+)
+def test_the_oldest_whole_turns_of_a_long_conversation_go(bounds: Dict[str, int]) -> None:
+    """Half a turn would be an answer without its question."""
+
+    async def main() -> None:
+        history = MemoryHistory(**bounds)
+        for number in ("1", "2", "3"):
+            await keep(history, "a", *said(number, number))
+        assert await contents(history, "a") == ["2", "2", "3", "3"]
+
+    asyncio.run(main())
+
+
+def test_a_turn_larger_than_the_bound_is_not_kept() -> None:
+    """One enormous reply cannot take more than a conversation may."""
+
+    async def main() -> None:
+        history = MemoryHistory(max_characters=10)
+        await keep(history, "a", *said("hi", "x" * 9))
+        assert await contents(history, "a") == []
+
+    asyncio.run(main())
+
+
+def test_an_old_conversation_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has asked for in a day does not stay in memory."""
+    now = 1000.0
+    monkeypatch.setattr("omniforge_chat.history.monotonic", lambda: now)
+
+    async def main() -> None:
+        nonlocal now
+        history = MemoryHistory(max_age=60)
+        await keep(history, "a", *said("1", "2"))
+        now += 60
+        assert await contents(history, "a") == ["1", "2"]
+        now += 61
+        assert await contents(history, "a") == []
+        assert len(history) == 0
+
+    asyncio.run(main())
+
+
+def test_a_conversation_is_busy_until_its_turn_has_ended() -> None:
+    """Two turns at once would each miss what the other says."""
+
+    async def main() -> None:
+        history = MemoryHistory()
+        await history.load("a")
+        with pytest.raises(ConversationBusy):
+            await history.load("a")
+        await history.load("b")
+        await history.append("a", ())
+        await history.load("a")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("characters", "kept"), [(-5, ""), (0, ""), (3, ""), (4, "cd"), (7, "cd"), (8, "abcd")]
+)
+def test_the_window_is_the_newest_whole_turns_that_fit(characters: int, kept: str) -> None:
+    """A model is sent what it can hold, and never an answer without its question."""
+    messages = [*said("aa", "bb"), *said("cc", "dd")]
+    assert "".join(message.content[0] for message in window(messages, characters)) == kept
+
+
+async def recall(turn: Turn) -> AsyncIterator[str]:
+    """Says what it was told that was said before."""
+    yield "|".join(f"{m.role[0]}{'' if m.complete else '~'}:{m.content}" for m in turn.history)
+    yield f"[{turn.message}]"
+
+
+def converse(live: LiveServer, message: str, conversation_id: str = CONVERSATION) -> str:
+    with live.chat(message, conversation_id=conversation_id) as client:
+        assert client.head()[0] == 200
+        return text(client.frames())
+
+
+def test_a_follow_up_question_carries_what_was_said_before() -> None:
+    """It is what makes a conversation of single messages."""
+    settings = Settings(history="memory")
+    with LiveServer(create_app(recall, settings=settings)) as live:
+        assert converse(live, "one") == "[one]"
+        assert converse(live, "two") == "u:one|a:[one][two]"
+        other = "550e8400-e29b-41d4-a716-446655440001"
+        assert converse(live, "three", other) == "[three]"
+
+
+def test_nothing_is_remembered_unless_it_is_asked_for() -> None:
+    """What people say is not kept behind the back of whoever runs the service."""
+    with LiveServer(create_app(recall, settings=Settings())) as live:
+        assert converse(live, "one") == "[one]"
+        assert converse(live, "two") == "[two]"
+
+
+def test_only_the_turns_that_fit_the_context_are_sent() -> None:
+    """A long conversation does not overflow the model's context."""
+    settings = Settings(history="memory", context_chars=20)
+    with LiveServer(create_app(recall, settings=settings)) as live:
+        converse(live, "one")
+        assert converse(live, "two") == "u:one|a:[one][two]"
+        assert converse(live, "three") == "[three]"
+
+
+def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
+    """Otherwise two replies would be made from the same past, and one of them lost."""
+    go = asyncio.Event()
+
+    async def wait(turn: Turn) -> AsyncIterator[str]:
+        yield "first"
+        await go.wait()
+
+    settings = Settings(history="memory")
+    with LiveServer(create_app(wait, settings=settings)) as live:
+        with live.chat("one", conversation_id=CONVERSATION) as first:
+            first.head()
+            first.frame()
+            with live.chat("two", conversation_id=CONVERSATION) as second:
+                status, headers, body = second.json()
+                assert (status, body["code"]) == (409, "conversation_busy")
+                assert int(headers["retry-after"]) >= 1
+            live.call(go.set)
+            assert last(first.frames())[0] == "done"
+        # By the time the client sees `done` the next message is welcome.
+        assert converse(live, "three") == "first"
+
+
+def test_a_reply_that_fails_is_kept_as_far_as_it_got() -> None:
+    """The next turn knows what the user has read, and that it was not the end."""
+
+    async def fail(turn: Turn) -> AsyncIterator[str]:
+        if turn.message == "fail":
+            yield "half"
+            raise ChatError("no more")
+        async for item in recall(turn):
+            yield item
+
+    settings = Settings(history="memory")
+    with LiveServer(create_app(fail, settings=settings)) as live:
+        assert converse(live, "fail") == "half"
+        assert converse(live, "go on") == "u:fail|a~:half[go on]"
+
+
+def test_a_turn_that_produced_nothing_leaves_no_trace() -> None:
+    """A question without an answer would break the alternation that providers demand."""
+
+    async def fail(turn: Turn) -> AsyncIterator[str]:
+        if turn.message == "fail":
+            raise ChatError("nothing")
+        async for item in recall(turn):
+            yield item
+
+    settings = Settings(history="memory")
+    with LiveServer(create_app(fail, settings=settings)) as live:
+        assert converse(live, "fail") == ""
+        assert converse(live, "go on") == "[go on]"
+
+
+def test_a_reply_that_the_client_left_is_kept_as_far_as_it_got() -> None:
+    """Whoever reloads the page goes on where the reply was."""
+    closed = threading.Event()
+
+    async def endless(turn: Turn) -> AsyncIterator[str]:
+        if turn.message != "endless":
+            async for item in recall(turn):
+                yield item
+            return
+        try:
+            yield "begun"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    settings = Settings(history="memory")
+    with LiveServer(create_app(endless, settings=settings)) as live:
+        with live.chat("endless", conversation_id=CONVERSATION) as client:
+            client.head()
+            client.frame()
+        assert closed.wait(PATIENCE)
+        assert converse(live, "go on") == "u:endless|a~:begun[go on]"
+
+
+class Broken:
+    """A store that has lost its network."""
+
+    def __init__(self, *, load: bool) -> None:
+        self._load = load
+
+    async def load(self, conversation_id: str) -> Sequence[Message]:
+        if self._load:
+            raise ConnectionError("secret address")
+        return ()
+
+    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
+        raise ConnectionError("secret address")
+
+
+def test_a_history_that_cannot_be_read_refuses_the_chat() -> None:
+    """An answer that has forgotten the conversation would look like a right one."""
+    exchange = Exchange()
+    app = create_app(recall, settings=Settings(), history=Broken(load=True))
+    asyncio.run(exchange.run(app))
+    assert exchange.status == 500
+    assert b"secret" not in exchange.body
+
+
+def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reply is there; what is lost is in the log."""
+    exchange = Exchange()
+    app = create_app(recall, settings=Settings(), history=Broken(load=False))
+    asyncio.run(exchange.run(app))
+    assert last(exchange.frames)[0] == "done"
+    assert "history failed" in caplog.text
+
+
+def test_a_chat_that_never_begins_gives_its_conversation_free() -> None:
+    """A client that leaves at the wrong moment must not lock the conversation."""
+    history = MemoryHistory()
+    app = create_app(recall, settings=Settings(), history=history)
+
+    class Gone(Exchange):
+        async def send(self, message: object) -> None:
+            raise OSError("gone")
+
+    body = {"message": "hi", "conversation_id": CONVERSATION}
+    asyncio.run(Gone(body).run(app))
+    assert asyncio.run(contents(history, CONVERSATION)) == []
