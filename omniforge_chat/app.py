@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Optional
+from typing import Any, Optional
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,9 +22,33 @@ from .routes import chat_routes, error_response, internal_error
 from .settings import Settings
 
 
+class ChatApp(Starlette):
+    """A chat service as an ASGI app, with what a host needs to end it tidily."""
+
+    def __init__(self, settings: Settings, lifecycle: Lifecycle, **options: Any) -> None:
+        super().__init__(**options)
+        self._settings = settings
+        self._lifecycle = lifecycle
+
+    @property
+    def open_streams(self) -> int:
+        """How many chats are being answered now."""
+        return self._lifecycle.open_streams
+
+    async def drain(self, seconds: Optional[float] = None) -> None:
+        """Let the service come to its end: call it on SIGTERM, before the server shuts down.
+
+        From now on `/ready` says 503, and new chats get 503 `shutting_down`. Open streams have
+        `seconds` (by default `drain_seconds` of the settings) to finish; each that is left then
+        ends with `error` `shutting_down` as its last frame. Returns when no stream is open. A
+        second call meanwhile, with fewer seconds, shortens the time.
+        """
+        await self._lifecycle.drain(self._settings.drain_seconds if seconds is None else seconds)
+
+
 def create_app(
     responder: Optional[Responder] = None, *, settings: Optional[Settings] = None
-) -> Starlette:
+) -> ChatApp:
     """A chat service: an ASGI app of its own, or one to mount in another.
 
     `responder` is any async generator function of text that takes a Turn; without it the one that
@@ -49,7 +73,9 @@ def create_app(
                 expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
             )
         )
-    app = Starlette(
+    app = ChatApp(
+        settings,
+        lifecycle,
         routes=chat_routes(responder, settings=settings, lifecycle=lifecycle),
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _server_error},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, AsyncGenerator, AsyncIterator, Callable, Optional, Sequence, Union
+from typing import Any, AsyncGenerator, AsyncIterator, Callable, Iterator, Optional, Union
 
 from .errors import ChatError, StreamError
 from .logs import logger
@@ -86,20 +86,36 @@ async def converse(
 
 def describe(error: Exception, turn: Turn, tally: Tally) -> Error:
     """The terminal event for what a reply failed with; what was not meant to be seen is logged."""
-    intended = _intended(error)
-    if intended is not None and not isinstance(intended, StreamError):
-        return tally.failed(intended.code, intended.message)
-    logger.error("reply failed request_id=%s", turn.request_id, exc_info=error)
-    code = ChatError.code if intended is None else intended.code
+    causes = list(_causes(error))
+    intended = [cause for cause in causes if _is_intended(cause)]
+    if len(intended) < len(causes):
+        logger.error("reply failed request_id=%s", turn.request_id, exc_info=error)
+    if intended:
+        # msgspec encodes no subclasses of str.
+        return tally.failed(str.__str__(intended[0].code), str.__str__(intended[0].message))
+    failed = any(isinstance(cause, StreamError) for cause in causes)
+    code = StreamError.code if failed else ChatError.code
     return tally.failed(code, f"Error generating response (reference {turn.request_id})")
 
 
-def _intended(error: BaseException) -> Optional[ChatError]:
-    """The ChatError that was raised, also where a task group has wrapped it in a group."""
-    if isinstance(error, ChatError):
-        return error
-    members: Sequence[BaseException] = getattr(error, "exceptions", ())
-    return next((found for found in map(_intended, members) if found is not None), None)
+def _causes(error: BaseException) -> Iterator[Any]:
+    """What was raised: the error itself, or where a task group has wrapped it, what it wraps."""
+    members = getattr(error, "exceptions", None)
+    if isinstance(members, tuple) and members:
+        for member in members:
+            yield from _causes(member)
+    else:
+        yield error
+
+
+def _is_intended(error: BaseException) -> bool:
+    """Whether a responder raised it for the client to see."""
+    return (
+        isinstance(error, ChatError)
+        and not isinstance(error, StreamError)
+        and isinstance(error.code, str)
+        and isinstance(getattr(error, "message", None), str)  # a subclass may have forgotten it
+    )
 
 
 def _iterate(reply: Any) -> Any:

@@ -38,10 +38,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except SettingsError as error:
         return _fail(2, str(error))
     try:
-        listener = listen(settings.host, settings.port)
-    except OSError as error:
+        listener = listen(settings.host, settings.port, send_timeout=settings.send_timeout)
+    except (OSError, UnicodeError) as error:  # the latter for what is no host name at all
         where = f"{settings.host}:{settings.port}"
-        return _fail(1, f"cannot listen on {where}: {error.strerror or error}")
+        return _fail(1, f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}")
     with listener:
         if settings.workers > 1:
             served = serve_workers(listener, settings)

@@ -14,10 +14,11 @@ ChatError                     processing_error        500
 │   └── Unavailable           (with Retry-After)      503
 │       ├── Overloaded        overloaded              503
 │       └── ShuttingDown      shutting_down           503
-├── StreamError               stream_error            500
-└── UpstreamError             upstream_error          500
-    ├── UpstreamTimeout       upstream_timeout        500
-    └── UpstreamRateLimited   upstream_rate_limited   500
+├── ReplyTimeout              timeout                 (within the stream)
+├── StreamError               stream_error            (within the stream)
+└── UpstreamError             upstream_error          (within the stream)
+    ├── UpstreamTimeout       upstream_timeout
+    └── UpstreamRateLimited   upstream_rate_limited   (with the provider's wait)
 
 The code and the HTTP status are data on the class. A responder raises ChatError, or a class of its
 own derived from it, to tell the client something on purpose; any other exception is a bug, and its
@@ -129,6 +130,12 @@ class ShuttingDown(Unavailable):
     """The server drains: it lets open streams finish and takes no new ones."""
 
     code = "shutting_down"
+
+
+class ReplyTimeout(ChatError):
+    """The first token, the next token or the whole reply took longer than allowed."""
+
+    code = "timeout"
 
 
 class StreamError(ChatError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 import msgspec
 
@@ -15,25 +16,38 @@ def chat_ended(fields: Dict[str, Any]) -> None:
     """Log the end of a chat at INFO. `fields` is also on the record, as `record.chat`."""
     if logger.isEnabledFor(logging.INFO):
         text = " ".join([f"{name}={value}" for name, value in fields.items()])
-        logger.info("chat ended %s", text, extra={"chat": fields})
+        # As `logger.info` would, without its search through the stack for who is calling.
+        record = logger.makeRecord(
+            logger.name, logging.INFO, __file__, 0, "chat ended %s", (text,), None, "chat_ended"
+        )
+        record.chat = fields
+        logger.handle(record)
 
 
 class TextFormatter(logging.Formatter):
     """A line for people: time in UTC, level, logger, message."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-        self.converter = time.gmtime
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._second: Tuple[int, str] = (-1, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:  # noqa: N802
+        """The time of `record` as RFC 3339 has it, to the millisecond."""
+        whole = int(record.created)
+        second, text = self._second
+        if second != whole:  # most lines of a busy service share their second with the one before
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+            self._second = (whole, text)
+        return f"{text}.{int(record.msecs):03d}Z"
 
 
 class JSONFormatter(TextFormatter):
     """A line for machines: one JSON object; the fields of a chat's end stand beside the others."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line of `record`."""
         line: Dict[str, Any] = {
-            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "time": self.formatTime(record),
             "level": record.levelname,
             "logger": record.name,
         }
@@ -45,7 +59,11 @@ class JSONFormatter(TextFormatter):
             line.update(chat)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode("utf-8")
+        try:
+            return msgspec.json.encode(line).decode("utf-8")
+        except UnicodeEncodeError:
+            # Half a character (a lone surrogate) has no UTF-8; JSON can escape it.
+            return json.dumps(line, separators=(",", ":"))
 
 
 def log_config(level: str, style: str) -> Dict[str, Any]:

@@ -90,7 +90,7 @@ class Finish(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """A piece of the reply."""
 
     content: str

@@ -20,6 +20,7 @@ from .errors import (
     MessageTooLong,
     Overloaded,
     PayloadTooLarge,
+    ReplyTimeout,
     RequestError,
     RequestTimeout,
     ShuttingDown,
@@ -46,6 +47,8 @@ _REFUSALS: Tuple[type[RequestError], ...] = (
 _FAILURES: Tuple[type[ChatError], ...] = (
     ChatError,
     StreamError,
+    ReplyTimeout,
+    ShuttingDown,
     UpstreamError,
     UpstreamTimeout,
     UpstreamRateLimited,

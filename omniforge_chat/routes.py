@@ -27,6 +27,9 @@ from .streaming import EventStream
 
 CHAT_PATH = "/api/v1/chat"
 
+ABORT = "omniforge_chat.abort"
+"""The ASGI extension of a server that lets an app drop a connection: a callable of no arguments."""
+
 
 def chat_routes(
     responder: Responder,
@@ -117,7 +120,10 @@ class _ChatEndpoint:
         try:
             validation.check_headers(scope["headers"], max_body_bytes=settings.max_body_bytes)
             body = await validation.read_body(
-                receive, max_bytes=settings.max_body_bytes, seconds=settings.body_timeout
+                receive,
+                max_bytes=settings.max_body_bytes,
+                seconds=settings.body_timeout,
+                lifecycle=self._lifecycle,
             )
             request = validation.parse(body)
         except ClientDisconnect:
@@ -138,7 +144,9 @@ class _ChatEndpoint:
             conversation_id=request.conversation_id or str(uuid.uuid4()),
             request_id=request_id(scope),
         )
-        await EventStream(turn, self._responder).respond(receive, send)
+        abort = scope.get("extensions", {}).get(ABORT)
+        stream = EventStream(turn, self._responder, settings, self._lifecycle, receive, send, abort)
+        await stream.respond()
 
 
 def internal_error(scope: Scope) -> InternalError:

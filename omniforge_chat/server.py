@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging.config
+import math
 import multiprocessing
 import multiprocessing.connection
 import signal
 import socket
+import sys
 import threading
 import time
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Type
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
-from .app import create_app
+from .app import ChatApp, create_app
 from .logs import log_config, logger
+from .routes import ABORT
 from .settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHORTEST_LIFE = 1.0
 """Seconds: a worker that lived less is not replaced sooner than this after its start."""
 
+BACKLOG = 2048
+"""How many connections may wait to be accepted."""
+
 
 class Server(uvicorn.Server):
-    """uvicorn, except that a stop by signal is a success and not a death by that signal."""
+    """uvicorn, except for how it ends: it drains its app first, and a stop by signal is a success.
+
+    The first SIGINT or SIGTERM starts the drain, a second one ends it now, still with the last
+    frames of what is open.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: ChatApp) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drains: List[asyncio.Task[None]] = []
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+
+    async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
+        """Begin to serve, and tell where."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            logger.info("serving on %s", _url(listener))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,10 +64,58 @@ class Server(uvicorn.Server):
             for number, original in originals.items():
                 signal.signal(number, original)
 
+    def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
+        """Begin the drain, or hurry it."""
+        if self._loop is None:
+            self.should_exit = True  # nothing is open yet
+        else:
+            self._loop.call_soon_threadsafe(self._begin_drain)
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything else starts, so that a taken port is one clear error.
+    def _begin_drain(self) -> None:
+        hurry = bool(self._drains)
+        logger.info("draining: %s streams are open%s", self._app.open_streams, " (now)" * hurry)
+        assert self._loop is not None
+        self._drains.append(self._loop.create_task(self._drain(0.0 if hurry else None)))
 
+    async def _drain(self, seconds: Optional[float]) -> None:
+        await self._app.drain(seconds)
+        self.should_exit = True
+
+
+class _Abortable:
+    """An app whose streams can drop their connection (the extension `omniforge_chat.abort`).
+
+    ASGI has no way to say so. Without it, a connection whose client does not read is only closed
+    when the client has read what was sent before, which may be never.
+    """
+
+    def __init__(self, app: Any, protocol: Any) -> None:
+        self._app = app
+        self._protocol = protocol
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        # A plain function, and a bound method: nothing is added to the way of a frame.
+        scope.setdefault("extensions", {})[ABORT] = self._protocol.transport.abort
+        return self._app(scope, receive, send)
+
+
+def _abortable(protocol: Type[Any]) -> Type[Any]:
+    """`protocol`, one of uvicorn's for HTTP, with its app made abortable."""
+
+    class AbortableProtocol(protocol):  # type: ignore[misc]  # a base known at run time only
+        app: Any
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.app = _Abortable(self.app, self)
+
+    return AbortableProtocol
+
+
+def listen(host: str, port: int, *, send_timeout: Optional[float] = None) -> socket.socket:
+    """A listening socket, before anything else starts, so that a taken port is one clear error.
+
+    `send_timeout`, in seconds, also bounds how long the kernel waits for a peer that takes nothing.
     Raises OSError.
     """
     family, _, _, _, address = socket.getaddrinfo(
@@ -52,22 +125,39 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux" and send_timeout is not None:
+            # Accepted connections inherit it: the kernel drops one whose peer has taken nothing
+            # for so long, also when all of a reply was handed over already (RFC 5482).
+            milliseconds = math.ceil(1000 * send_timeout)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listener.bind(address)
+        # From here on nobody else can have the address, and who connects waits for the app.
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
     return listener
 
 
-def serve(app: ASGIApp, listener: socket.socket, settings: Settings) -> bool:
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: ChatApp, listener: socket.socket, settings: Settings) -> bool:
     """Serve `app` on `listener` until this process is told to stop; False if it cannot start."""
     config = uvicorn.Config(
         app,
         log_config=log_config(settings.log_level, settings.log_format),
+        backlog=BACKLOG,
         access_log=False,
         server_header=False,
+        # After the drain only the last bytes are left to be taken.
+        timeout_graceful_shutdown=math.ceil(settings.close_timeout),
     )
-    server = Server(config)
+    config.load()
+    config.http_protocol_class = _abortable(config.http_protocol_class)
+    server = Server(config, app)
     server.run(sockets=[listener])
     return server.started
 
@@ -78,6 +168,7 @@ def serve_workers(listener: socket.socket, settings: Settings) -> bool:
     A worker that dies is replaced. SIGINT and SIGTERM stop each worker, and this returns when all
     have ended.
     """
+    logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
     return _Supervisor(listener, settings).run()
 
 
@@ -92,7 +183,8 @@ class _Supervisor:
     def run(self) -> bool:
         originals = {number: signal.signal(number, self._stop) for number in _SIGNALS}
         try:
-            self._workers = [self._start() for _ in range(self._settings.workers)]
+            for _ in range(self._settings.workers):
+                self._start()
             while self._workers:
                 multiprocessing.connection.wait([w.sentinel for w in self._workers])
                 self._replace_dead()
@@ -101,14 +193,16 @@ class _Supervisor:
                 signal.signal(number, original)
         return True
 
-    def _start(self) -> BaseProcess:
+    def _start(self) -> None:
         # Not fork: a worker begins from nothing, on every platform alike.
         worker = multiprocessing.get_context("spawn").Process(
             target=_work, args=(self._listener, self._settings)
         )
         worker.start()
         self._started[worker.pid or 0] = time.monotonic()
-        return worker
+        self._workers.append(worker)
+        if self._stopping:
+            worker.terminate()  # the signal came before this one could be told
 
     def _replace_dead(self) -> None:
         for worker in [w for w in self._workers if not w.is_alive()]:
@@ -119,7 +213,7 @@ class _Supervisor:
             logger.error("worker %s ended with status %s", worker.pid, worker.exitcode)
             time.sleep(max(0.0, started + _SHORTEST_LIFE - time.monotonic()))
             if not self._stopping:
-                self._workers.append(self._start())
+                self._start()
 
     def _stop(self, number: int, frame: Optional[FrameType]) -> None:
         self._stopping = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import msgspec
 
@@ -17,8 +17,9 @@ _FORMATS = ("text", "json")
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How one service, or one mounted app, behaves.
 
-    Times are in seconds, sizes in bytes. In code nothing is read from anywhere else; a service
-    calls `from_env`. Raises SettingsError for a value that is of no use.
+    Times are in seconds, sizes in bytes; a limit that may be off is off with None. In code nothing
+    is read from anywhere else; a service calls `from_env`. Raises SettingsError for a value that is
+    of no use.
     """
 
     host: str = "127.0.0.1"
@@ -31,12 +32,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 10_000
     max_body_bytes: int = 128 * 1024
     body_timeout: float = 15.0
+    heartbeat_seconds: Optional[float] = 15.0
+    first_chunk_timeout: Optional[float] = 60.0
+    idle_timeout: Optional[float] = 60.0
+    total_timeout: Optional[float] = 900.0
+    send_timeout: Optional[float] = 30.0
+    close_timeout: float = 5.0
+    drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         for field, (expected, holds) in _RULES.items():
             value = getattr(self, field)
             if not holds(value):
                 raise SettingsError(field, value, expected)
+
+    @property
+    def shortest_limit(self) -> float:
+        """The shortest time, in seconds, after which anything in a stream can be due."""
+        limits = (
+            self.heartbeat_seconds,
+            self.first_chunk_timeout,
+            self.idle_timeout,
+            self.total_timeout,
+            self.send_timeout,
+            self.close_timeout,
+        )
+        return min(limit for limit in limits if limit is not None)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -75,8 +96,14 @@ def _list(text: str) -> Tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _is_origin(value: str) -> bool:
+def _seconds_or_off(text: str) -> Optional[float]:
+    return None if text.lower() == "off" else float(text)
+
+
+def _is_origin(value: object) -> bool:
     """Whether a browser could send `value` as its Origin (RFC 6454, section 6.1)."""
+    if not isinstance(value, str):
+        return False
     return value == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", value) is not None
 
 
@@ -93,6 +120,9 @@ def _seconds(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf
 
 
+_SECONDS = ("a number of seconds above 0", _seconds)
+_SECONDS_OR_OFF = ("a number of seconds above 0, or off", lambda v: v is None or _seconds(v))
+
 _RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
     "host": ("a host name or an address", lambda value: isinstance(value, str) and value != ""),
     "port": ("a whole number from 0 to 65535", _whole(0, 65535)),
@@ -106,7 +136,14 @@ _RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
     "responder": ("a name", lambda value: isinstance(value, str) and value != ""),
     "max_streams": ("a whole number of at least 1", _whole(1)),
     "max_body_bytes": ("a whole number of at least 1", _whole(1)),
-    "body_timeout": ("a number of seconds above 0", _seconds),
+    "body_timeout": _SECONDS,
+    "heartbeat_seconds": _SECONDS_OR_OFF,
+    "first_chunk_timeout": _SECONDS_OR_OFF,
+    "idle_timeout": _SECONDS_OR_OFF,
+    "total_timeout": _SECONDS_OR_OFF,
+    "send_timeout": _SECONDS_OR_OFF,
+    "close_timeout": _SECONDS,
+    "drain_seconds": ("a number of seconds of at least 0", _between(0)),
 }
 
 _READERS: Dict[str, Callable[[str], Any]] = {
@@ -120,4 +157,11 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "max_streams": int,
     "max_body_bytes": int,
     "body_timeout": float,
+    "heartbeat_seconds": _seconds_or_off,
+    "first_chunk_timeout": _seconds_or_off,
+    "idle_timeout": _seconds_or_off,
+    "total_timeout": _seconds_or_off,
+    "send_timeout": _seconds_or_off,
+    "close_timeout": float,
+    "drain_seconds": float,
 }

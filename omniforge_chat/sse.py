@@ -6,7 +6,7 @@ back the frames that are complete, as section 9.2.6 ("Interpreting an event stre
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Type
+from typing import Dict, List, Optional, Type, Union
 
 import msgspec
 
@@ -23,7 +23,7 @@ _PREFIXES: Dict[Type[Event], bytes] = {
     Error: b"event: error\ndata: ",
 }
 
-_encode_json = msgspec.json.Encoder().encode
+_encode_json_into = msgspec.json.Encoder().encode_into
 
 
 def encode(event: Event) -> bytes:
@@ -31,7 +31,21 @@ def encode(event: Event) -> bytes:
 
     Raises UnicodeEncodeError for text that has no UTF-8 (a lone surrogate).
     """
-    return _PREFIXES[type(event)] + _encode_json(event) + b"\n\n"
+    buffer = bytearray()
+    encode_into(event, buffer)
+    return bytes(buffer)
+
+
+def encode_into(event: Event, buffer: bytearray) -> None:
+    """Append the frame of `event` to `buffer`, or raise as `encode` does and leave it as it was."""
+    prefix = _PREFIXES[type(event)]
+    buffer += prefix
+    try:
+        _encode_json_into(event, buffer, -1)
+    except Exception:
+        del buffer[buffer.rfind(prefix) :]  # no JSON contains it: its line feed would be escaped
+        raise
+    buffer += b"\n\n"
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -53,7 +67,8 @@ class Decoder:
     milliseconds that the stream asked for last, if any. A frame that no blank line has ended when
     the stream ends is never given out, as the standard demands.
 
-    `max_frame_bytes` bounds what one unfinished frame may hold; the standard knows no bound.
+    `max_frame_bytes` bounds the data of an unfinished frame together with the line that is being
+    read, the same at every split; the standard knows no bound.
     """
 
     def __init__(self, *, max_frame_bytes: Optional[int] = None) -> None:
@@ -87,13 +102,12 @@ class Decoder:
             lines = data.splitlines()  # whole lines, as most reads bring them: nothing to keep
         frames: List[Frame] = []
         for line in lines:
+            self._bound(line)
             if line:
                 self._field(line)
             else:
                 self._dispatch(frames)
-        held = self._data_bytes + len(self._pending)
-        if self._max_frame_bytes is not None and held > self._max_frame_bytes:
-            raise FrameTooLarge(f"a frame has more than {self._max_frame_bytes} bytes")
+        self._bound(self._pending)
         return frames
 
     def _skip_bom(self) -> bool:
@@ -118,6 +132,11 @@ class Decoder:
         self._after_cr = finished.endswith(b"\r") and not pending
         return finished.splitlines()  # of bytes: at CR, LF and CR LF, and nowhere else
 
+    def _bound(self, line: Union[bytes, bytearray]) -> None:
+        limit = self._max_frame_bytes
+        if limit is not None and self._data_bytes + len(line) > limit:
+            raise FrameTooLarge(f"a frame has more than {limit} bytes")
+
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         if value[:1] == b" ":
@@ -125,17 +144,14 @@ class Decoder:
         if name == b"data":
             self._data.append(value.decode("utf-8", "replace"))
             self._data_bytes += len(value) + 1
-            limit = self._max_frame_bytes
-            if limit is not None and self._data_bytes > limit:
-                raise FrameTooLarge(f"a frame has more than {limit} bytes")
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
         elif name == b"id":
             if b"\0" not in value:
                 self._last_id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit():  # of bytes: ASCII digits only
-            # Python refuses to read a number of thousands of digits, and no wait is that long.
-            self.retry = int(value) if len(value) <= 15 else self.retry
+            # Python may refuse more digits (sys.set_int_max_str_digits); no wait is that long.
+            self.retry = int(value) if len(value) <= 640 else self.retry
 
     def _dispatch(self, frames: List[Frame]) -> None:
         if self._data:

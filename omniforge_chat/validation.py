@@ -5,26 +5,30 @@ Written by hand: a client is told of all wrong fields at once, in words, whateve
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
-import anyio
 import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from .driver import drive
 from .errors import (
     InvalidBody,
     InvalidFields,
     MessageTooLong,
     PayloadTooLarge,
+    RequestError,
     RequestTimeout,
+    ShuttingDown,
     UnsupportedMediaType,
 )
+from .lifecycle import Lifecycle
 from .models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN, ChatRequest
 
 _is_uuid4 = re.compile(UUID4_PATTERN[1:-1]).fullmatch  # `$` would let a last line feed through
-_is_json = re.compile(r"application/([^\s/;]+\+)?json", re.IGNORECASE).fullmatch
+_is_json = re.compile(r"application/json|[^\s/;]+/[^\s/;]+\+json", re.IGNORECASE).fullmatch
 # Escapes one after the other: a surrogate pair, or half of one (the group), or any other.
 _escapes = re.compile(
     rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL
@@ -64,28 +68,78 @@ def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int
         raise UnsupportedMediaType(f"Content-Type: must be application/json, {given}")
 
 
-async def read_body(receive: Receive, *, max_bytes: int, seconds: float) -> bytes:
+async def read_body(
+    receive: Receive, *, max_bytes: int, seconds: float, lifecycle: Optional[Lifecycle] = None
+) -> bytes:
     """The whole body, of at most `max_bytes`, that arrives within `seconds`.
 
-    Raises PayloadTooLarge without reading any further, RequestTimeout, or ClientDisconnect.
+    Raises PayloadTooLarge without reading any further, RequestTimeout, ShuttingDown where the drain
+    of `lifecycle` ends meanwhile, or ClientDisconnect.
     """
-    parts: List[bytes] = []
-    size = 0
-    try:
-        with anyio.fail_after(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > max_bytes:
-                    raise _too_large(max_bytes)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise RequestTimeout(f"body: did not arrive within {seconds:g} seconds") from None
+    return await _BodyReader(receive, max_bytes, seconds, lifecycle).read()
+
+
+class _BodyReader:
+    """Reads one body. Most are there already, and then neither a timer nor a scope is made."""
+
+    def __init__(
+        self, receive: Receive, max_bytes: int, seconds: float, lifecycle: Optional[Lifecycle]
+    ) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._lifecycle = lifecycle
+        self._task: Optional[asyncio.Task[Any]] = None
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._given_up: Optional[RequestError] = None
+
+    async def read(self) -> bytes:
+        try:
+            return await drive(self._parts(), self._before_wait)
+        except asyncio.CancelledError:
+            if self._given_up is None:
+                raise
+            uncancel = getattr(self._task, "uncancel", None)
+            if uncancel is not None and uncancel() > 0:
+                raise  # somebody else has cancelled it as well
+            raise self._given_up from None
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                if self._lifecycle is not None:
+                    self._lifecycle.closed(self)
+
+    async def _parts(self) -> bytes:
+        parts: List[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _before_wait(self) -> None:
+        if self._timer is None:
+            self._task = asyncio.current_task()
+            late = RequestTimeout(f"body: did not arrive within {self._seconds:g} seconds")
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._seconds, self._give_up, late)
+            if self._lifecycle is not None:
+                self._lifecycle.opened(self)
+
+    def shut_down(self) -> None:
+        self._give_up(ShuttingDown("Server is shutting down"))
+
+    def _give_up(self, error: RequestError) -> None:
+        if self._given_up is None and self._task is not None:
+            self._given_up = error
+            self._task.cancel()
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -166,7 +220,8 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
         return "begins with a byte order mark; send JSON without it (RFC 8259, section 8.1)"
     if any(escape[1] for escape in _escapes(body)):
         return "a \\u escape stands for half a character (a lone surrogate)"
-    return str(error)[0].lower() + str(error)[1:]
+    text = str(error)
+    return text if text.startswith("JSON") else text[0].lower() + text[1:]
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

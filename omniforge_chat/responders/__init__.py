@@ -69,19 +69,21 @@ def load_responder(name: str) -> Responder:
     if name in _MODELS:
         return _model(name)
     module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
+    if not (module_name and colon and attribute) or module_name.startswith("."):
         raise SettingsError("responder", name, _EXPECTED)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
-        raise SettingsError("responder", name, f"no module named {error.name}") from None
+        raise SettingsError(
+            "responder", name, f"{_EXPECTED}; there is no module {error.name}"
+        ) from None
     try:
         found = functools.reduce(getattr, attribute.split("."), found)
         return check_responder(found)
     except (AttributeError, TypeError) as error:
-        raise SettingsError("responder", name, str(error)) from None
+        raise SettingsError("responder", name, f"{_EXPECTED}; {error}") from None
 
 
 def _model(name: str) -> Responder:
