@@ -83,8 +83,9 @@ class ModelResponder:
 
     The time limits are in seconds: `connect_timeout` for one connection, `first_chunk_timeout`
     until the provider's first frame, all waiting and trying again included, and `idle_timeout` from
-    one frame to the next. Comments and pings are no frames. At most `max_connections` replies are
-    read at once; more wait for their turn within `first_chunk_timeout`.
+    one frame to the next. Comments and pings are no frames. As long as these are shorter than the
+    limits of Settings, a client is told that it was the provider who was silent. At most
+    `max_connections` replies are read at once; more wait their turn within `first_chunk_timeout`.
 
     A `client` of one's own is used as it is, its connection limits included, and never closed.
 
@@ -109,7 +110,7 @@ class ModelResponder:
         extra_body: Optional[Mapping[str, Any]] = None,
         extra_headers: Optional[Mapping[str, str]] = None,
         extra_query: Optional[Mapping[str, str]] = None,
-        first_chunk_timeout: float = 60.0,
+        first_chunk_timeout: float = 50.0,
         idle_timeout: float = 30.0,
         connect_timeout: float = 5.0,
         max_connections: int = 1000,

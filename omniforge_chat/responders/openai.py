@@ -38,7 +38,7 @@ class OpenAIResponder(ModelResponder):
         extra_body: Optional[Mapping[str, Any]] = None,
         extra_headers: Optional[Mapping[str, str]] = None,
         extra_query: Optional[Mapping[str, str]] = None,
-        first_chunk_timeout: float = 60.0,
+        first_chunk_timeout: float = 50.0,
         idle_timeout: float = 30.0,
         connect_timeout: float = 5.0,
         max_connections: int = 1000,
