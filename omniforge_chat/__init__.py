@@ -1,10 +1,11 @@
 """A chat endpoint that can be trusted: any async generator of text, streamed as events."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
 from .app import create_app
 from .errors import ChatError
+from .history import History, MemoryHistory
 from .models import Finish, Message, Turn, Usage
 from .routes import chat_routes
 from .settings import Settings
@@ -12,6 +13,8 @@ from .settings import Settings
 __all__ = [
     "ChatError",
     "Finish",
+    "History",
+    "MemoryHistory",
     "Message",
     "Settings",
     "Turn",
@@ -33,3 +36,7 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".responders.{module}", __name__), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_MODELS})

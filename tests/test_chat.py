@@ -66,8 +66,12 @@ def saying(*items: object) -> Callable[[Turn], AsyncIterator[Any]]:
     return respond
 
 
-def done(tokens: int) -> Done:
-    return Done(CONVERSATION, Usage(tokens))
+def estimate(tokens: int) -> Usage:
+    return Usage(tokens, estimated=True)
+
+
+def done(usage: Usage) -> Done:
+    return Done(CONVERSATION, usage)
 
 
 class Text(str):
@@ -107,7 +111,10 @@ Errors = Callable[[], str]
 
 def test_pieces_become_chunks_and_the_end_becomes_done(errors: Errors) -> None:
     """One piece, one event: the core neither joins nor splits what a model says."""
-    assert answer(saying("a", " b\n", "😀")) == [Chunk("a"), Chunk(" b\n"), Chunk("😀"), done(1)]
+    assert answer(saying("a", " b\n", "😀")) == [
+        *(Chunk("a"), Chunk(" b\n"), Chunk("😀")),
+        done(estimate(1)),
+    ]
 
 
 def test_the_responder_gets_the_turn() -> None:
@@ -120,15 +127,19 @@ def test_the_responder_gets_the_turn() -> None:
     assert chunk == Chunk(repr((" a\0 ", CONVERSATION, REFERENCE)))
 
 
-@pytest.mark.parametrize("items", [[], ["", ""], [Usage(1)]])
-def test_a_reply_of_no_text_is_done_without_a_chunk(items: List[object], errors: Errors) -> None:
+@pytest.mark.parametrize(
+    ("items", "usage"), [([], estimate(1)), (["", ""], estimate(1)), ([Usage(1)], Usage(1))]
+)
+def test_a_reply_of_no_text_is_done_without_a_chunk(
+    items: List[object], usage: Usage, errors: Errors
+) -> None:
     """A client would show an empty chunk as the beginning of a reply."""
-    assert answer(saying(*items)) == [done(1)]
+    assert answer(saying(*items)) == [done(usage)]
 
 
 def test_an_empty_string_among_others_gives_no_chunk() -> None:
     """Models begin and end with empty deltas."""
-    assert answer(saying("", "a", Text(), "b", "")) == [Chunk("a"), Chunk("b"), done(1)]
+    assert answer(saying("", "a", Text(), "b", "")) == [Chunk("a"), Chunk("b"), done(estimate(1))]
 
 
 def test_a_subclass_of_str_is_the_text_it_holds(errors: Errors) -> None:
@@ -144,7 +155,7 @@ def test_the_chunks_are_the_reply_whatever_its_pieces(pieces: List[str]) -> None
     """Nothing is lost, added or put in another order, and the estimate follows from it."""
     *chunks, end = answer(saying(*pieces))
     assert chunks == [Chunk(piece) for piece in pieces if piece]
-    assert end == done(max(1, sum(map(len, pieces)) // 4))
+    assert end == done(estimate(max(1, sum(map(len, pieces)) // 4)))
 
 
 class Countdown:
@@ -179,37 +190,38 @@ class Stream:
 )
 def test_any_async_iterable_is_a_reply(responder: Any, errors: Errors) -> None:
     """What an SDK hands out is seldom a generator."""
-    assert answer(responder) == [Chunk("2"), Chunk("1"), done(1)]
+    assert answer(responder) == [Chunk("2"), Chunk("1"), done(estimate(1))]
 
 
 # Usage
 
 
 @pytest.mark.parametrize(
-    ("items", "tokens"),
+    ("items", "usage"),
     [
-        pytest.param(["abc"], 1, id="at least one"),
-        pytest.param(["abcd", "efgh"], 2, id="a quarter of the characters"),
-        pytest.param(["abcd", "efg"], 1, id="rounded down"),
-        pytest.param(["😀" * 8], 2, id="characters, not bytes"),
-        pytest.param(["abcd", Usage(7)], 7, id="reported"),
-        pytest.param([Usage(7), "abcd"], 7, id="reported before the text"),
-        pytest.param(["abcd", Usage(0)], 0, id="reported as nothing"),
-        pytest.param([Usage(1), "a", Usage(2), Usage(3)], 3, id="the last report counts"),
-        pytest.param([Usage(2**70)], 2**70, id="any number"),
+        pytest.param(["abc"], estimate(1), id="at least one"),
+        pytest.param(["abcd", "efgh"], estimate(2), id="a quarter of the characters"),
+        pytest.param(["abcd", "efg"], estimate(1), id="rounded down"),
+        pytest.param(["😀" * 8], estimate(2), id="characters, not bytes"),
+        pytest.param(["abcd", Usage(7)], Usage(7), id="reported"),
+        pytest.param([Usage(7), "abcd"], Usage(7), id="reported before the text"),
+        pytest.param(["abcd", Usage(0)], Usage(0), id="reported as nothing"),
+        pytest.param([Usage(1), "a", Usage(2), Usage(3)], Usage(3), id="the last report counts"),
+        pytest.param([Usage(2**70)], Usage(2**70), id="any number"),
     ],
 )
 def test_usage_is_what_the_responder_reports_or_an_estimate(
-    items: List[object], tokens: int, errors: Errors
+    items: List[object], usage: Usage, errors: Errors
 ) -> None:
-    """The responder knows best; who does not count gets the usual rule of thumb."""
-    assert answer(saying(*items))[-1] == done(tokens)
+    """The responder knows best; who does not count gets the usual rule of thumb, called one."""
+    assert answer(saying(*items))[-1] == done(usage)
 
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, True, "7", None])
 def test_usage_that_is_no_count_is_a_stream_error(tokens: Any, errors: Errors) -> None:
     """It would reach the client as something that the contract does not have."""
-    assert answer(saying("abcd", Usage(tokens)))[1:] == [Error("stream_error", HIDDEN, Usage(1))]
+    end = answer(saying("abcd", Usage(tokens)))[1:]
+    assert end == [Error("stream_error", HIDDEN, estimate(1))]
     assert f"a whole number >= 0, not {tokens!r}" in errors()
 
 
@@ -218,7 +230,7 @@ def test_usage_that_is_no_count_is_a_stream_error(tokens: Any, errors: Errors) -
     [
         pytest.param([], None, id="nothing was produced"),
         pytest.param([""], None, id="nothing but an empty piece"),
-        pytest.param(["abcdefgh"], Usage(2), id="an estimate of what was sent"),
+        pytest.param(["abcdefgh"], estimate(2), id="an estimate of what was sent"),
         pytest.param(["abcdefgh", Usage(9)], Usage(9), id="the report"),
         pytest.param([Usage(9)], Usage(9), id="a report without text"),
     ],
@@ -235,7 +247,7 @@ def test_a_tally_follows_the_reply() -> None:
     tally = Tally()
     answer(saying("abcd", "", "efgh"), tally=tally)
     assert (tally.chunks, tally.characters, tally.error) == (2, 8, None)
-    assert tally.usage() == Usage(2)
+    assert tally.usage() == estimate(2)
     tally = Tally()
     *_, end = answer(saying("abcd", Usage(5), ChatError("no")), tally=tally)
     assert (tally.chunks, tally.usage(), tally.error) == (1, Usage(5), end)
@@ -271,7 +283,7 @@ def test_a_chat_error_is_shown_as_it_is(
     """It was written for the client to see, and is no fault that the log has to tell of."""
     *chunks, end = answer(saying("a", raised))
     assert chunks == [Chunk("a")]
-    assert end == Error(code, message, Usage(1))
+    assert end == Error(code, message, estimate(1))
     assert isinstance(end, Error)
     assert (type(end.code), type(end.message)) == (str, str)
 
@@ -303,13 +315,13 @@ def grouping(*tasks: Callable[[], Any], depth: int = 1) -> Callable[[Turn], Asyn
 def test_a_chat_error_raised_in_a_task_group_is_shown(depth: int, errors: Errors) -> None:
     """The group wraps what is raised in it, and that is no reason to hide it."""
     end = answer(grouping(_refuse, depth=depth))[-1]
-    assert end == Error("quota_exceeded", "Nothing left", Usage(1))
+    assert end == Error("quota_exceeded", "Nothing left", estimate(1))
 
 
 def test_a_bug_beside_a_chat_error_in_a_task_group_is_logged(errors: Errors) -> None:
     """The client hears what it was to hear, and the bug is still found."""
     end = answer(grouping(_fail, _refuse))[-1]
-    assert end == Error("quota_exceeded", "Nothing left", Usage(1))
+    assert end == Error("quota_exceeded", "Nothing left", estimate(1))
     assert SECRET in errors()
 
 
@@ -358,7 +370,7 @@ def test_the_text_of_an_unexpected_exception_is_logged_and_not_shown(
     """It may hold addresses and secrets. The reference is what client and log have in common."""
     chunk, end = answer(saying("a", raised))
     assert chunk == Chunk("a")
-    assert end == Error("processing_error", HIDDEN, Usage(1))
+    assert end == Error("processing_error", HIDDEN, estimate(1))
     logged = errors()
     assert "Traceback" in logged
     assert type(raised).__name__ in logged
@@ -370,7 +382,9 @@ def test_the_text_of_a_bug_in_a_task_group_is_logged_and_not_shown(
     depth: int, errors: Errors
 ) -> None:
     """It is no less a bug there."""
-    assert answer(grouping(_fail, depth=depth))[-1] == Error("processing_error", HIDDEN, Usage(1))
+    assert answer(grouping(_fail, depth=depth))[-1] == Error(
+        "processing_error", HIDDEN, estimate(1)
+    )
     assert SECRET in errors()
 
 
@@ -385,8 +399,8 @@ def test_what_is_no_text_is_a_stream_error(item: object, what: str, errors: Erro
     """The log says what to write; the client could do nothing with it."""
     chunk, end = answer(saying("abcd", item, "not read any more"))
     assert chunk == Chunk("abcd")
-    assert end == Error("stream_error", HIDDEN, Usage(1))
-    assert f"a responder yields str, or Usage, not {what}" in errors()
+    assert end == Error("stream_error", HIDDEN, estimate(1))
+    assert f"a responder yields str, Usage or Finish, not {what}" in errors()
 
 
 def test_a_stream_error_of_the_responder_is_not_shown(errors: Errors) -> None:
@@ -547,7 +561,7 @@ def test_cancellation_closes_the_responder_and_gives_no_terminal_event(errors: E
 def test_a_clean_up_that_fails_is_logged_and_not_shown(errors: Errors) -> None:
     """The client has been answered already, and the answer is the one that counts."""
     watched = Watched("abcd", b"", clean_up=LookupError(SECRET))
-    assert answer(watched) == [Chunk("abcd"), Error("stream_error", HIDDEN, Usage(1))]
+    assert answer(watched) == [Chunk("abcd"), Error("stream_error", HIDDEN, estimate(1))]
     assert watched.closed == [GeneratorExit]
     assert f"LookupError: {SECRET}" in errors()
 
@@ -589,7 +603,7 @@ def test_an_iterator_that_cannot_be_closed_has_still_given_its_reply(
 ) -> None:
     """Its text was complete; what its clean-up thinks is for the log."""
     events = answer(lambda turn: Connection(turn, aclose))
-    assert events == [Chunk("2"), Chunk("1"), done(1)]
+    assert events == [Chunk("2"), Chunk("1"), done(estimate(1))]
     assert (f"request_id={REFERENCE}" in caplog.text) == (aclose is not None)
 
 

@@ -8,12 +8,12 @@ import re
 import select
 import socket
 import uuid
-from typing import Any, AsyncIterator, Dict, Iterator, List, Set, Union
+from typing import Any, AsyncIterator, Dict, Iterator, List, Set
 
 import pytest
 
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
-from omniforge_chat.chat import Responder
+from omniforge_chat.chat import Item, Responder
 from omniforge_chat.responders import placeholder
 
 from .harness import (
@@ -40,7 +40,7 @@ class Stage:
         self.responder: Responder = placeholder
         self.server = LiveServer(create_app(self._respond, settings=Settings()), **wire)
 
-    def _respond(self, turn: Turn) -> AsyncIterator[Union[str, Usage]]:
+    def _respond(self, turn: Turn) -> AsyncIterator[Item]:
         return self.responder(turn)
 
 
@@ -687,7 +687,7 @@ async def _chat_error_at_once(turn: Turn) -> AsyncIterator[str]:
 
 async def _bug(turn: Turn) -> AsyncIterator[str]:
     yield "12345678"
-    yield Usage(tokens=41)  # type: ignore[misc]  # a responder yields str and Usage
+    yield Usage(tokens=41)  # type: ignore[misc]  # as people write it, it says str alone
     raise RuntimeError("the secret cause")
 
 
@@ -709,12 +709,16 @@ async def _bytes(turn: Turn) -> AsyncIterator[Any]:
 _REFERENCE = "Error generating response (reference <id>)"
 
 
+def _estimate(tokens: int) -> Dict[str, Any]:
+    return {"tokens": tokens, "estimated": True}
+
+
 @pytest.mark.parametrize(
     ("responder", "error"),
     [
         pytest.param(
             _chat_error,
-            {"code": "no_agent", "message": "No such agent: 007", "usage": {"tokens": 3}},
+            {"code": "no_agent", "message": "No such agent: 007", "usage": _estimate(3)},
             id="on purpose",
         ),
         pytest.param(
@@ -732,7 +736,7 @@ _REFERENCE = "Error generating response (reference <id>)"
         ),
         pytest.param(
             _surrogate,
-            {"code": "stream_error", "message": _REFERENCE, "usage": {"tokens": 1}},
+            {"code": "stream_error", "message": _REFERENCE, "usage": _estimate(1)},
             id="a lone surrogate",
         ),
         pytest.param(

@@ -51,7 +51,8 @@ def test_a_wrong_name_is_told_the_right_ones() -> None:
     with pytest.raises(SettingsError) as raised:
         load_responder("opnai")
     assert str(raised.value) == (
-        "responder='opnai': expected placeholder, openai, anthropic, or package.module:attribute"
+        "CHAT_RESPONDER='opnai': "
+        "expected placeholder, openai, anthropic, or package.module:attribute"
     )
 
 
@@ -81,6 +82,6 @@ def test_a_missing_extra_is_named() -> None:
     advice = "httpx is missing: pip install 'omniforge-chat[models]'"
     assert python(code).splitlines() == [
         advice,
-        f"omniforge-chat: responder='openai': expected one that can be imported; {advice}",
+        f"omniforge-chat: CHAT_RESPONDER='openai': expected one that can be imported; {advice}",
         "2",
     ]

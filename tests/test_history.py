@@ -12,7 +12,16 @@ from omniforge_chat import ChatError, Message, Settings, Turn, create_app
 from omniforge_chat.errors import ConversationBusy
 from omniforge_chat.history import History, MemoryHistory, window
 
-from .harness import CONVERSATION, PATIENCE, Exchange, LiveServer, last, text
+from .harness import (
+    CONVERSATION,
+    PATIENCE,
+    Exchange,
+    LiveServer,
+    PacedResponder,
+    exchange,
+    last,
+    text,
+)
 
 
 def said(user: str, assistant: str, *, complete: bool = True) -> Tuple[Message, Message]:
@@ -155,25 +164,22 @@ def test_only_the_turns_that_fit_the_context_are_sent() -> None:
 
 def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
     """Otherwise two replies would be made from the same past, and one of them lost."""
-    go = asyncio.Event()
-
-    async def wait(turn: Turn) -> AsyncIterator[str]:
-        yield "first"
-        await go.wait()
-
-    settings = Settings(history="memory")
-    with LiveServer(create_app(wait, settings=settings)) as live:
-        with live.chat("one", conversation_id=CONVERSATION) as first:
-            first.head()
-            first.frame()
-            with live.chat("two", conversation_id=CONVERSATION) as second:
-                status, headers, body = second.json()
-                assert (status, body["code"]) == (409, "conversation_busy")
-                assert int(headers["retry-after"]) >= 1
-            live.call(go.set)
-            assert last(first.frames())[0] == "done"
+    paced = PacedResponder()
+    live = LiveServer(create_app(paced, settings=Settings(history="memory")))
+    with live, live.chat("one", conversation_id=CONVERSATION) as first:
+        first.head()
+        paced.ask()
+        with live.chat("two", conversation_id=CONVERSATION) as second:
+            status, headers, body = second.json()
+            assert (status, body["code"]) == (409, "conversation_busy")
+            assert int(headers["retry-after"]) >= 1
+        paced.finish()
+        assert last(first.frames())[0] == "done"
         # By the time the client sees `done` the next message is welcome.
-        assert converse(live, "three") == "first"
+        with live.chat("three", conversation_id=CONVERSATION) as third:
+            assert third.head()[0] == 200
+            paced.finish()
+            assert last(third.frames())[0] == "done"
 
 
 def test_a_reply_that_fails_is_kept_as_far_as_it_got() -> None:
@@ -248,21 +254,17 @@ class Broken:
 
 def test_a_history_that_cannot_be_read_refuses_the_chat() -> None:
     """An answer that has forgotten the conversation would look like a right one."""
-    exchange = Exchange()
-    app = create_app(recall, settings=Settings(), history=Broken(load=True))
-    asyncio.run(exchange.run(app))
-    assert exchange.status == 500
-    assert b"secret" not in exchange.body
+    refused = exchange(create_app(recall, settings=Settings(), history=Broken(load=True)))
+    assert refused.status == 500
+    assert b"secret" not in refused.body
 
 
 def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The reply is there; what is lost is in the log."""
-    exchange = Exchange()
-    app = create_app(recall, settings=Settings(), history=Broken(load=False))
-    asyncio.run(exchange.run(app))
-    assert last(exchange.frames)[0] == "done"
+    answer = exchange(create_app(recall, settings=Settings(), history=Broken(load=False)))
+    assert last(answer.frames)[0] == "done"
     assert "history failed" in caplog.text
 
 
@@ -275,6 +277,8 @@ def test_a_chat_that_never_begins_gives_its_conversation_free() -> None:
         async def send(self, message: object) -> None:
             raise OSError("gone")
 
-    body = {"message": "hi", "conversation_id": CONVERSATION}
-    asyncio.run(Gone(body).run(app))
-    assert asyncio.run(contents(history, CONVERSATION)) == []
+    async def main() -> None:
+        await Gone({"message": "hi", "conversation_id": CONVERSATION}).run(app)
+        assert await contents(history, CONVERSATION) == []
+
+    asyncio.run(main())

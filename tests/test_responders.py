@@ -254,7 +254,8 @@ def test_a_name_that_leads_to_no_responder_is_a_bad_setting(
         load_responder(name)
     text = str(caught.value)
     assert text.startswith(
-        f"CHAT_RESPONDER={name!r}: expected placeholder, openai, anthropic, or package.module:attribute"
+        f"CHAT_RESPONDER={name!r}: "
+        "expected placeholder, openai, anthropic, or package.module:attribute"
     )
     assert why in text
     assert "\n" not in text

@@ -43,6 +43,7 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         ).map(tuple),
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
+        "history": st.sampled_from(["off", "memory"]),
     }
     if field in special:
         return special[field]
@@ -74,7 +75,7 @@ def test_without_an_environment_the_defaults_hold() -> None:
     assert Settings.from_env({}) == Settings(cors_origins=("*",))
     assert (DEFAULTS["host"], DEFAULTS["port"]) == ("127.0.0.1", 8000)
     assert (DEFAULTS["log_level"], DEFAULTS["log_format"]) == ("INFO", "text")
-    assert DEFAULTS["responder"] == "placeholder"
+    assert (DEFAULTS["responder"], DEFAULTS["history"]) == ("placeholder", "off")
     assert DEFAULTS["max_body_bytes"] == 131072
 
 
@@ -109,6 +110,9 @@ def test_settings_are_a_value() -> None:
         ("responder", "CHAT_RESPONDER"),
         ("max_streams", "CHAT_MAX_STREAMS"),
         ("body_timeout", "CHAT_BODY_TIMEOUT"),
+        ("history", "CHAT_HISTORY"),
+        ("history_seconds", "CHAT_HISTORY_SECONDS"),
+        ("context_chars", "CHAT_CONTEXT_CHARS"),
     ],
 )
 def test_a_variable_is_the_field_in_upper_case_and_prefixed_where_it_is_the_chats(
@@ -141,6 +145,7 @@ def test_what_is_written_into_an_environment_is_what_code_would_have_said(
         ("LOG_FORMAT", "JSON", "log_format", "json"),
         ("CHAT_BODY_TIMEOUT", "2", "body_timeout", 2.0),
         ("CHAT_BODY_TIMEOUT", "1e-1", "body_timeout", 0.1),
+        ("CHAT_HISTORY", " Memory", "history", "memory"),
         ("CORS_ORIGINS", "*", "cors_origins", ("*",)),
         ("CORS_ORIGINS", "https://a.example,", "cors_origins", ("https://a.example",)),
         (
@@ -164,7 +169,7 @@ BAD = [
     *((field, "") for field in TEXTS),
     *((field, "off") for field in (*WHOLE, *TIMES) if not is_optional(field)),
     *(("port", "65536"), ("workers", "0"), ("body_timeout", "0"), ("body_timeout", "inf")),
-    *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml")),
+    *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("history", "redis")),
     *(("cors_origins", "example.com"), ("cors_origins", "https://a.example/path")),
     *(
         ("cors_origins", "https://*.example"),
@@ -194,6 +199,7 @@ def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_what_was_exp
         *((field, None) for field in (*WHOLE, *TEXTS)),
         *((field, 17) for field in TEXTS),
         *(("log_level", "debug"), ("log_format", "JSON"), ("port", -1), ("body_timeout", 0)),
+        *(("history", "Memory"), ("history_seconds", 0.0), ("context_chars", -1)),
         *(("cors_origins", ["*"]), ("cors_origins", "*"), ("cors_origins", (17,))),
         ("cors_origins", ("example.com",)),
     ],

@@ -71,10 +71,13 @@ def every_split(stream: bytes) -> Iterator[List[bytes]]:
 
 texts = st.text() | st.text(alphabet='\r\n\0\t\x1f\x7f\x85\u2028\u2029\ufeff"\\/:é😀 adtev')
 tokens = st.integers(min_value=0, max_value=2**70)
+usages = st.builds(
+    Usage, tokens, st.none() | tokens, st.none() | tokens, st.sampled_from([None, True])
+)
 events = st.one_of(
     st.builds(Chunk, texts),
-    st.builds(Done, st.just(CONVERSATION), st.builds(Usage, tokens)),
-    st.builds(Error, texts, texts, st.none() | st.builds(Usage, tokens)),
+    st.builds(Done, st.just(CONVERSATION), usages, st.none() | texts),
+    st.builds(Error, texts, texts, st.none() | usages),
 )
 
 pieces = [
@@ -100,6 +103,12 @@ soups = st.lists(st.sampled_from(pieces), max_size=25).map(b"".join) | st.binary
             % CONVERSATION.encode(),
         ),
         (
+            Done(CONVERSATION, Usage(7, 3, 4, estimated=True), "length"),
+            b'event: done\ndata: {"conversation_id":"%b","usage":{"tokens":7,"prompt_tokens":3,'
+            b'"completion_tokens":4,"estimated":true},"finish_reason":"length"}\n\n'
+            % CONVERSATION.encode(),
+        ),
+        (
             Error("timeout", "Too slow"),
             b'event: error\ndata: {"code":"timeout","message":"Too slow"}\n\n',
         ),
@@ -112,7 +121,7 @@ soups = st.lists(st.sampled_from(pieces), max_size=25).map(b"".join) | st.binary
 def test_an_event_becomes_a_frame_of_its_name_and_its_compact_json(
     event: Event, frame: bytes
 ) -> None:
-    """The contract shows these bytes, and an error without usage says nothing of usage."""
+    """The contract shows these bytes, and an event says nothing of what is not known."""
     assert encode(event) == frame
 
 
