@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
-from typing import Any, Optional
+from typing import Any, AsyncIterator, Optional, Tuple
 
+import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,12 +27,18 @@ from .settings import Settings
 
 
 class ChatApp(Starlette):
-    """A chat service as an ASGI app, with what a host needs to end it tidily."""
+    """A chat service as an ASGI app, with what a host needs to end it tidily.
 
-    def __init__(self, settings: Settings, lifecycle: Lifecycle, **options: Any) -> None:
-        super().__init__(**options)
+    `parts` are what may hold something open: the responder, and the history if there is one.
+    """
+
+    def __init__(
+        self, settings: Settings, lifecycle: Lifecycle, parts: Tuple[object, ...], **options: Any
+    ) -> None:
+        super().__init__(lifespan=_lifespan, **options)
         self._settings = settings
         self._lifecycle = lifecycle
+        self._parts = parts
 
     @property
     def open_streams(self) -> int:
@@ -46,6 +55,40 @@ class ChatApp(Starlette):
         """
         await self._lifecycle.drain(self._settings.drain_seconds if seconds is None else seconds)
 
+    async def aclose(self) -> None:
+        """Close what the responder and the history hold open, where they have an `aclose()`.
+
+        The server of an app of its own asks for it as it shuts down, by way of the lifespan. A
+        mounted app has no lifespan: nothing has to be called, as connections end with the process,
+        but a host may call this in its own. What fails, or takes longer than `close_timeout` of the
+        settings, is logged and not raised.
+        """
+        seconds = self._settings.close_timeout
+        with anyio.move_on_after(seconds) as scope:
+            async with anyio.create_task_group() as group:
+                for part in self._parts:
+                    group.start_soon(_close, part)
+        if scope.cancelled_caught:
+            logger.error("the app did not close within %g s", seconds)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: ChatApp) -> AsyncIterator[None]:
+    """Nothing is opened at the start: what needs a connection opens it at first use."""
+    try:
+        yield
+    finally:
+        await app.aclose()
+
+
+async def _close(part: object) -> None:
+    aclose = getattr(part, "aclose", None)
+    if aclose is not None and not inspect.isclass(part):  # a class is called anew for each turn
+        try:
+            await aclose()
+        except Exception:
+            logger.exception("%s failed to close", type(part).__name__)
+
 
 def create_app(
     responder: Optional[Responder] = None,
@@ -59,6 +102,7 @@ def create_app(
     the settings name answers (the placeholder, unless they say otherwise). Without `settings` they
     are read from the environment, as a service does; given settings, nothing is read. `history`
     remembers conversations; without it, one in this process does where the settings ask for it.
+    Where the two have an `aclose()`, the app's own (and so its lifespan, at shutdown) calls it.
 
     Raises TypeError for what is no responder, SettingsError for a setting of no use.
     """
@@ -89,6 +133,7 @@ def create_app(
     app = ChatApp(
         settings,
         lifecycle,
+        (responder, history),
         routes=routes,
         middleware=middleware,
         exception_handlers={HTTPException: _http_error, Exception: _server_error},

@@ -716,13 +716,19 @@ def test_a_client_of_the_service_that_leaves_ends_the_providers_work(
 
 def test_the_service_answers_with_the_models_words(wire: Wire) -> None:
     """What a client of the whole service sees."""
-    with Provider(wire.answer("Hel", "lo")) as provider:
-        responder = wire.make(provider)
-        with LiveServer(create_app(responder, settings=Settings())) as server:
+
+    async def script(call: Call) -> None:
+        await wire.answer("Hel", "lo")(call)
+        await call.left()
+
+    with Provider(script) as provider:
+        with LiveServer(create_app(wire.make(provider), settings=Settings())) as server:
             with server.chat("hi", conversation_id=CONVERSATION) as client:
                 client.head()
                 frames = client.frames()
-            asyncio.run_coroutine_threadsafe(responder.aclose(), server.loop).result(PATIENCE)
+            assert not provider.call().gone.is_set()  # it is kept for the next reply
+            server.stop()
+        assert provider.call().gone.wait(PATIENCE)
     assert text(frames) == "Hello"
     usage = {"tokens": 12, "prompt_tokens": 7, "completion_tokens": 5}
     done = {"conversation_id": CONVERSATION, "usage": usage, "finish_reason": "stop"}
