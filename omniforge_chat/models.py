@@ -72,9 +72,13 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     that of a reply under way: an estimate of the reply is added, should no other come.
     """
 
-    tokens: Annotated[int, Meta(ge=0)]
-    prompt_tokens: Annotated[Optional[int], Meta(description="What was sent to the model.")] = None
-    completion_tokens: Annotated[Optional[int], Meta(description="What the model made.")] = None
+    tokens: Annotated[int, Meta(ge=0, description="In all.")]
+    prompt_tokens: Annotated[
+        Optional[Annotated[int, Meta(ge=0)]], Meta(description="What was sent to the model.")
+    ] = None
+    completion_tokens: Annotated[
+        Optional[Annotated[int, Meta(ge=0)]], Meta(description="What the model made.")
+    ] = None
     estimated: Annotated[
         Optional[bool], Meta(description="True where it was estimated from the length of the text.")
     ] = None

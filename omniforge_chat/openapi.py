@@ -76,8 +76,26 @@ def document(chat_path: str, root_path: str) -> Dict[str, Any]:
             "/health": {"get": _probe("health", "Whether the process lives", "healthy")},
             "/ready": {"get": _ready()},
         },
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": {
+                name: schema if name == ChatRequest.__name__ else _without_null(schema)
+                for name, schema in schemas.items()
+            }
+        },
     }
+
+
+def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
+    """`schema` as it is sent: what is not known is left out (`omit_defaults`), and never null."""
+    properties: Dict[str, Any] = {}
+    for name, described in schema["properties"].items():
+        kinds = [kind for kind in described.get("anyOf", ()) if kind != {"type": "null"}]
+        if kinds:
+            (kind,) = kinds
+            described = {k: v for k, v in described.items() if k not in ("anyOf", "default")}
+            described.update(kind)
+        properties[name] = described
+    return {**schema, "properties": properties}
 
 
 def _chat() -> Dict[str, Any]:

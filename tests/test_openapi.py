@@ -18,7 +18,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from omniforge_chat import ChatError, Settings, Turn, chat_routes, create_app
+from omniforge_chat import ChatError, Finish, Settings, Turn, Usage, chat_routes, create_app
+from omniforge_chat.chat import Item
 from omniforge_chat.models import ChatRequest
 from omniforge_chat.sse import Frame
 
@@ -33,14 +34,18 @@ reads_3_2 = pytest.mark.skipif(
 )
 
 
-async def answer_even_messages(turn: Turn) -> AsyncIterator[str]:
+async def answer_even_messages(turn: Turn) -> AsyncIterator[Item]:
     """Replies that end in either way, with what was sent in them."""
     yield turn.message
     if len(turn.message) % 2:
         raise ChatError("The message has an odd number of characters")
+    if len(turn.message) % 4:
+        yield Usage(7, prompt_tokens=3, completion_tokens=4)
+        yield Finish("stop")
 
 
 app = create_app(answer_even_messages, settings=Settings())
+remembering = create_app(answer_even_messages, settings=Settings(history="memory"))
 
 
 def document_of(app: Starlette, path: str = "/openapi.json") -> Any:
@@ -102,13 +107,21 @@ def test_the_example_is_answered() -> None:
         assert exchange(app, example["value"]).status == 200
 
 
-@given(st.lists(st.text(), max_size=5), st.booleans())
-def test_every_event_of_a_stream_is_as_it_is_described(pieces: List[str], fails: bool) -> None:
+counts = st.integers(min_value=0)
+said = st.one_of(
+    st.text(),
+    st.builds(Usage, counts, st.none() | counts, st.none() | counts, st.none() | st.booleans()),
+    st.builds(Finish, st.text()),
+)
+
+
+@given(st.lists(said, max_size=5), st.booleans())
+def test_every_event_of_a_stream_is_as_it_is_described(items: List[Item], fails: bool) -> None:
     """Generated clients read the stream by it."""
 
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        for piece in pieces:
-            yield piece
+    async def respond(turn: Turn) -> AsyncIterator[Item]:
+        for item in items:
+            yield item
         if fails:
             raise ChatError("no")
 
@@ -116,6 +129,30 @@ def test_every_event_of_a_stream_is_as_it_is_described(pieces: List[str], fails:
     assert answer.frames[-1].event == ("error" if fails else "done")
     for frame in answer.frames:
         assert event_problems(frame) == []
+
+
+def done(**fields: Any) -> str:
+    """The data of a `done` that is as it should be, but for `fields`."""
+    return json.dumps({"conversation_id": CONVERSATION, "usage": {"tokens": 1}, **fields})
+
+
+WRONG_USAGES: List[Any] = [
+    None,
+    {},
+    {"tokens": -1},
+    {"tokens": 1, "prompt_tokens": -1},
+    {"tokens": 1, "completion_tokens": "1"},
+    {"tokens": 1, "prompt_tokens": None},
+    {"tokens": 1, "estimated": "yes"},
+]
+
+
+def test_all_that_done_can_say_is_described() -> None:
+    """A tool that shows a bill has to know the names of its parts."""
+    assert event_problems(Frame("done", done(), "")) == []
+    usage = DOCUMENT["components"]["schemas"]["Usage"]["properties"]
+    assert set(usage) == {"tokens", "prompt_tokens", "completion_tokens", "estimated"}
+    assert "finish_reason" in DOCUMENT["components"]["schemas"]["Done"]["properties"]
 
 
 @pytest.mark.parametrize(
@@ -126,9 +163,11 @@ def test_every_event_of_a_stream_is_as_it_is_described(pieces: List[str], fails:
         ("chunk", '{"content":1}'),
         ("done", '{"content":"a"}'),
         ("done", f'{{"conversation_id":"{CONVERSATION}"}}'),
-        ("done", f'{{"conversation_id":"{CONVERSATION}","usage":{{"tokens":-1}}}}'),
+        *(("done", done(usage=usage)) for usage in WRONG_USAGES),
+        *(("done", done(finish_reason=reason)) for reason in (None, 1, ["stop"])),
         ("error", '{"message":"y"}'),
         ("error", '{"code":"x"}'),
+        ("error", '{"code":"x","message":"y","usage":null}'),
     ],
 )
 def test_an_event_that_is_not_in_the_contract_is_not_in_the_description(
@@ -147,6 +186,18 @@ async def _refused_while_full() -> Exchange:
 
     full = create_app(respond, settings=Settings(max_streams=1))
     await Exchange().run(full)
+    return inner
+
+
+async def _refused_while_busy() -> Exchange:
+    inner = Exchange({"message": "hi", "conversation_id": CONVERSATION})
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        await inner.run(busy)
+        yield "hi"
+
+    busy = create_app(respond, settings=Settings(history="memory"))
+    await Exchange({"message": "hi", "conversation_id": CONVERSATION}).run(busy)
     return inner
 
 
@@ -176,6 +227,7 @@ async def _refused(**request: Any) -> Exchange:
     [
         pytest.param(lambda: _refused(body=b"{"), 400, id="no JSON"),
         pytest.param(_refused_as_too_slow, 408, id="too slow"),
+        pytest.param(_refused_while_busy, 409, id="busy"),
         pytest.param(lambda: _refused(body=b" " * 200_000), 413, id="too large"),
         pytest.param(
             lambda: _refused(headers={"content-type": "text/plain"}), 415, id="no JSON type"
@@ -195,6 +247,7 @@ def test_every_refusal_is_described(refusal: Any, status: int) -> None:
     assert problems(content["schema"], json.loads(answer.body)) == []
     assert problems(content["schema"], {"code": "another", "message": "a"}) != []
     assert {name.lower() for name in described["headers"]} <= set(answer.headers)
+    assert ("Retry-After" in described["headers"]) == ("retry-after" in answer.headers)
 
 
 def test_what_cannot_be_made_to_happen_here_is_described_too() -> None:
@@ -231,10 +284,10 @@ schema = schemathesis.openapi.from_dict(readable)
 schema.config.generation.update(exclude_header_characters="".join(map(chr, (*range(32), 127))))
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[str]:
+@pytest.fixture(scope="module", params=[app, remembering], ids=["forgetful", "remembering"])
+def service(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the service is."""
-    with LiveServer(app) as live:
+    with LiveServer(request.param) as live:
         yield live.url
 
 
