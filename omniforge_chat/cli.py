@@ -34,6 +34,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = _parse(arguments)
     try:
         settings = Settings.from_env({**os.environ, **flags})
+        _check(settings)
         responder = load_responder(settings.responder)
     except SettingsError as error:
         return _fail(2, str(error))
@@ -62,6 +63,16 @@ def _parse(arguments: Optional[List[str]]) -> Dict[str, str]:
         parser.add_argument(flag, dest=variable(field), metavar=field.upper(), help=text)
     given = vars(parser.parse_args(arguments))
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _check(settings: Settings) -> None:
+    """Raises SettingsError for settings that do not go together in a service."""
+    if settings.history == "memory" and settings.workers > 1:
+        expected = (
+            f"off, or one worker ({variable('workers')}=1): "
+            f"each of {settings.workers} would know a part of a conversation"
+        )
+        raise SettingsError(variable("history"), settings.history, expected)
 
 
 def _fail(status: int, text: str) -> int:

@@ -106,7 +106,9 @@ def log_config(level: str, style: str) -> Dict[str, Any]:
         "loggers": {
             # A chat's end is logged by us; the server's own line for each request adds nothing.
             "uvicorn.access": {"level": "WARNING"},
-            # So does a line for each request to a model provider.
+            # So does a line for each request to a model provider; and those for each of its steps
+            # quote the provider's headers, whatever is in them.
             "httpx": {"level": "WARNING"},
+            "httpcore": {"level": "WARNING"},
         },
     }

@@ -20,7 +20,7 @@ import pytest
 
 from omniforge_chat.cli import main
 
-from .harness import PATIENCE, Client, environment, last, refusal, text
+from .harness import CONVERSATION, PATIENCE, Client, environment, last, refusal, text
 
 MODULE = [sys.executable, "-m", "omniforge_chat"]
 SCRIPT = [str(Path(sys.executable).with_name("omniforge-chat"))]
@@ -55,6 +55,24 @@ class Model:
 model = Model()
 not_callable = 42
 '''
+
+
+RECALL = """
+import logging
+
+async def recall(turn):
+    said = ", ".join(f"{m.role}: {m.content.partition(';')[0]}" for m in turn.history)
+    yield f"{said or 'nothing'}; {turn.message}"
+
+class Closable:
+    async def __call__(self, turn):
+        yield "hi"
+
+    async def aclose(self):
+        logging.getLogger("recall").info("closed after the chats")
+
+closable = Closable()
+"""
 
 
 class Service:
@@ -111,10 +129,10 @@ class Service:
     def connect(self) -> Client:
         return Client(self.port)
 
-    def reply(self, message: str = "hi") -> str:
+    def reply(self, message: str = "hi", **fields: str) -> str:
         """The whole reply to a message, over a connection of its own."""
         with self.connect() as client:
-            client.post({"message": message})
+            client.post({"message": message, **fields})
             status, _ = client.head()
             assert status == 200
             frames = client.frames()
@@ -295,6 +313,26 @@ def test_help_names_every_flag(directory: Path) -> None:
         (["--responder", "mine:three"], {}, "three"),
         (["--responder", "mine:coroutine"], {}, "coroutine function"),
         (["--responder", "mine:not_callable"], {}, "not callable"),
+        (["--responder", "openai"], {}, "OPENAI_API_KEY=None: expected a key"),
+        ([], {"CHAT_RESPONDER": "anthropic"}, "ANTHROPIC_API_KEY=None: expected a key"),
+        (["--responder", "openai"], {"OPENAI_BASE_URL": "host:80"}, "OPENAI_BASE_URL='host:80'"),
+        (
+            ["--responder", "anthropic", "--workers", "2"],
+            {"ANTHROPIC_BASE_URL": "http://256.1.1.1"},
+            "ANTHROPIC_BASE_URL='http://256.1.1.1': expected an address",
+        ),
+        (
+            ["--responder", "openai"],
+            {"OPENAI_BASE_URL": "http://host", "CHAT_MAX_TOKENS": "many"},
+            "CHAT_MAX_TOKENS='many': expected a whole number",
+        ),
+        ([], {"CHAT_HISTORY": "redis"}, "CHAT_HISTORY='redis': expected off or memory"),
+        (
+            ["--workers", "2"],
+            {"CHAT_HISTORY": "memory"},
+            "CHAT_HISTORY='memory': expected off, or one worker (WEB_CONCURRENCY=1)",
+        ),
+        ([], {"CHAT_HISTORY": "memory", "WEB_CONCURRENCY": "3"}, "each of 3 would know a part"),
     ],
 )
 def test_a_bad_setting_is_told_in_one_line_that_says_which_and_what_was_expected(
@@ -324,6 +362,20 @@ def test_a_bad_setting_ends_the_process_without_a_traceback(directory: Path) -> 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "omniforge-chat: PORT='eighty': expected a whole number from 0 to 65535\n"
+    )
+
+
+def test_a_missing_extra_ends_the_process_with_the_command_that_installs_it(
+    directory: Path,
+) -> None:
+    """Whoever installed the package without it has never heard of extras."""
+    missing = """raise ModuleNotFoundError("No module named 'httpx'", name="httpx")"""
+    (directory / "httpx.py").write_text(missing)
+    done = refused(directory, "--responder", "openai", OPENAI_API_KEY="sk-1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "omniforge-chat: CHAT_RESPONDER='openai': expected one that can be imported; "
+        "httpx is missing: pip install 'omniforge-chat[models]'\n"
     )
 
 
@@ -432,6 +484,32 @@ def test_workers_end_with_a_parent_that_was_killed(directory: Path) -> None:
         assert service.end(signal.SIGKILL) == -signal.SIGKILL
         with pytest.raises(ConnectionRefusedError):
             service.connect()
+
+
+# Remembering
+
+
+def test_a_conversation_is_remembered_where_it_is_asked_for(directory: Path) -> None:
+    """One variable, and follow-up questions work; without it nothing is kept."""
+    (directory / "recall.py").write_text(RECALL)
+    for history, second in (("memory", "user: one, assistant: nothing; two"), ("off", "two")):
+        variables = {"CHAT_HISTORY": history, "CHAT_RESPONDER": "recall:recall"}
+        with running(directory, "--workers", "1", **variables) as service:
+            assert service.reply("one", conversation_id=CONVERSATION) == "nothing; one"
+            assert service.reply("two", conversation_id=CONVERSATION).endswith(second)
+            assert service.reply("three") == "nothing; three"
+            assert service.end() == 0
+
+
+def test_a_service_that_ends_closes_what_its_responder_holds_open(directory: Path) -> None:
+    """Connections to a model, say: once in each process, after the last chat."""
+    (directory / "recall.py").write_text(RECALL)
+    with running(directory, "--workers", "2", "--responder", "recall:closable") as service:
+        assert service.port
+        service.wait_for("serving on")  # the other worker
+        assert service.reply() == "hi"
+        assert service.end() == 0
+    assert "\n".join(service.log).count("closed after the chats") == 2
 
 
 # What it says

@@ -8,6 +8,7 @@ from typing import Mapping
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
+from .upstream import is_address
 
 _is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, section 5.1
@@ -16,21 +17,24 @@ _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 91
 def url(text: str) -> str:
     """`text` without a slash at its end, if it is an address that requests can be sent to.
 
-    Raises SettingsError.
+    Raises SettingsError, which quotes nothing that may be a password or a key.
     """
     expected = "an address such as http://127.0.0.1:8080/v1"
+    shown = text
+    if "@" in text:
+        expected, shown = f"{expected}, without credentials", "***"
+    elif "?" in text or "#" in text:
+        expected, shown = f"{expected}, without a query", re.split("[?#]", text)[0] + "?***"
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise SettingsError("base_url", text, expected) from None
-    if "@" in parts.netloc:
-        # It would be in every log that names the address.
-        raise SettingsError("base_url", "***", f"{expected}, without credentials")
-    if "?" in text or "#" in text:
-        raise SettingsError("base_url", text, f"{expected}, without a query")
-    if parts.scheme not in ("http", "https") or not host or not _is_visible(text) or " " in text:
-        raise SettingsError("base_url", text, expected)
+        raise SettingsError("base_url", shown, expected) from None
+    # Credentials and queries are in every log that names the address.
+    plain = "@" not in parts.netloc and not set("?#") & set(text)
+    usable = parts.scheme in ("http", "https") and host and " " not in text and is_address(text)
+    if not (plain and usable and _is_visible(text)):
+        raise SettingsError("base_url", shown, expected)
     return text.rstrip("/")
 
 

@@ -270,7 +270,7 @@ class ModelResponder:
                 elif frames:
                     exchange.progressed()
             if reply.problem is not None:
-                failure = reported(reply.problem)
+                failure = reported(reply.problem, self._upstream.strike)
             elif failure is None and not reply.ended and not finishing:
                 failure = exchange.cut()
             if failure is not None:

@@ -10,7 +10,7 @@ import math
 import re
 import time
 from email.utils import parsedate_to_datetime
-from typing import Any, Mapping, Optional, Tuple, Type
+from typing import Any, Callable, Mapping, Optional, Tuple, Type
 
 import msgspec
 
@@ -55,6 +55,8 @@ _STATUSES = {
     "overloaded_error": 529,
 }
 
+Strike = Callable[[str], str]
+
 _decode = msgspec.json.Decoder().decode
 _durations = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)").findall
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -80,69 +82,75 @@ class Failure(msgspec.Struct, frozen=True):
         return self.kind(self.message)
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """The failure that an answer of another status than 200 stands for."""
+def refused(status: int, headers: Mapping[str, str], body: bytes, strike: Strike) -> Failure:
+    """The failure that an answer of another status than 200 stands for.
+
+    `strike` takes the secrets out of the provider's words, before these are cut or quoted.
+    """
     try:
         document: Any = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document = None
-    kinds, reason = _words(document)
+    kinds, reason = _words(document, strike)
     wait = retry_after(headers)
     again = (
         status in _RETRIED
         and "insufficient_quota" not in kinds  # a 429 that no waiting helps
         and (wait is None or wait <= LONGEST_WAIT)
     )
-    return _judged(status, kinds, reason, again, wait)
+    return _judged(status, _named(kinds, strike), reason, again, wait)
 
 
-def reported(problem: object) -> Failure:
+def reported(problem: object, strike: Strike) -> Failure:
     """The failure that an error frame in the middle of a stream stands for."""
-    kinds, reason = _words(problem)
+    kinds, reason = _words(problem, strike)
     status = 500
     for kind in kinds:
         known = _STATUSES.get(kind)
-        if known is None and kind.isdigit() and len(kind) == 3:
+        if known is None and kind.isdecimal() and len(kind) == 3:
             known = int(kind)
         if known is not None:
             status = known
             break
-    return _judged(status, kinds, reason, again=False, wait=None)
+    return _judged(status, _named(kinds, strike), reason, again=False, wait=None)
 
 
-def _judged(
-    status: int, kinds: Tuple[str, ...], reason: str, again: bool, wait: Optional[float]
-) -> Failure:
+def _judged(status: int, kinds: str, reason: str, again: bool, wait: Optional[float]) -> Failure:
     kind, message = _MEANINGS.get(status, (UpstreamError, "The model provider failed"))
     if status in _ABOUT_THE_REQUEST and reason:
         message = f"{message}: {reason}"
     # What a provider says to a wrong key may quote the key.
-    detail = f"status={status} kind={'/'.join(kinds)}"
+    detail = f"status={status} kind={kinds}"
     if reason and status != 401:
         detail += f" reason={reason!r}"
     return Failure(kind, message, detail, again, wait)
 
 
-def _words(document: Any) -> Tuple[Tuple[str, ...], str]:
-    """The provider's names for an error, and its words: bounded, and on one line."""
+def _words(document: Any, strike: Strike) -> Tuple[Tuple[str, ...], str]:
+    """The provider's names for an error, as they are, and its words, for people to read."""
     problem = document
     if isinstance(problem, dict):
         problem = problem.get("error") or problem
     if not isinstance(problem, dict):
-        return (), _line(problem)
+        return (), _line(problem, strike)
     found = (problem.get("code"), problem.get("type"))
-    kinds = tuple(_line(kind) for kind in found if isinstance(kind, (str, int)))
-    return kinds, _line(problem.get("message") or problem.get("detail"))
+    kinds = tuple(str(kind) for kind in found if isinstance(kind, (str, int)))
+    return kinds, _line(problem.get("message") or problem.get("detail"), strike)
 
 
-def _line(text: object) -> str:
+def _named(kinds: Tuple[str, ...], strike: Strike) -> str:
+    return _line("/".join(kinds), strike)
+
+
+def _line(text: object, strike: Strike) -> str:
     """`text` without control characters and not too long; empty where it is no text."""
     if isinstance(text, int):
         text = str(text)
     if not isinstance(text, str):
         return ""
     # Nothing of use is further away, and a text of megabytes is not worth splitting.
-    words = "".join(c if c.isprintable() else " " for c in text[: 4 * MAX_REASON_CHARACTERS])
+    near = strike(text)[: 4 * MAX_REASON_CHARACTERS]
+    words = "".join(c if c.isprintable() else " " for c in near)
     line = " ".join(words.split())
     return line if len(line) <= MAX_REASON_CHARACTERS else line[:MAX_REASON_CHARACTERS] + "..."
 

@@ -103,7 +103,7 @@ class Upstream:
                     wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
                 if not answer.again or tried == TRIES or anyio.current_time() + wait > deadline:
                     raise fail(answer)
-                detail = self._strike(answer.detail)
+                detail = self.strike(answer.detail)
                 logger.info(
                     "upstream tried again request_id=%s try=%d wait_ms=%d %s",
                     *(request_id, tried + 1, 1000 * wait, detail),
@@ -164,7 +164,8 @@ class Upstream:
                 await response.aclose()
                 message = "The model provider sent something that cannot be read"
                 return Failure(UpstreamError, message, f"content_encoding={encoding}")
-            return refused(response.status_code, response.headers, await _start(response))
+            body = await _start(response)
+            return refused(response.status_code, response.headers, body, self.strike)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             message = "The model provider cannot be reached"
             return Failure(UpstreamError, message, describe(error), again=True)
@@ -179,15 +180,24 @@ class Upstream:
 
     def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
         """Log a failure, and make the error that the client is told of."""
-        error = msgspec.structs.replace(failure, message=self._strike(failure.message)).error()
-        detail = self._strike(failure.detail)
+        error = msgspec.structs.replace(failure, message=self.strike(failure.message)).error()
+        detail = self.strike(failure.detail)
         logger.warning("upstream failed request_id=%s code=%s %s", request_id, error.code, detail)
         return error
 
-    def _strike(self, text: str) -> str:
+    def strike(self, text: str) -> str:
+        """`text` without the secrets."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def is_address(url: str) -> bool:
+    """Whether a request can be sent to `url`; the client itself tells only with the first one."""
+    try:
+        return bool(httpx.URL(url).host)
+    except (httpx.InvalidURL, ValueError):  # the latter for what is no name by IDNA
+        return False
 
 
 async def _start(response: httpx.Response) -> bytes:
