@@ -9,11 +9,11 @@ ends, as the process that made it may have died.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from time import monotonic
 from typing import Any, AsyncIterator, Callable, List, Protocol, Sequence, Set, Tuple
 
-import anyio
 import msgspec
 
 from .chat import Item, Responder, close, iterate
@@ -172,9 +172,19 @@ class Recollection:
         if not self._open:
             return
         self._open = False
+        # In a task of its own: a client may leave at any time, and a cancellation that got into a
+        # store's work would leave the conversation claimed. A stream that has waited long enough
+        # cancels twice; then the task goes on without it.
+        ending = asyncio.ensure_future(self._append(messages))
         try:
-            with anyio.CancelScope(shield=True):
-                await self._history.append(self._conversation_id, messages)
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await asyncio.shield(ending)
+            raise
+
+    async def _append(self, messages: Sequence[Message]) -> None:
+        try:
+            await self._history.append(self._conversation_id, messages)
         except Exception:
             # The client has its reply; only the next turn will not know of it.
             logger.exception("history failed conversation_id=%s", self._conversation_id)

@@ -22,6 +22,7 @@ from .harness import (
     last,
     text,
 )
+from .timeless import passing, settle, timeless
 
 
 def said(user: str, assistant: str, *, complete: bool = True) -> Tuple[Message, Message]:
@@ -235,6 +236,43 @@ def test_a_reply_that_the_client_left_is_kept_as_far_as_it_got() -> None:
             client.frame()
         assert closed.wait(PATIENCE)
         assert converse(live, "go on") == "u:endless|a~:begun[go on]"
+
+
+class Distant(MemoryHistory):
+    """A store that is far away: the end of a turn is on its way until the test lets it arrive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = asyncio.Event()
+        self.arrives = asyncio.Event()
+
+    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
+        self.called.set()
+        await self.arrives.wait()
+        await super().append(conversation_id, messages)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+@timeless
+async def test_a_client_that_leaves_while_its_turn_is_stored_loses_nothing(patient: bool) -> None:
+    """Its reply was complete, and a claim that nobody ends would lock the conversation."""
+    history, settings = Distant(), Settings()
+    app = create_app(recall, settings=settings, history=history)
+    made = Exchange({"message": "one", "conversation_id": CONVERSATION})
+    chat = asyncio.ensure_future(made.run(app))
+    await history.called.wait()
+    made.gone.set()
+    await settle()
+    assert not chat.done()
+    if not patient:
+        # The stream has waited for as long as for any clean-up, and the store goes on without it.
+        await passing(settings.close_timeout)
+        await settle()
+        assert chat.done()
+    history.arrives.set()
+    await chat
+    await settle()
+    assert await contents(history, CONVERSATION) == ["one", "[one]"]
 
 
 class Broken:

@@ -37,8 +37,8 @@ SIDEWAYS = {
 """Who may import whom within one layer."""
 
 TRANSPORT_FREE = ("errors", "logs", "models", "settings", "sse", "chat", "responders", "history")
-# A read with a deadline, and a connection that is closed whatever is cancelled meanwhile.
-NEED_ASYNCIO = {"responders/exchange.py", "responders/upstream.py"}
+# A read with a deadline; and what is finished and closed, whatever is cancelled meanwhile.
+NEED_ASYNCIO = {"history.py", "responders/exchange.py", "responders/upstream.py"}
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
