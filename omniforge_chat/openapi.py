@@ -42,6 +42,8 @@ _REFUSALS: Tuple[type[RequestError], ...] = (
     ShuttingDown,
 )
 _FAILURES: Tuple[type[ChatError], ...] = (ChatError, StreamError, ReplyTimeout, ShuttingDown)
+# Spelled out: `\s` is something else to ECMA-262, which patterns are written in, than to Python.
+_NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
 
@@ -50,6 +52,7 @@ def document(chat_path: str, root_path: str) -> Dict[str, Any]:
     _, schemas = msgspec.json.schema_components(
         [ChatRequest, Chunk, Done, Error, Usage], ref_template="#/components/schemas/{name}"
     )
+    schemas["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
     return {
         "openapi": "3.2.0",
         "info": {
