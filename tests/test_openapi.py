@@ -12,7 +12,7 @@ import jsonschema  # type: ignore[import-untyped] # it has no type annotations
 import openapi_spec_validator
 import pytest
 import schemathesis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.applications import Starlette
@@ -80,26 +80,21 @@ def test_the_document_is_valid() -> None:
 
 
 @given(objects)
+@example({"message": "".join(filter(str.isspace, map(chr, range(sys.maxunicode))))})
+@example({"message": "\ufeff"})
+@example({"message": "\u200b"})
 def test_the_request_schema_accepts_what_the_service_accepts(fields: Any) -> None:
-    """Generated clients check by it. That white space alone is no message, only words say."""
-    described = DOCUMENT["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"][
-        "schema"
-    ]
+    """Generated clients check by it, and tools that test a service take it at its word."""
+    described = DOCUMENT["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
     accepted = isinstance(judge(json.dumps(fields).encode()), ChatRequest)
-    blank = isinstance(fields.get("message"), str) and fields["message"].isspace()
-    assert (problems(described, fields) == []) == (accepted or (blank and _accepts_id(fields)))
-
-
-def _accepts_id(fields: Any) -> bool:
-    other = {**fields, "message": "a"}
-    return isinstance(judge(json.dumps(other).encode()), ChatRequest)
+    assert (problems(described["schema"], fields) == []) == accepted
 
 
 def test_the_example_is_answered() -> None:
     """It is what people paste into a terminal first."""
     body = DOCUMENT["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
-    for example in body["examples"].values():
-        assert exchange(app, example["value"]).status == 200
+    for shown in body["examples"].values():
+        assert exchange(app, shown["value"]).status == 200
 
 
 @given(st.lists(st.text(), max_size=5), st.booleans())
@@ -217,13 +212,15 @@ def test_the_servers_follow_the_mount_path(make: Any, path: str) -> None:
     assert DOCUMENT["servers"] == [{"url": "/"}]
 
 
-# The last schemathesis for Python 3.9 does not know OpenAPI 3.2, so it cannot check the events; and
-# that a pattern beside `anyOf` holds for both, it does not know either.
+# The last schemathesis for Python 3.9 does not know OpenAPI 3.2, so it cannot check the events. It
+# takes many minutes to make long text by a pattern, and overlooks a pattern beside `anyOf`: it
+# cannot tell which data are good.
 readable = copy.deepcopy(DOCUMENT)
 unreliable_checks: List[Any] = []
 if sys.version_info < (3, 10):
     readable["openapi"] = "3.1.0"
     readable["paths"][CHAT]["post"]["responses"]["200"]["content"] = {"text/event-stream": {}}
+    del readable["components"]["schemas"]["ChatRequest"]["properties"]["message"]["pattern"]
     unreliable_checks.append(positive_data_acceptance)
 
 schema = schemathesis.openapi.from_dict(readable)
