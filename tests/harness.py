@@ -171,7 +171,11 @@ class Client:
         self.socket.settimeout(PATIENCE)
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self.socket.connect(("127.0.0.1", port))
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self._received = bytearray()
         self._chunked = False
         self._frames: List[Frame] = []
