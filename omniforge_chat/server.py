@@ -45,13 +45,18 @@ class Server(uvicorn.Server):
         self._app = app
         self._drains: List[asyncio.Task[None]] = []
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._stopped_early = False
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         """Begin to serve, and tell where."""
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
+        if not self.started:
+            return
         for listener in sockets or ():
             logger.info("serving on %s", _url(listener))
+        self._loop = asyncio.get_running_loop()
+        if self._stopped_early:
+            self._begin_drain()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -67,7 +72,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
         """Begin the drain, or hurry it."""
         if self._loop is None:
-            self.should_exit = True  # nothing is open yet
+            # uvicorn 0.39, told during its startup, leaves at once and closes nothing.
+            self._stopped_early = True
         else:
             self._loop.call_soon_threadsafe(self._begin_drain)
 
@@ -92,10 +98,13 @@ class _Abortable:
     def __init__(self, app: Any, protocol: Any) -> None:
         self._app = app
         self._protocol = protocol
+        self.receive: Optional[Receive] = None
+        """That of the request which is being answered, or was last."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         # A plain function, and a bound method: nothing is added to the way of a frame.
         scope.setdefault("extensions", {})[ABORT] = self._protocol.transport.abort
+        self.receive = receive
         return self._app(scope, receive, send)
 
 
@@ -108,6 +117,15 @@ def _abortable(protocol: Type[Any]) -> Type[Any]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.app = _Abortable(self.app, self)
+
+        def connection_lost(self, exc: Optional[Exception]) -> None:
+            # With httptools uvicorn tells only the request that it has read last of this, which may
+            # be one that waits for its turn (pipelining, RFC 9112, section 9.3.2).
+            request = getattr(self.app.receive, "__self__", None)
+            if request is not None and not request.response_complete:
+                request.disconnected = True
+                request.message_event.set()
+            super().connection_lost(exc)
 
     return AbortableProtocol
 
@@ -146,20 +164,26 @@ def _url(listener: socket.socket) -> str:
 
 def serve(app: ChatApp, listener: socket.socket, settings: Settings) -> bool:
     """Serve `app` on `listener` until this process is told to stop; False if it cannot start."""
+    logs = log_config(settings.log_level, settings.log_format)
+    server = make_server(app, settings, log_config=logs)
+    server.run(sockets=[listener])
+    return server.started
+
+
+def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
+    """A server for `app`; `options` are further ones of uvicorn."""
     config = uvicorn.Config(
         app,
-        log_config=log_config(settings.log_level, settings.log_format),
         backlog=BACKLOG,
         access_log=False,
         server_header=False,
         # After the drain only the last bytes are left to be taken.
         timeout_graceful_shutdown=math.ceil(settings.close_timeout),
+        **options,
     )
     config.load()
     config.http_protocol_class = _abortable(config.http_protocol_class)
-    server = Server(config, app)
-    server.run(sockets=[listener])
-    return server.started
+    return Server(config, app)
 
 
 def serve_workers(listener: socket.socket, settings: Settings) -> bool:

@@ -17,7 +17,7 @@ The life of a stream:
     closing    the responder's       its end; after `close_timeout` it is cancelled again, and at
                clean-up              last given up
     ending     the client, for the   its end; the client leaves; `send_timeout`, or `close_timeout`
-               last frame            where the end was not the responder's own
+               last frame            once a deadline, the drain or a cancel has ended it
 
 `waiting` and `sending` alternate; `closing` is skipped where the responder has ended by itself;
 `ending` is skipped where the client is gone. When a stream first waits it gets a child task, which
@@ -32,7 +32,7 @@ import math
 from functools import partial
 from operator import itemgetter
 from time import monotonic
-from typing import Any, Awaitable, Callable, List, Optional, Tuple
+from typing import Any, Awaitable, Callable, Iterator, List, Optional, Tuple
 
 from starlette.types import Message, Receive, Send
 
@@ -44,11 +44,14 @@ from .lifecycle import Lifecycle
 from .logs import logger
 from .models import Chunk, Done, Event, Turn
 from .settings import Settings
-from .sse import HEARTBEAT, encode_into
+from .sse import FRAME_BYTES, HEARTBEAT, encode, encode_chunks
 
 BUFFER_BYTES = 16 * 1024
 BUFFER_SECONDS = 0.005
-"""How much, and for how long, ready frames are gathered at most."""
+"""How much, and for how long, what is ready is gathered at most."""
+
+UTF8_BYTES = 4
+"""The most that one character becomes. Sizes are bounded by it: to know them is to encode twice."""
 
 ATTEMPTS = 3
 ATTEMPT_SECONDS = 0.05
@@ -70,7 +73,8 @@ class EventStream:
     """
 
     # What most short replies never touch, so it costs them nothing.
-    _headers_out = False
+    _begun = False  # the start of the response has been sent
+    _headers_out = False  # and something behind it
     _terminal: Optional[Event] = None  # encoded already; nothing may follow it
     _end: Optional[ChatError] = None  # why it ends before the responder does, since `_end_at`
     _gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
@@ -107,7 +111,7 @@ class EventStream:
         self._send = send
         self._abort = abort
         self._tally = Tally()
-        self._buffer = bytearray()
+        self._ready: List[Chunk] = []
         self._started = self._idle_since = self._quiet_since = monotonic()
 
     async def respond(self) -> None:
@@ -142,38 +146,39 @@ class EventStream:
         await self._pump()
         await self._finish()
 
-    async def _pump(self) -> None:
-        """From the start of the response to the responder's end."""
+    async def _begin(self) -> None:
         identity = (b"x-conversation-id", self._turn.conversation_id.encode("ascii"))
         await self._write(
             {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, identity]}
         )
-        buffer = self._buffer
-        oldest = 0.0  # when the first of the frames in the buffer came
+        self._begun = True
+
+    async def _pump(self) -> None:
+        """From the start of the response to the responder's end."""
+        await self._begin()
+        ready, tally = self._ready, self._tally
+        oldest = 0.0  # when the first of the chunks that are ready came
+        before = 0  # how many characters came before it
         events = converse(self._turn, self._responder, self._tally)
         try:
             async for event in events:
                 if self._stopped:
                     break  # the responder swallowed its cancellation; what it says now is not read
-                if buffer:
+                if type(event) is not Chunk:
+                    self._terminal = event
+                    break
+                if ready:
                     due = monotonic() - oldest >= BUFFER_SECONDS
                 else:
                     due = False
                     oldest = monotonic()
+                    before = tally.characters - len(event.content)
                     if self._first_chunk_at is None:
                         self._first_chunk_at = oldest
-                try:
-                    encode_into(event, buffer)
-                except (TypeError, ValueError) as error:
-                    self._tally.take_back(event)
-                    self._fail(StreamError(f"{type(event).__name__} cannot be encoded"), error)
-                    break
-                if type(event) is not Chunk:
-                    self._terminal = event
-                    break
-                if due or len(buffer) >= BUFFER_BYTES:
-                    await self._flush()
-                    await asyncio.sleep(0)
+                ready.append(event)
+                size = (tally.characters - before) * UTF8_BYTES + len(ready) * FRAME_BYTES
+                if due or size >= BUFFER_BYTES:
+                    await asyncio.sleep(0)  # a wait too, before which what is ready goes out
         finally:
             if self._closing_since is None:
                 self._closing_since = monotonic()
@@ -185,23 +190,58 @@ class EventStream:
         if self._gone is not None:
             return
         if self._terminal is None:
-            self._fail(self._end or ShuttingDown("The server ended the reply"))
+            if self._end is None:
+                self._end = ShuttingDown("The server ended the reply")
+                self._end_at = monotonic()
+            self._fail(self._end)
+        if not self._begun:
+            await self._begin()  # it was cancelled
         await self._flush(last=True)
         self._over = True
 
-    def _fail(self, error: Exception, cause: Optional[BaseException] = None) -> None:
+    def _fail(self, error: Exception) -> None:
         """End with what `error` is to a client; the log gets all of it."""
-        error.__cause__ = cause
         self._terminal = describe(error, self._turn, self._tally)
-        encode_into(self._terminal, self._buffer)
+
+    def _encode(self, *, last: bool) -> bytes:
+        """The frames of what is ready; what cannot be encoded ends the stream."""
+        try:
+            body = encode_chunks(self._ready)
+        except (TypeError, ValueError) as error:
+            body = b"".join(self._salvage(error))
+        if not last or self._terminal is None:
+            return body
+        try:
+            return body + encode(self._terminal)
+        except (TypeError, ValueError) as error:
+            self._fail(_unencodable(self._terminal, error))
+            return body + encode(self._terminal)
+
+    def _salvage(self, error: Exception) -> Iterator[bytes]:
+        """The frames of the chunks before the one that cannot be encoded; the rest is dropped."""
+        for number, chunk in enumerate(self._ready):
+            try:
+                yield encode(chunk)
+            except (TypeError, ValueError):
+                for dropped in self._ready[number:]:
+                    self._tally.take_back(dropped)
+                del self._ready[number:]
+                self._fail(_unencodable(chunk, error))
+                self._stopped = True
+                return
 
     async def _flush(self, *, last: bool = False) -> None:
         """Send what is in the buffer. Raises CancelledError where the end was decided meanwhile."""
         while self._beat is not None:
             await asyncio.wait([self._beat])
-        body = bytes(self._buffer)
-        await self._write({"type": "http.response.body", "body": body, "more_body": not last})
-        self._buffer.clear()  # only now: where a cancelled send took nothing, nothing is lost
+        body = self._encode(last=last)
+        try:
+            await self._write({"type": "http.response.body", "body": body, "more_body": not last})
+        except asyncio.CancelledError:
+            if self._closing_since is None:
+                self._closing_since = monotonic()
+            raise
+        self._ready.clear()  # only now: where a cancelled send took nothing, nothing is lost
         self._headers_out = True
         self._idle_since = self._quiet_since
         if self._stopped and self._closing_since is None and not last:
@@ -227,9 +267,9 @@ class EventStream:
             self._arm()
         if self._attempts > ATTEMPTS:
             raise Abandoned
-        if self._sending_since is not None or self._gone is not None:
-            return None
-        if self._buffer or not self._headers_out:
+        if self._gone is not None or (self._sending_since is not None and self._beat is None):
+            return None  # there is nobody to send to; or it is a send that is about to wait
+        if self._ready or not self._headers_out:
             # Some servers hold the headers back until there is a body, if an empty one.
             return self._flush()
         return None
@@ -272,12 +312,14 @@ class EventStream:
         if gone is not None:
             self._gone = gone
             self._stopped = True
-        elif self._end is not None or self._terminal is not None:
+        elif self._end is not None:
             return
         else:
             self._end = end
-            self._stopped = True
             self._end_at = monotonic()
+            if self._terminal is not None:
+                return  # too late to say so, but the client has less time for the last frame now
+            self._stopped = True
             if sending:
                 return  # a frame that is on its way is not torn: `_flush` and `_beat` see to it
         if sending or self._closing_since is None:
@@ -294,7 +336,7 @@ class EventStream:
         """Do what is due, and come again when the next thing may be."""
         now = monotonic()
         due, act = min(self._agenda(), key=itemgetter(0))
-        while due <= now:
+        if due <= now:
             act()
             due, act = min(self._agenda(), key=itemgetter(0))
         # The state may change at once after this, and with it what is due; no sooner than this.
@@ -311,7 +353,7 @@ class EventStream:
                 agenda.append((since + seconds, act))
 
         def limit(since: float, seconds: Optional[float], what: str) -> None:
-            if seconds is not None:
+            if seconds is not None and self._end is None:
                 end = ReplyTimeout(f"{what} within {seconds:g} seconds")
                 add(since, seconds, partial(self._interrupt, end=end))
 
@@ -319,8 +361,7 @@ class EventStream:
             patience = limits.close_timeout + self._attempts * ATTEMPT_SECONDS
             add(self._closing_since, patience, self._insist)
             return agenda
-        if self._end is None:
-            limit(self._started, limits.total_timeout, "The reply did not end")
+        limit(self._started, limits.total_timeout, "The reply did not end")
         if self._sending_since is not None:
             stalled = partial(self._interrupt, gone="stalled")
             add(self._sending_since, limits.send_timeout, stalled)
@@ -347,7 +388,8 @@ class EventStream:
                 raise
         finally:
             self._beat = None
-        if self._stopped and self._closing_since is None:
+        waiting = self._closing_since is None and self._terminal is None and not self._over
+        if self._stopped and waiting:
             self._cancel()  # the end was decided while this was on its way
 
     def _insist(self) -> None:
@@ -373,7 +415,9 @@ class EventStream:
         if not decided if cancelling is None else cancelling() > self._cancels:
             return error
         if not decided and self._terminal is None:
-            self._fail(RuntimeError("the responder was cancelled, but not by its stream"), error)
+            bug = RuntimeError("the responder was cancelled, but not by its stream")
+            bug.__cause__ = error
+            self._fail(bug)
         return None
 
     def _release(self) -> None:
@@ -403,6 +447,12 @@ class EventStream:
                 "total_ms": _milliseconds(monotonic() - self._started),
             }
         )
+
+
+def _unencodable(event: Event, error: Exception) -> StreamError:
+    failure = StreamError(f"{type(event).__name__} cannot be encoded")
+    failure.__cause__ = error
+    return failure
 
 
 def _milliseconds(seconds: float) -> float:

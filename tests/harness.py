@@ -10,15 +10,20 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
+import sys
 import threading
+import time
 from typing import Any, AsyncIterator, Callable, Dict, List, Mapping, Optional, Tuple
 
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message
 
-from omniforge_chat import Turn
+from omniforge_chat import Settings, Turn
+from omniforge_chat.app import ChatApp
+from omniforge_chat.server import listen, make_server
 from omniforge_chat.sse import Decoder, Frame
 
 PATIENCE = 20.0
@@ -46,10 +51,14 @@ class LiveServer:
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         options = {"log_config": None, "access_log": False, **options}
-        self._server = uvicorn.Server(uvicorn.Config(app, **options))
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.listen(1024)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1024)
+        self._prepare(uvicorn.Server(uvicorn.Config(app, **options)), listener)
+
+    def _prepare(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        self._server = server
+        self._socket = listener
         self._thread = threading.Thread(target=self._run)
         self._started = threading.Event()
         self.loop: asyncio.AbstractEventLoop
@@ -92,6 +101,12 @@ class LiveServer:
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Go round and round the server's event loop until `condition` holds there."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.call(condition):
+            assert time.monotonic() < deadline, "it never came to that"
+
     def connect(self) -> Client:
         return Client(self.port)
 
@@ -102,11 +117,65 @@ class LiveServer:
         return client
 
 
+class LiveService(LiveServer):
+    """Our own server, as the command line runs it, in a thread: it drains, and can cut a client."""
+
+    def __init__(self, app: ChatApp, settings: Settings, **options: Any) -> None:
+        server = make_server(app, settings, log_config=None, **options)
+        # Only a main thread may handle signals; `terminate` stands for them.
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
+        self.app = app
+        self._prepare(server, listen("127.0.0.1", 0, send_timeout=settings.send_timeout))
+        self._at_rest: Dict[str, int] = {}
+
+    def __enter__(self) -> LiveService:
+        super().__enter__()
+        self._at_rest = self.call(self._held)
+        return self
+
+    def terminate(self) -> None:
+        """Do what SIGTERM does."""
+        self._server.handle_exit(signal.SIGTERM, None)
+
+    def join(self) -> None:
+        """Wait until the server has ended."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the server did not end"
+
+    def _held(self) -> Dict[str, int]:
+        return {
+            "streams": self.app.open_streams,
+            "waiting": len(self.app._lifecycle._waiting),
+            "connections": len(self._server.server_state.connections),
+            "tasks": len(asyncio.all_tasks()),
+            "descriptors": len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0,
+        }
+
+    def _too_much(self) -> Dict[str, int]:
+        # Fewer descriptors than before: something of an earlier test has been collected.
+        return {name: n for name, n in self._held().items() if n > self._at_rest[name]}
+
+    def rest(self) -> None:
+        """Wait until nothing is left of any request: the clients have closed their connections."""
+        with contextlib.suppress(AssertionError):
+            self.until(lambda: not self._too_much())
+        left = self.call(self._too_much)
+        assert not left, f"{left} are held, and at rest {self._at_rest}"
+
+
 class Client:
     """One TCP connection and what came over it, without an HTTP library that hides the pieces."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, port: int, *, receive_bytes: Optional[int] = None) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(PATIENCE)
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self._received = bytearray()
         self._chunked = False
         self._frames: List[Frame] = []

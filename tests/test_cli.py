@@ -92,7 +92,7 @@ class Service:
         )
         assert self.process.stderr is not None
         self._stderr = self.process.stderr
-        self._port = 0
+        self._port = int(variables["PORT"]) if variables["PORT"].isdigit() else 0
 
     def line(self) -> Optional[str]:
         """The next line of the log; None when every process that could write one has ended."""
@@ -121,7 +121,7 @@ class Service:
 
     @property
     def port(self) -> int:
-        """The port, which it has told when it serves."""
+        """The port that it was given, or else the one that it tells when it serves."""
         if not self._port:
             self._port = int(self.wait_for(r" on http://[^ ]+:(\d+)")[1])
         return self._port
@@ -144,6 +144,13 @@ class Service:
         self.process.send_signal(number)
         return self.status()
 
+    def kill(self) -> None:
+        """End whatever is left of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        self._stderr.close()
+
     def status(self) -> int:
         """The exit status; every process that could write to its log has ended too."""
         while self.line() is not None:
@@ -153,17 +160,16 @@ class Service:
 
 @contextlib.contextmanager
 def running(directory: Path, *arguments: str, **options: Any) -> Iterator[Service]:
-    """A service that runs in `directory`; `command` replaces the usual one, the rest is its
-    environment. Whatever is left of it at the end is killed."""
+    """A service in `directory`; `command` replaces the usual one, the rest is its environment.
+
+    Whatever is left of it at the end is killed.
+    """
     command = [*options.pop("command", MODULE), *arguments]
     service = Service(command, directory, {"PORT": "0", **options})
     try:
         yield service
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(service.process.pid, signal.SIGKILL)
-        service.process.wait(PATIENCE)
-        service._stderr.close()
+        service.kill()
 
 
 def refused(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -573,7 +579,6 @@ def test_below_its_level_nothing_is_logged(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with running(directory, "--log-level", "warning", PORT=str(port)) as service:
-        service._port = port
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

@@ -470,52 +470,49 @@ def test_asyncio_wait_for_works_inside(run: Run[None]) -> None:
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout came with 3.11")
-def test_asyncio_timeout_works_inside(run: Run[None]) -> None:
-    """It cancels the task and takes it back, so the count of cancellations has to come out even."""
-    assert sys.version_info >= (3, 11)
+if sys.version_info >= (3, 11):  # which brought asyncio.timeout and asyncio.TaskGroup
 
-    async def work() -> str:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
+    def test_asyncio_timeout_works_inside(run: Run[None]) -> None:
+        """It cancels the task and takes it back, so the count of cancellations has to come out even."""
+
+        async def work() -> str:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await asyncio.Event().wait()
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.sleep(0)
+            return "in time"
+
+        async def main() -> None:
+            assert await drive(work(), nothing) == "in time"
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
+
+        run(main())
+
+    def test_an_asyncio_task_group_works_inside(run: Run[None]) -> None:
+        """A child's failure cancels the parent's wait, and is what comes out."""
+
+        async def fail() -> None:
+            raise LookupError
+
+        async def failing() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
                 await asyncio.Event().wait()
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.sleep(0)
-        return "in time"
 
-    async def main() -> None:
-        assert await drive(work(), nothing) == "in time"
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
+        async def work() -> str:
+            async with asyncio.TaskGroup() as group:
+                good = group.create_task(asyncio.sleep(0, "good"))
+            with pytest.raises(Exception, match="unhandled errors in a TaskGroup"):
+                await failing()
+            return good.result()
 
-    run(main())
+        async def main() -> None:
+            assert await drive(work(), nothing) == "good"
 
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup came with 3.11")
-def test_an_asyncio_task_group_works_inside(run: Run[None]) -> None:
-    """A child's failure cancels the parent's wait, and is what comes out."""
-    assert sys.version_info >= (3, 11)
-
-    async def fail() -> None:
-        raise LookupError
-
-    async def failing() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fail())
-            await asyncio.Event().wait()
-
-    async def work() -> str:
-        async with asyncio.TaskGroup() as group:
-            good = group.create_task(asyncio.sleep(0, "good"))
-        with pytest.raises(Exception, match="unhandled errors in a TaskGroup"):
-            await failing()
-        return good.result()
-
-    async def main() -> None:
-        assert await drive(work(), nothing) == "good"
-
-    run(main())
+        run(main())
 
 
 def test_anyio_time_limits_work_inside(run: Run[None]) -> None:

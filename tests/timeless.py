@@ -34,7 +34,8 @@ class TimelessLoop(asyncio.SelectorEventLoop):
 
     It jumps to the next timer that is due. So an hour's wait is over at once, exactly on time, and
     a test that has slept for an instant knows that all that could happen has happened. `tasks` and
-    `timers` count what has been made in it.
+    `timers` count what has been made in it. `troubles` is what failed where nobody looked, which a
+    test may expect by being `lenient`.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class TimelessLoop(asyncio.SelectorEventLoop):
         self.tasks = 0
         self.timers = 0
         self.troubles: List[Dict[str, Any]] = []
+        self.lenient = False
         self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda _, context: self.troubles.append(context))
 
@@ -70,7 +72,7 @@ class TimelessLoop(asyncio.SelectorEventLoop):
 def timeless(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run an `async` test in a TimelessLoop, which is the clock of the streams too.
 
-    It may leave no task behind, and nothing may have failed where nobody looks.
+    It may leave no task behind, and nothing may have failed where nobody looked.
     """
 
     @functools.wraps(test)
@@ -83,7 +85,7 @@ def timeless(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
                 left = asyncio.all_tasks(loop)
                 assert not left, f"tasks are left: {left}"
                 loop.run_until_complete(loop.shutdown_asyncgens())
-                assert not loop.troubles
+                assert loop.lenient or not loop.troubles
             finally:
                 loop.close()
 

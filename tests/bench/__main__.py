@@ -1,0 +1,154 @@
+"""python -m tests.bench: what the service costs, beside what one would write instead.
+
+Subjects
+    `bare`            an ASGI app that sends the frames as constants, a send for each: the limit
+    `omniforge`       `create_app(responder, settings=Settings())`, with its log line for each chat
+    `fastapi-stream`  FastAPI, a pydantic model and `StreamingResponse`
+    `fastapi-sse`     FastAPI and its own response for events
+    `sse-starlette`   Starlette, the same model and the `EventSourceResponse` of sse-starlette
+
+Each answers `POST /api/v1/chat` with the same events, which is checked before anything is measured.
+
+Workloads
+    `short`  the placeholder's reply, five chunks and `done`; 32 kept connections, each asking again
+             as soon as it is answered
+    `long`   1,000 chunks, each ready at once; 8 such connections
+    `paced`  900 streams at once, a token every 50 ms each, opened so that their tokens are spread
+             evenly over the 50 ms. A token's text is the time of its yield, and the delay is from
+             there to its arrival in the load generator. Memory is what the process's resident
+             memory grew by with all streams open, after a first wave of 20
+
+How
+    One process of uvicorn with uvloop and httptools serves on the first core that is free to us,
+    and the load, raw sockets in this process, comes from the last. A round has fresh processes and
+    measures each subject in turn, each round in another order, `short` and `long` in four pieces
+    each, so that what disturbs one disturbs its neighbours; ratios are taken within a round, and
+    medians over the rounds. CPU per reply or token is what the server's process used, so that the
+    load generator does not enter into it; "by CPU" is the ratio of rates per second of CPU. In
+    `short` and `long` the server's core should be near 100 % busy; where it is not, the load
+    generator (then near 100 % itself) or other work on the machine is what was measured. In
+    `paced`, fewer than 18,000 tokens per s say that the server is overloaded.
+
+    The machine must be quiet: how long each side waited for its core is printed. On a busy one even
+    CPU times shift, and not alike, because a send costs most when it wakes an idle reader.
+
+It needs Linux (/proc, sched_setaffinity) and the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import http.client
+import json
+import os
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import uvloop
+
+from omniforge_chat.sse import Decoder
+
+from . import report
+from .load import REQUESTS, measure
+from .server import Server
+from .subjects import RESPONDERS, SUBJECTS
+
+Events = List[Tuple[str, Any]]
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Measure and print. The exit status is 1 where a subject did not answer as it should."""
+    options = _parse(arguments)
+    gc.disable()  # a pause here would look like a delay there
+    cores = sorted(os.sched_getaffinity(0))
+    environment = report.environment()
+    os.sched_setaffinity(0, {cores[-1]})
+
+    expected = {workload: _events("bare", workload, cores[0]) for workload in RESPONDERS}
+    subjects = [name for name in options.subjects if _answers(name, expected, cores[0])]
+    samples: report.Samples = {
+        workload: {subject: [] for subject in subjects} for workload in options.only
+    }
+    for number in range(options.rounds):
+        turns = subjects[number % len(subjects) :] + subjects[: number % len(subjects)]
+        for workload in options.only:
+            with contextlib.ExitStack() as stack:
+                servers = {
+                    subject: stack.enter_context(Server(subject, workload, cores[0]))
+                    for subject in turns
+                }
+                measured = uvloop.run(measure(servers, workload, options.seconds))
+            for subject, figures in zip(turns, measured):
+                samples[workload][subject].append(figures)
+                rate, cost = figures["per_second"], figures["cpu_us"]
+                _tell(f"round {number + 1} {workload} {subject}: {rate:,.0f}/s, {cost:.1f} µs")
+
+    for name, value in environment.items():
+        print(f"{name}: {value}")
+    print(f"{options.rounds} rounds of {options.seconds:g} s (paced: twice that); medians\n")
+    print(f"{report.promises(samples, subjects)}\n\n{report.disturbance(samples)}")
+    for workload in samples:
+        print(f"\n{report.figures(samples, workload)}")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"environment": environment, "samples": samples}, file, indent=1)
+    return 0 if subjects == options.subjects else 1
+
+
+def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="Measure; `pydoc tests.bench.__main__` says how."
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--quick", action="store_true", help="one round of 1 s, for a first look")
+    parser.add_argument("--only", type=_names_of(RESPONDERS), default=list(RESPONDERS))
+    parser.add_argument("--subjects", type=_names_of(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument("--json", metavar="FILE", help="where to write every sample")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds = 1, 1.0
+    return options
+
+
+def _names_of(known: Any) -> Callable[[str], List[str]]:
+    def names(text: str) -> List[str]:
+        given = text.split(",")
+        if not set(given) <= set(known):
+            raise argparse.ArgumentTypeError(f"names out of {','.join(known)}, with commas between")
+        return given
+
+    return names
+
+
+def _answers(subject: str, expected: Dict[str, Events], core: int) -> bool:
+    """Whether the subject is installed, and answers each workload with the events expected."""
+    for workload, events in expected.items():
+        try:
+            if _events(subject, workload, core) == events:
+                continue
+            problem = f"its {workload} reply has other events"
+        except (OSError, http.client.HTTPException) as error:
+            problem = repr(error)
+        _tell(f"{subject} is not measured: {problem}")
+        return False
+    return True
+
+
+def _events(subject: str, workload: str, core: int) -> Events:
+    with Server(subject, workload, core) as server:
+        status, body = server.ask(REQUESTS[workload])
+    frames = Decoder().feed(body) if status == 200 else []
+    # What a paced token says is the time.
+    return [(f.event, workload == "paced" or json.loads(f.data)) for f in frames]
+
+
+def _tell(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The same chat as one writes it with FastAPI, with FastAPI's own events, and with sse-starlette.
+
+Each validates the same fields and counts the same usage. What it does not have (request ids, a log
+line for each chat, heartbeats, deadlines) it is not made to do.
+"""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of endpoints.
+
+import json
+import uuid
+from typing import Annotated, Any, AsyncIterator, Dict, Optional, Tuple
+
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from omniforge_chat.models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN
+from omniforge_chat.routes import CHAT_PATH
+
+from .subjects import RESPONDERS, tokens
+
+_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+
+class ChatRequest(BaseModel):
+    """The request, with the constraints of the contract."""
+
+    message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARACTERS, pattern=r"\S")]
+    conversation_id: Annotated[Optional[str], Field(pattern=UUID4_PATTERN)] = None
+
+
+async def _events(request: ChatRequest, workload: str) -> AsyncIterator[Tuple[str, Dict[str, Any]]]:
+    """The reply as names and fields of events."""
+    characters = 0
+    async for text in RESPONDERS[workload](request):
+        characters += len(text)
+        yield "chunk", {"content": text}
+    conversation_id = request.conversation_id or str(uuid.uuid4())
+    yield "done", {"conversation_id": conversation_id, "usage": {"tokens": tokens(characters)}}
+
+
+def _json(fields: Dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def fastapi_stream(workload: str) -> ASGIApp:
+    """FastAPI, with frames put together by hand."""
+    app = FastAPI()
+
+    async def frames(request: ChatRequest) -> AsyncIterator[str]:
+        async for name, fields in _events(request, workload):
+            yield f"event: {name}\ndata: {_json(fields)}\n\n"
+
+    @app.post(CHAT_PATH)
+    async def chat(request: ChatRequest) -> StreamingResponse:
+        return StreamingResponse(frames(request), media_type="text/event-stream", headers=_HEADERS)
+
+    return app
+
+
+def fastapi_sse(workload: str) -> ASGIApp:
+    """FastAPI, with the response that it has for events."""
+    from fastapi.sse import EventSourceResponse, ServerSentEvent  # new in 0.135
+
+    app = FastAPI()
+
+    @app.post(CHAT_PATH, response_class=EventSourceResponse)
+    async def chat(request: ChatRequest) -> AsyncIterator[ServerSentEvent]:
+        async for name, fields in _events(request, workload):
+            yield ServerSentEvent(event=name, data=fields)
+
+    return app
+
+
+def sse_starlette(workload: str) -> ASGIApp:
+    """Starlette, with the response of sse-starlette."""
+    # It patches uvicorn when it is imported: not for the other subjects. Only `bench` installs it.
+    from sse_starlette.sse import (  # type: ignore[import-not-found,unused-ignore]
+        EventSourceResponse,
+    )
+
+    async def events(request: ChatRequest) -> AsyncIterator[Dict[str, str]]:
+        async for name, fields in _events(request, workload):
+            yield {"event": name, "data": _json(fields)}
+
+    async def chat(request: Request) -> Response:
+        asked = ChatRequest.model_validate_json(await request.body())
+        response: Response = EventSourceResponse(events(asked), headers=_HEADERS, sep="\n")
+        return response
+
+    return Starlette(routes=[Route(CHAT_PATH, chat, methods=["POST"])])

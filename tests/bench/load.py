@@ -1,0 +1,274 @@
+"""The load: raw sockets, requests made beforehand, and per reply no work but to find its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from typing import Awaitable, Dict, List, Mapping, Optional
+
+from omniforge_chat.routes import CHAT_PATH
+
+from .server import Server, waited_seconds
+from .subjects import CONVERSATION, INTERVAL, MESSAGE
+
+CONNECTIONS = {"short": 32, "long": 8}
+"""How many ask at once where the rate is measured."""
+
+STREAMS = 900
+"""How many paced streams are open at once."""
+
+_TURNS = 4
+"""In how many pieces the servers' times are taken, so that what disturbs one disturbs all."""
+
+_OPENING = 20
+"""Over how many intervals the paced streams are opened, each at its own point of an interval."""
+
+_PATIENCE = 20.0
+"""Seconds after which an answer is given up."""
+
+_OPENING_PATIENCE = 4.0
+"""Seconds after which paced streams that have not begun never will: the server is overloaded."""
+
+_END = b"0\r\n\r\n"  # the last chunk of a chunked body (RFC 9112, section 7.1)
+_OK = b"HTTP/1.1 200"
+_stamps = re.compile(rb'"content": ?"(\d+)"').findall
+
+Figures = Dict[str, float]
+"""The name of a figure, with its unit, and its value."""
+
+
+def _request(message: str) -> bytes:
+    body = json.dumps({"message": message, "conversation_id": CONVERSATION})
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
+
+
+REQUESTS = {"short": _request(MESSAGE), "long": _request(MESSAGE), "paced": _request("3")}
+"""The bytes that ask for one reply of each workload; a paced one has three tokens."""
+
+
+async def measure(servers: Mapping[str, Server], workload: str, seconds: float) -> List[Figures]:
+    """What `workload` costs each of the servers, of which only one has work at a time."""
+    for server in servers.values():
+        server.ask(REQUESTS[workload])  # from now on all have started
+    if workload == "paced":
+        return [await _pace(server, 2 * seconds) for server in servers.values()]
+    saturations = [await _Saturation.of(server, workload) for server in servers.values()]
+    for _ in range(_TURNS):
+        for saturation in saturations:
+            await saturation.go_on(seconds / _TURNS)
+    return [saturation.end() for saturation in saturations]
+
+
+class _Meter:
+    """The time of the clock, of a server's process and of this one, while something is done.
+
+    A process's time is what it had of its core, and what it waited for it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._spent = [0.0] * 5
+        self._done = 0
+
+    def _read(self) -> List[float]:
+        server = self._server
+        used, waited = server.cpu_seconds(), server.waited_seconds()
+        return [time.perf_counter(), used, waited, time.process_time(), waited_seconds("self")]
+
+    async def add(self, work: Awaitable[int]) -> None:
+        """Measure `work`, which returns how many replies, or tokens, came of it."""
+        before = self._read()
+        self._done += await work
+        for index, now in enumerate(self._read()):
+            self._spent[index] += now - before[index]
+
+    def figures(self) -> Figures:
+        clock, server, server_waited, load, load_waited = self._spent
+        return {
+            "per_second": self._done / clock,
+            "per_cpu_second": self._done / server,
+            "cpu_us": 1e6 * server / self._done,
+            "server_percent": 100 * server / clock,
+            "server_waited_percent": 100 * server_waited / clock,
+            "load_percent": 100 * load / clock,
+            "load_waited_percent": 100 * load_waited / clock,
+        }
+
+
+class _Asker(asyncio.Protocol):
+    """A connection that asks again as soon as it is answered, for as long as it is told to."""
+
+    def __init__(self, saturation: _Saturation) -> None:
+        self._saturation = saturation
+        self._tail = b""
+        self._fresh = True
+        self.transport: asyncio.Transport
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        self._saturation.fail("the server closed a connection")
+
+    def ask(self) -> None:
+        self._fresh = True
+        self.transport.write(self._saturation.request)
+
+    def data_received(self, data: bytes) -> None:
+        saturation = self._saturation
+        if self._fresh:
+            self._fresh = False
+            if not data.startswith(_OK):
+                saturation.fail(f"the server answered {data[:80]!r}")
+        self._tail = data[-5:] if len(data) >= 5 else (self._tail + data)[-5:]
+        if self._tail == _END:
+            saturation.replies += 1
+            if time.perf_counter() < saturation.deadline:
+                self.ask()
+            else:
+                saturation.rest()
+
+
+class _Saturation:
+    """As many replies as a server can give, to connections that are kept."""
+
+    def __init__(self, server: Server, workload: str) -> None:
+        self.request = REQUESTS[workload]
+        self.replies = 0
+        self.deadline = 0.0
+        self._meter = _Meter(server)
+        self._askers: List[_Asker] = []
+        self._busy = 0
+        self._rested: asyncio.Future[None]
+
+    @classmethod
+    async def of(cls, server: Server, workload: str) -> _Saturation:
+        """One whose connections are open, and have been used for a moment."""
+        self = cls(server, workload)
+        loop = asyncio.get_running_loop()
+        for _ in range(CONNECTIONS[workload]):
+            transport, asker = await loop.create_connection(
+                lambda: _Asker(self), "127.0.0.1", server.port
+            )
+            asker.transport = transport
+            self._askers.append(asker)
+        await self._keep_asking(0.2)
+        return self
+
+    async def go_on(self, seconds: float) -> None:
+        """Measure for `seconds`, and until what was asked in them is answered."""
+        await self._meter.add(self._keep_asking(seconds))
+
+    async def _keep_asking(self, seconds: float) -> int:
+        before, self._busy = self.replies, len(self._askers)
+        self._rested = asyncio.get_running_loop().create_future()
+        self.deadline = time.perf_counter() + seconds
+        for asker in self._askers:
+            asker.ask()
+        await asyncio.wait_for(self._rested, seconds + _PATIENCE)
+        return self.replies - before
+
+    def rest(self) -> None:
+        self._busy -= 1
+        if not self._busy:
+            self._rested.set_result(None)
+
+    def fail(self, why: str) -> None:
+        if not self._rested.done():
+            self._rested.set_exception(RuntimeError(why))
+
+    def end(self) -> Figures:
+        for asker in self._askers:
+            asker.transport.abort()
+        return self._meter.figures()
+
+
+class _Listener(asyncio.Protocol):
+    """One paced stream: it notes how long each token was on its way."""
+
+    def __init__(self, wave: _Wave) -> None:
+        self._wave = wave
+        self._begun = False
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter_ns()  # the server's clock too: CLOCK_MONOTONIC
+        for stamp in _stamps(data):
+            self._wave.delays.append(now - int(stamp))
+            if not self._begun:
+                self._begun = True
+                self._wave.begin_one()
+
+
+class _Wave:
+    """Streams that are open together."""
+
+    def __init__(self, server: Server, streams: int, tokens: int) -> None:
+        self.delays: List[int] = []
+        self.begun = 0
+        self._streams = streams
+        self._request = _request(str(tokens))
+        self._port = server.port
+        self._transports: List[asyncio.Transport] = []
+        self._all_begun = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open them so that their tokens are spread evenly over the interval.
+
+        It returns when each has had its first token, or the server time enough for that.
+        """
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for order in range(self._streams):
+            turn, place = divmod(order * _OPENING, self._streams)
+            phase = (place + turn) / self._streams  # no two streams have the same
+            await asyncio.sleep(start + (turn + phase) * INTERVAL - loop.time())
+            transport, _ = await loop.create_connection(
+                lambda: _Listener(self), "127.0.0.1", self._port
+            )
+            transport.write(self._request)
+            self._transports.append(transport)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._all_begun.wait(), _OPENING_PATIENCE)
+
+    def begin_one(self) -> None:
+        self.begun += 1
+        if self.begun == self._streams:
+            self._all_begun.set()
+
+    async def listen(self, seconds: float) -> int:
+        """Note the delays of the tokens that come from now on; how many they are."""
+        self.delays.clear()
+        await asyncio.sleep(seconds)
+        return len(self.delays)
+
+    def close(self) -> None:
+        for transport in self._transports:
+            transport.abort()
+
+
+async def _pace(server: Server, seconds: float) -> Figures:
+    """What STREAMS open streams cost while each gets a token every INTERVAL."""
+    # Few at once, so that what they leave behind is not room for those that are measured.
+    first = _Wave(server, _OPENING, tokens=4)
+    await first.open()
+    await asyncio.sleep(5 * INTERVAL)
+    first.close()
+    before = server.resident_kib()
+
+    wave = _Wave(server, STREAMS, tokens=round((seconds + _PATIENCE) / INTERVAL))
+    meter = _Meter(server)
+    await wave.open()
+    await meter.add(wave.listen(seconds))
+    grown = server.resident_kib() - before
+    wave.close()
+    server.stop()  # the next one gets the core for itself
+
+    delays = sorted(wave.delays)
+    return {
+        **meter.figures(),
+        "streams": wave.begun,
+        "kib_per_stream": grown / wave.begun,
+        "delay_p50_ms": delays[len(delays) // 2] / 1e6,
+        "delay_p99_ms": delays[len(delays) * 99 // 100] / 1e6,
+    }
