@@ -142,11 +142,16 @@ class LiveService(LiveServer):
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the server did not end"
 
+    @property
+    def connections(self) -> int:
+        """How many there are, to the server."""
+        return len(self._server.server_state.connections)
+
     def _held(self) -> Dict[str, int]:
         return {
             "streams": self.app.open_streams,
             "waiting": len(self.app._lifecycle._waiting),
-            "connections": len(self._server.server_state.connections),
+            "connections": self.connections,
             "tasks": len(asyncio.all_tasks()),
             "descriptors": len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0,
         }
