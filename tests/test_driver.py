@@ -473,7 +473,7 @@ def test_asyncio_wait_for_works_inside(run: Run[None]) -> None:
 if sys.version_info >= (3, 11):  # which brought asyncio.timeout and asyncio.TaskGroup
 
     def test_asyncio_timeout_works_inside(run: Run[None]) -> None:
-        """It cancels the task and takes that back: the count of its cancellations comes out even."""
+        """It cancels the task and takes that back, so the count of cancellations comes out even."""
 
         async def work() -> str:
             with pytest.raises(TimeoutError):
