@@ -129,11 +129,16 @@ class EventStream:
                 if self._terminal is not None:
                     raise  # it is the server that failed, and with the last frame
                 self._fail(error)
-            if not self._over:
+            while not self._over and self._gone is None:
                 try:
                     await drive(self._finish(), self._before_wait)
                 except asyncio.CancelledError as error:
-                    cancelled = cancelled or self._judge(error)
+                    if cancelled is not None:
+                        break  # asked twice, the server is not kept waiting for the client
+                    cancelled = error if self._gone is None else self._judge(error)
+                    # The last frame gets one more try, with `close_timeout` to be taken.
+                    self._end = self._end or ShuttingDown("The server ended the reply")
+                    self._end_at = monotonic()
         finally:
             self._release()
         if self._gone == "stalled" and self._abort is not None:
@@ -187,6 +192,7 @@ class EventStream:
     async def _finish(self) -> None:
         """The terminal frame, if it is still owed, and the end of the response."""
         self._closing_since = None
+        self._attempts = 0  # the responder has ended, if late
         if self._gone is not None:
             return
         if self._terminal is None:
