@@ -168,7 +168,9 @@ class EventStream:
         try:
             async for event in events:
                 if self._stopped:
-                    break  # the responder swallowed its cancellation; what it says now is not read
+                    # The responder swallowed its cancellation; what it says now is not read.
+                    tally.take_back(event)
+                    break
                 if type(event) is not Chunk:
                     self._terminal = event
                     break

@@ -20,9 +20,10 @@ granian
     Only embedded (`granian.server.embed`) can a host drain first: on SIGTERM it awaits
     `app.drain()` and then calls `server.stop()`. The command line waits on SIGTERM until the open
     streams have ended by themselves, or `--workers-kill-timeout` kills them without a last frame.
-    Its stop waits for stalled connections too, with no limit but that one. It has to run with its
-    default `--task-impl asyncio`: tasks of the other kind cannot be cancelled. Version 2.5, the
-    last for Python 3.9, never holds the app up, so there a client that does not read is not cut.
+    Its stop waits for stalled connections too, with no limit but that one, and the process may
+    then abort (SIGABRT, seen with 2.8) when all is done: embedding is experimental. It has to run
+    with its default `--task-impl asyncio`: tasks of the other kind cannot be cancelled. Version
+    2.5, the last for Python 3.9, never holds the app up: a client that does not read is not cut.
 
 A client that closes its sending half has left, to each of these servers.
 """
@@ -161,6 +162,7 @@ if sys.argv[1] == "uvicorn":
     server.run(sockets=[listener])
 else:
     asyncio.run(globals()[sys.argv[1]]())
+print("the server has ended", file=sys.stderr)
 '''
 
 
@@ -388,7 +390,9 @@ def test_a_drain_ends_each_stream_with_its_last_frame(
         assert (event, data["code"]) == ("error", "shutting_down")
         whole.close()
         late.close()
-        assert service.status() == 0
+        service.wait_for("the server has ended")
+        # What granian's threads do while the interpreter ends is granian's.
+        assert service.status() in ([0, -signal.SIGABRT] if arguments == ["granian"] else [0])
 
 
 # HTTP/2

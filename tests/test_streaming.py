@@ -878,7 +878,7 @@ async def test_a_responder_that_swallows_everything_is_given_up_and_logged(
 @pytest.mark.parametrize("cause", ["leave", "drain", "deadline"])
 @timeless
 async def test_a_responder_that_swallows_and_goes_on_yielding_is_not_read(
-    cause: str, waits: bool
+    cause: str, waits: bool, records: Records
 ) -> None:
     """What it says after its end was decided, nobody hears."""
     swallowed = 0
@@ -891,7 +891,7 @@ async def test_a_responder_that_swallows_and_goes_on_yielding_is_not_read(
                 await asyncio.sleep(FOREVER)
             except asyncio.CancelledError:
                 swallowed += 1
-            yield "never"
+            yield "never to be seen"
             if waits:
                 await asyncio.sleep(1)
 
@@ -902,6 +902,8 @@ async def test_a_responder_that_swallows_and_goes_on_yielding_is_not_read(
     assert swallowed == 1
     assert line.said == "a"
     ends_as(line, cause)
+    chat = records.chat(REFERENCE)
+    assert (chat["chunks"], chat["tokens"]) == (1, 1)
 
 
 @timeless
