@@ -146,7 +146,8 @@ def listen(host: str, port: int, *, send_timeout: Optional[float] = None) -> soc
         if sys.platform == "linux" and send_timeout is not None:
             # Accepted connections inherit it: the kernel drops one whose peer has taken nothing
             # for so long, also when all of a reply was handed over already (RFC 5482).
-            milliseconds = math.ceil(1000 * send_timeout)
+            # Twice, so that the stream's own limit is the first to act and the log says "stalled".
+            milliseconds = math.ceil(2 * 1000 * send_timeout)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listener.bind(address)
         # From here on nobody else can have the address, and who connects waits for the app.

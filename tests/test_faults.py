@@ -303,7 +303,9 @@ def test_clients_that_never_read_are_cut_and_their_memory_returns(wire: Dict[str
             clients.append(hesitant(stage.service.port))
             clients[-1].post({"message": "hi"})
         stage.service.until(lambda: len(records.all) == len(clients))
-        assert {vars(record)["chat"]["outcome"] for record in records.all} == {"stalled"}
+        # Where the streams are slow to fill their buffers, the kernel's limit is the quicker one.
+        outcomes = {vars(record)["chat"]["outcome"] for record in records.all}
+        assert outcomes <= {"stalled", "disconnected"}
         stage.service.until(lambda: stage.service.connections == 0)
         for client in clients:  # to them it looks open until they have read what was sent before
             client.close()
