@@ -41,7 +41,8 @@ async def _events(request: ChatRequest, workload: str) -> AsyncIterator[Tuple[st
         characters += len(text)
         yield "chunk", {"content": text}
     conversation_id = request.conversation_id or str(uuid.uuid4())
-    yield "done", {"conversation_id": conversation_id, "usage": {"tokens": tokens(characters)}}
+    usage = {"tokens": tokens(characters), "estimated": True}
+    yield "done", {"conversation_id": conversation_id, "usage": usage}
 
 
 def _json(fields: Dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ async def _bare_paced(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _done(texts: Sequence[str]) -> Message:
-    usage = Usage(tokens(sum(map(len, texts))))
+    usage = Usage(tokens(sum(map(len, texts))), estimated=True)
     return _body(encode(Done(CONVERSATION, usage)), more=False)
 
 
