@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import threading
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import msgspec
 
@@ -17,8 +18,14 @@ logger = logging.getLogger("omniforge_chat")
 def chat_ended(fields: Dict[str, Any]) -> None:
     """Log the end of a chat at INFO. `fields` is also on the record, as `record.chat`."""
     if logger.isEnabledFor(logging.INFO):
-        text = " ".join([f"{name}={value}" for name, value in fields.items()])
-        logger.handle(_ChatEnded(text, fields))
+        logger.handle(_ChatEnded(_Fields(fields)))
+
+
+class _Fields(Dict[str, Any]):
+    """Fields whose text is made when a line is written, and only then."""
+
+    def __str__(self) -> str:
+        return " ".join([f"{name}={value}" for name, value in self.items()])
 
 
 class _ChatEnded(logging.LogRecord):
@@ -32,12 +39,12 @@ class _ChatEnded(logging.LogRecord):
         logger.name, logging.INFO, __file__, 0, "chat ended %s", (), None, "chat_ended"
     ).__dict__
 
-    def __init__(self, text: str, fields: Dict[str, Any]) -> None:
+    def __init__(self, fields: _Fields) -> None:
         created = time.time()
         thread = threading.current_thread()
         self.__dict__.update(
             self._constant,
-            args=(text,),
+            args=(fields,),
             chat=fields,
             created=created,
             msecs=1000 * (created % 1),
@@ -45,6 +52,60 @@ class _ChatEnded(logging.LogRecord):
             thread=thread.ident,
             threadName=thread.name,
         )
+
+
+class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 cannot subscript it
+    """Lines to standard error; those that tell of the end of a chat are written several at once.
+
+    A write for each would cost a busy service as much as the chat. They wait for `DELAY_SECONDS`,
+    or until they are `MOST_LINES`; any other line, and the end of the process, takes them along.
+    """
+
+    DELAY_SECONDS = 0.1
+    MOST_LINES = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: List[logging.LogRecord] = []
+        self._returning: Optional[asyncio.AbstractEventLoop] = None  # where a timer is set
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line of `record`, now or soon."""
+        self._kept.append(record)
+        if len(self._kept) >= self.MOST_LINES or not isinstance(record, _ChatEnded):
+            self.flush()
+            return
+        loop = asyncio.get_running_loop()  # a chat has one
+        if self._returning is not loop:
+            self._returning = loop
+            loop.call_later(self.DELAY_SECONDS, self._return)
+
+    def _return(self) -> None:
+        self._returning = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that are kept."""
+        self.acquire()
+        try:
+            kept, self._kept = self._kept, []
+            if kept:
+                self._write(kept)
+            super().flush()
+        finally:
+            self.release()
+
+    def _write(self, records: List[logging.LogRecord]) -> None:
+        lines: List[str] = []
+        for record in records:
+            try:
+                lines.append(self.format(record))
+            except Exception:
+                self.handleError(record)
+        try:
+            self.stream.write("\n".join([*lines, ""]))
+        except Exception:
+            self.handleError(records[-1])
 
 
 class TextFormatter(logging.Formatter):
@@ -101,7 +162,7 @@ def log_config(level: str, style: str) -> Dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "handlers": {"stderr": {"()": LineHandler, "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
             # A chat's end is logged by us; the server's own line for each request adds nothing.

@@ -13,9 +13,9 @@ import omniforge_chat
 PACKAGE = Path(omniforge_chat.__file__).parent
 
 LAYERS: Tuple[Set[str], ...] = (
-    {"errors", "logs", "models", "settings"},
+    {"driver", "errors", "logs", "models", "settings"},
     {"sse", "chat", "responders", "history"},
-    {"validation", "streaming", "lifecycle", "driver", "request_id"},
+    {"validation", "streaming", "timetable", "lifecycle", "request_id"},
     {"routes", "openapi"},
     {"app"},
     {"server"},
@@ -28,17 +28,17 @@ SIDEWAYS = {
     ("responders", "chat"),
     ("responders", "sse"),
     ("history", "chat"),
-    ("streaming", "driver"),
     ("streaming", "lifecycle"),
-    ("validation", "driver"),
+    ("streaming", "timetable"),
     ("validation", "lifecycle"),
     ("routes", "openapi"),
 }
 """Who may import whom within one layer."""
 
 TRANSPORT_FREE = ("errors", "logs", "models", "settings", "sse", "chat", "responders", "history")
-# A read with a deadline; and what is finished and closed, whatever is cancelled meanwhile.
-NEED_ASYNCIO = {"history.py", "responders/exchange.py", "responders/upstream.py"}
+# A read with a deadline; what is finished and closed, whatever is cancelled meanwhile; and lines
+# that are written a moment later.
+NEED_ASYNCIO = {"history.py", "logs.py", "responders/exchange.py", "responders/upstream.py"}
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
