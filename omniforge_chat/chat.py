@@ -1,13 +1,21 @@
-"""The core: a turn and a responder in, events out. It knows nothing of HTTP."""
+"""The core: a turn and a responder in, a reply out. It knows nothing of HTTP.
+
+What a responder yields is gathered in `Reply.ready`. Whoever drives `converse` takes it from there
+at each moment at which something waits, and only then (driver.py): so what is ready is on its way
+before the responder waits. A responder that never waits is made to, at a bound in bytes and in
+time: so it neither hides from its own client nor starves the others.
+"""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, AsyncGenerator, AsyncIterator, Callable, Iterator, Optional, Union
+from time import monotonic
+from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Union
 
+from .driver import pause
 from .errors import ChatError, StreamError
 from .logs import logger
-from .models import Chunk, Done, Error, Event, Finish, Turn, Usage
+from .models import Done, Error, Finish, Turn, Usage
 
 Item = Union[str, Usage, Finish]
 """What a responder may yield."""
@@ -16,99 +24,182 @@ Responder = Callable[[Turn], AsyncIterator[Item]]
 """What answers: any async generator function of text. It takes the turn and yields pieces of the
 reply, and optionally a Usage and a Finish."""
 
+BUFFER_BYTES = 16 * 1024
+BUFFER_SECONDS = 0.005
+"""How much, and for how long, what is ready is gathered at most."""
+
+CHARACTER_BYTES = 6
+PIECE_BYTES = 48
+"""The most that a character becomes (JSON's `\\u0000`), and what a piece costs beside its text. A
+bound is enough here: to know the size is to encode twice."""
+
+SILENT_ITEMS = 100
+"""How many items without text are read before the event loop gets a turn."""
+
 CHARACTERS_PER_TOKEN = 4
 """The usual rule of thumb for English text, where a responder does not count tokens itself."""
 
 
-class Tally:
-    """What one reply has come to so far."""
+class Reply:
+    """What the reply to one turn has come to so far.
 
-    __slots__ = ("characters", "chunks", "error", "finish_reason", "reported")
+    `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count what
+    has (see `sent`). `first_at` is when the first piece came, on the monotonic clock. `closing`
+    holds from the responder's end on, while it cleans up. `stopped` is set from outside, and makes
+    `converse` read no further. It has ended when it is `complete`, or there is an `error`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "characters",
+        "chunks",
+        "closing",
+        "complete",
+        "error",
+        "finish_reason",
+        "first_at",
+        "ready",
+        "reported",
+        "stopped",
+        "turn",
+    )
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.ready: List[str] = []
         self.chunks = 0
         self.characters = 0
+        self.first_at: Optional[float] = None
         self.reported: Optional[Usage] = None
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
+        self.complete = False
+        self.closing = False
+        self.stopped = False
 
     @property
-    def produced(self) -> bool:
-        """Whether there is anything yet that cost something."""
-        return self.chunks > 0 or self.reported is not None
+    def ended(self) -> bool:
+        """Whether it is decided which event ends it."""
+        return self.complete or self.error is not None
 
-    def usage(self) -> Usage:
-        """What the responder reported, completed by an estimate from what was sent; tokens >= 1.
+    def sent(self) -> None:
+        """What is ready has been sent."""
+        ready = self.ready
+        self.chunks += len(ready)
+        self.characters += len(ready[0]) if len(ready) == 1 else sum(map(len, ready))
+        ready.clear()
+
+    def note(self, item: object) -> str:
+        """What an item that is not exactly a str adds to the text; Usage and Finish are kept.
+
+        Raises StreamError for what a responder may not yield.
+        """
+        if isinstance(item, str):
+            return str.__str__(item)  # msgspec encodes no subclasses of str
+        if isinstance(item, Usage):
+            for field in ("tokens", "prompt_tokens", "completion_tokens"):
+                count = getattr(item, field)
+                if (type(count) is not int or count < 0) and (
+                    count is not None or field == "tokens"
+                ):
+                    raise StreamError(f"Usage.{field} must be a whole number >= 0, not {count!r}")
+            self.reported = item
+            return ""
+        if isinstance(item, Finish):
+            if not isinstance(item.reason, str):
+                raise StreamError(f"Finish.reason must be a str, not {item.reason!r}")
+            self.finish_reason = str.__str__(item.reason)
+            return ""
+        raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
+
+    def usage(self) -> Optional[Usage]:
+        """What the responder reported, completed by an estimate from the text; None for nothing.
 
         Where the responder reported the prompt alone, only the reply is estimated.
         """
         reported = self.reported
         if reported is None:
-            return Usage(self._estimate(), estimated=True)
+            produced = self.chunks > 0 or self.ready
+            return Usage(self._estimate(), estimated=True) if produced else None
         if reported.prompt_tokens is None or reported.completion_tokens is not None:
             return reported
-        prompt, completion = reported.prompt_tokens, self._estimate() if self.chunks else 0
+        prompt = reported.prompt_tokens
+        completion = self._estimate() if self.chunks or self.ready else 0
         return Usage(prompt + completion, prompt, completion, estimated=True)
 
     def _estimate(self) -> int:
-        return max(1, self.characters // CHARACTERS_PER_TOKEN)
+        characters = self.characters + sum(map(len, self.ready))
+        return max(1, characters // CHARACTERS_PER_TOKEN)
 
-    def take_back(self, event: Event) -> None:
-        """`event` was not sent after all."""
-        if isinstance(event, Chunk):
-            self.chunks -= 1
-            self.characters -= len(event.content)
+    def fail(self, error: Exception) -> None:
+        """It ends with what `error` is to a client; what was not meant to be seen is logged.
 
-    def failed(self, code: str, message: str) -> Error:
-        """The terminal event of a reply that did not complete, with the usage of what there is."""
-        self.error = Error(code, message, self.usage() if self.produced else None)
-        return self.error
+        A ChatError is the Error that it describes, any other `processing_error` (`stream_error`
+        where the responder yielded what is no text) under the turn's request id.
+        """
+        causes = list(_causes(error))
+        intended = [cause for cause in causes if _is_intended(cause)]
+        if len(intended) < len(causes):
+            logger.error("reply failed request_id=%s", self.turn.request_id, exc_info=error)
+        if intended:
+            # msgspec encodes no subclasses of str.
+            code, message = map(str.__str__, (intended[0].code, intended[0].message))
+        else:
+            failed = any(isinstance(cause, StreamError) for cause in causes)
+            code = StreamError.code if failed else ChatError.code
+            message = f"Error generating response (reference {self.turn.request_id})"
+        self.error = Error(code, message)
+
+    def terminal(self) -> Union[Done, Error]:
+        """The one event that ends it, with the usage of what there is."""
+        usage = self.usage()
+        if self.error is not None:
+            return Error(self.error.code, self.error.message, usage)
+        # A complete reply of no text has cost something, too.
+        usage = usage or Usage(1, estimated=True)
+        return Done(self.turn.conversation_id, usage, self.finish_reason)
 
 
-async def converse(
-    turn: Turn, responder: Responder, tally: Optional[Tally] = None
-) -> AsyncGenerator[Event, None]:
-    """Answer `turn`: chunks as they come, then exactly one terminal event, Done or Error.
+async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
+    """Answer `turn`: `reply` gets the text as it comes, and what it failed with if it did.
 
-    No exception of the responder leaves it: a ChatError becomes the Error that it describes, any
-    other becomes `processing_error` (`stream_error` where the responder yielded what is no text),
-    with the traceback in the log under the turn's request id. Only cancellation passes through, and
-    then there is no terminal event. The responder is closed in every case. Whoever iterates this
-    generator closes it too. `tally`, if given, is kept up to date as the reply grows.
+    No exception of the responder leaves it; only cancellation passes through. The responder is
+    closed in every case.
     """
-    if tally is None:
-        tally = Tally()
-    terminal: Event
-    reply: Any = None
+    ready = reply.ready
+    items: Any = None
+    room = silent = 0
+    due = 0.0
     try:
-        reply = iterate(responder(turn))
-        async for item in reply:
+        items = iterate(responder(turn))
+        async for item in items:
+            if reply.stopped:
+                break  # it swallowed its cancellation; what it says now is not read
             if type(item) is not str:
-                item = _text(item, tally)
-            if item:
-                tally.chunks += 1
-                tally.characters += len(item)
-                yield Chunk(item)
-        terminal = Done(turn.conversation_id, tally.usage(), tally.finish_reason)
+                item = reply.note(item)
+            if not item:
+                silent += 1
+                if silent % SILENT_ITEMS == 0:
+                    await pause()
+            elif ready:
+                ready.append(item)
+                room -= len(item) * CHARACTER_BYTES + PIECE_BYTES
+                if room <= 0 or monotonic() >= due:
+                    await pause()
+            else:  # the first since something has waited
+                ready.append(item)
+                due = monotonic() + BUFFER_SECONDS
+                if reply.first_at is None:
+                    reply.first_at = due - BUFFER_SECONDS
+                room = BUFFER_BYTES - len(item) * CHARACTER_BYTES
+                if room <= 0:
+                    await pause()
+        else:
+            reply.complete = True
     except Exception as error:
-        terminal = describe(error, turn, tally)
+        reply.fail(error)
     finally:
-        await close(reply, turn)
-    yield terminal
-
-
-def describe(error: Exception, turn: Turn, tally: Tally) -> Error:
-    """The terminal event for what a reply failed with; what was not meant to be seen is logged."""
-    causes = list(_causes(error))
-    intended = [cause for cause in causes if _is_intended(cause)]
-    if len(intended) < len(causes):
-        logger.error("reply failed request_id=%s", turn.request_id, exc_info=error)
-    if intended:
-        # msgspec encodes no subclasses of str.
-        return tally.failed(str.__str__(intended[0].code), str.__str__(intended[0].message))
-    failed = any(isinstance(cause, StreamError) for cause in causes)
-    code = StreamError.code if failed else ChatError.code
-    return tally.failed(code, f"Error generating response (reference {turn.request_id})")
+        reply.closing = True
+        await close(items, turn)
 
 
 def _causes(error: BaseException) -> Iterator[Any]:
@@ -141,25 +232,6 @@ def iterate(reply: Any) -> Any:
         f"the responder returned {type(reply).__name__}; "
         "write it as an async generator function, `async def` with `yield`"
     )
-
-
-def _text(item: object, tally: Tally) -> str:
-    """What an item that is not exactly a str adds to the reply; the tally notes Usage, Finish."""
-    if isinstance(item, str):
-        return str.__str__(item)  # msgspec encodes no subclasses of str
-    if isinstance(item, Usage):
-        for field in ("tokens", "prompt_tokens", "completion_tokens"):
-            count = getattr(item, field)
-            if (type(count) is not int or count < 0) and (count is not None or field == "tokens"):
-                raise StreamError(f"Usage.{field} must be a whole number >= 0, not {count!r}")
-        tally.reported = item
-        return ""
-    if isinstance(item, Finish):
-        if not isinstance(item.reason, str):
-            raise StreamError(f"Finish.reason must be a str, not {item.reason!r}")
-        tally.finish_reason = str.__str__(item.reason)
-        return ""
-    raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
 
 
 async def close(reply: Any, turn: Turn) -> None:

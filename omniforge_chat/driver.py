@@ -8,6 +8,7 @@ context variables, cancellation, time-outs and task groups inside it work as eve
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import types
 from typing import Any, Awaitable, Callable, Coroutine, Generator, Optional, TypeVar
@@ -17,6 +18,12 @@ T = TypeVar("T")
 
 class Abandoned(BaseException):
     """Raised by `before_wait`: the coroutine refuses to end, and `drive` is to give it up."""
+
+
+@types.coroutine
+def pause() -> Generator[None, None, None]:
+    """Give the event loop a turn."""
+    yield
 
 
 @types.coroutine
@@ -42,7 +49,10 @@ def drive(
             first = before_wait()
             if first is not None:
                 yield from first.__await__()
-            value = yield awaited
+            if type(awaited) is _Future or not isinstance(awaited, asyncio.Future):
+                value = yield awaited
+            else:
+                yield from _follow(awaited, before_wait)
         except BaseException as error:
             # It is not waited for any more. (A bare turn of the loop is None; and what the event
             # loop refuses to wait for, another library's future say, can be anything.)
@@ -53,3 +63,38 @@ def drive(
                     coroutine.close()
                 raise
             resume, value = coroutine.throw, error
+
+
+_Future = asyncio.Future
+"""The plain kind, which is over as soon as it is cancelled."""
+
+
+def _follow(
+    awaited: asyncio.Future[Any], before_wait: Callable[[], Optional[Awaitable[None]]]
+) -> Generator[Any, None, None]:
+    """Wait for `awaited`, which may outlive its cancellation: a task, or several of them.
+
+    A task that waits for another hands its own cancellation on, and hears nothing more until the
+    other one ends. Here it waits for a future of its own instead, so that each cancellation comes
+    by: it is handed on as ever, but then `before_wait` is asked, and can give the wait up.
+    """
+    # What the event loop does with a future that a task gives it; it will not see this one.
+    awaited._asyncio_future_blocking = False
+    while not awaited.done():
+        gate = awaited.get_loop().create_future()
+
+        def open_gate(_: object, gate: asyncio.Future[None] = gate) -> None:
+            if not gate.done():
+                gate.set_result(None)
+
+        awaited.add_done_callback(open_gate)
+        try:
+            yield from gate
+        except asyncio.CancelledError:
+            if not awaited.cancel():
+                raise
+            first = before_wait()
+            if first is not None:
+                yield from first.__await__()
+        finally:
+            awaited.remove_done_callback(open_gate)

@@ -24,8 +24,8 @@ _PREFIXES: Dict[Type[Event], bytes] = {
 }
 _END = b"\n\n"
 
-FRAME_BYTES = len(_PREFIXES[Chunk]) + len(b'{"content":""}') + len(_END)
-"""What the frame of a chunk has besides its text."""
+_CHUNK = b'event: chunk\ndata: {"content":'
+_CHUNK_END = b"}\n\n"
 
 _encoder = msgspec.json.Encoder()
 _encode_json = _encoder.encode
@@ -40,15 +40,17 @@ def encode(event: Event) -> bytes:
     return b"".join((_PREFIXES[type(event)], _encode_json(event), _END))
 
 
-def encode_chunks(chunks: List[Chunk]) -> bytes:
-    """The frames of `chunks`, as `encode` makes them, all in one call of the encoder."""
-    if not chunks:
+def encode_chunks(texts: List[str]) -> bytes:
+    """The frames of chunks with these texts, as `encode` makes them, in one call of the encoder."""
+    if not texts:
         return b""
-    prefix = _PREFIXES[Chunk]
     # A line of JSON for each. They contain no line feeds (JSON escapes them), so each line feed is
     # where one frame ends and, except for the last, the next begins.
-    lines = _encode_json_lines(chunks)
-    return prefix + lines[:-1].replace(b"\n", _END + prefix) + _END
+    lines = _encode_json_lines(texts)
+    if len(texts) > 1:
+        lines = lines[:-1].replace(b"\n", _CHUNK_END + _CHUNK)
+        return b"".join((_CHUNK, lines, _CHUNK_END))
+    return b"".join((_CHUNK, lines[:-1], _CHUNK_END))
 
 
 class Frame(msgspec.Struct, frozen=True):

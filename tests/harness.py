@@ -23,6 +23,8 @@ from starlette.types import ASGIApp, Message
 
 from omniforge_chat import Settings, Turn
 from omniforge_chat.app import ChatApp
+from omniforge_chat.chat import Reply, Responder, converse
+from omniforge_chat.models import Chunk, Event
 from omniforge_chat.server import listen, make_server
 from omniforge_chat.sse import Decoder, Frame
 
@@ -341,6 +343,13 @@ def assert_next_request_works(client: Client) -> None:
     status, _ = client.head()
     assert status == 200
     assert last(client.frames())[0] == "done"
+
+
+async def events_of(turn: Turn, responder: Responder) -> List[Event]:
+    """What the answer of `responder` comes to, without a transport: chunks and what ended it."""
+    reply = Reply(turn)
+    await converse(turn, responder, reply)
+    return [*map(Chunk, reply.ready), reply.terminal()]
 
 
 class Exchange:

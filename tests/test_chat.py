@@ -8,7 +8,6 @@ from enum import Enum
 from functools import partial
 from typing import (
     Any,
-    AsyncGenerator,
     AsyncIterator,
     Callable,
     Iterator,
@@ -24,31 +23,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat import ChatError, Turn, Usage
-from omniforge_chat.chat import Tally, converse
+from omniforge_chat.chat import SILENT_ITEMS, Reply, converse
 from omniforge_chat.errors import StreamError
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders import placeholder
 
-from .harness import CONVERSATION
+from .harness import CONVERSATION, events_of
 
 REFERENCE = "ticket-17"
 HIDDEN = f"Error generating response (reference {REFERENCE})"
 SECRET = "password=hunter2"
 
 
-def conversation(
-    responder: Any, *, message: str = "hi", tally: Optional[Tally] = None
-) -> AsyncGenerator[Event, None]:
-    return converse(Turn(message, CONVERSATION, REFERENCE), responder, tally)
+TURN = Turn("hi", CONVERSATION, REFERENCE)
 
 
-def answer(responder: Any, **how: Any) -> List[Event]:
+def answer(responder: Any, *, message: str = "hi") -> List[Event]:
     """All events of one turn, the last of which is the only terminal one."""
-
-    async def collect() -> List[Event]:
-        return [event async for event in conversation(responder, **how)]
-
-    events = asyncio.run(collect())
+    events = asyncio.run(events_of(Turn(message, CONVERSATION, REFERENCE), responder))
     assert [type(event) for event in events[:-1]] == [Chunk] * (len(events) - 1)
     assert isinstance(events[-1], (Done, Error))
     return events
@@ -242,15 +234,25 @@ def test_an_error_carries_the_usage_of_what_was_produced(
     assert answer(saying(*items, ChatError("no")))[-1] == Error("processing_error", "no", usage)
 
 
-def test_a_tally_follows_the_reply() -> None:
+def test_what_was_sent_counts_and_what_is_ready_is_in_the_usage() -> None:
     """Whoever logs the end of a reply that was cut off has nothing else to go by."""
-    tally = Tally()
-    answer(saying("abcd", "", "efgh"), tally=tally)
-    assert (tally.chunks, tally.characters, tally.error) == (2, 8, None)
-    assert tally.usage() == estimate(2)
-    tally = Tally()
-    *_, end = answer(saying("abcd", Usage(5), ChatError("no")), tally=tally)
-    assert (tally.chunks, tally.usage(), tally.error) == (1, Usage(5), end)
+    reply = Reply(TURN)
+    asyncio.run(converse(TURN, saying("abcd", "", "efgh"), reply))
+    assert (reply.ready, reply.chunks, reply.characters) == (["abcd", "efgh"], 0, 0)
+    assert reply.usage() == estimate(2)
+    reply.sent()
+    assert (reply.ready, reply.chunks, reply.characters) == ([], 2, 8)
+    assert reply.usage() == estimate(2)
+    assert reply.ended
+
+
+def test_a_reply_of_nothing_has_cost_nothing_until_it_is_complete() -> None:
+    """An error before the first token carries no usage."""
+    reply = Reply(TURN)
+    assert reply.usage() is None
+    assert not reply.ended
+    reply.fail(ChatError("no"))
+    assert reply.terminal() == Error("processing_error", "no")
 
 
 # A reply that fails on purpose
@@ -497,62 +499,62 @@ def test_a_reply_that_ended_has_closed_its_responder(
     """Its connection to a model is given back now, and not when the garbage is collected."""
     watched = Watched(*items)
 
-    async def run() -> None:
-        async for event in conversation(watched):
-            if not isinstance(event, Chunk):
-                assert watched.closed == [ended]
-
-    asyncio.run(run())
+    answer(watched)
     assert watched.closed == [ended]
 
 
-async def leave_after_the_first_event(responder: Any) -> None:
-    events = conversation(responder)
-    assert await events.__anext__() == Chunk("a")
-    await events.aclose()
-    with pytest.raises(StopAsyncIteration):
-        await events.__anext__()
-
-
 @pytest.mark.parametrize("wrap", [lambda reply: reply, Stream])
-def test_a_consumer_that_stops_reading_closes_the_responder(
+def test_a_reply_that_is_stopped_is_not_read_any_further_and_closes_its_responder(
     wrap: Callable[[AsyncIterator[Any]], Any], errors: Errors
 ) -> None:
-    """A client that leaves is noticed while a chunk is on its way to it."""
+    """A responder that swallows its cancellation and goes on has nobody to talk to."""
     watched = Watched("a", "b")
+    reply = Reply(TURN)
+
+    async def stopped(turn: Turn) -> AsyncIterator[Any]:
+        async for item in watched(turn):
+            reply.stopped = item == "b"
+            yield item
+
+    asyncio.run(converse(TURN, lambda turn: wrap(stopped(turn)), reply))
+    assert reply.ready == ["a"]
+    assert not reply.ended
+
+
+def test_a_responder_that_yields_nothing_for_ever_gives_the_loop_its_turns() -> None:
+    """`while True: yield ""` must not stop everybody else."""
+    reply = Reply(TURN)
+    items = 0
+
+    async def nothing(turn: Turn) -> AsyncIterator[Any]:
+        nonlocal items
+        while True:
+            items += 1
+            yield (items % 2 and "") or Usage(1)
 
     async def run() -> None:
-        await leave_after_the_first_event(lambda turn: wrap(watched(turn)))
-        assert watched.closed == [GeneratorExit]
+        task = asyncio.ensure_future(converse(TURN, nothing, reply))
+        for turns in range(1, 4):
+            await asyncio.sleep(0)
+            assert items == turns * SILENT_ITEMS
+        task.cancel()
+        await asyncio.wait([task])
 
     asyncio.run(run())
 
 
-def test_a_conversation_that_is_never_begun_calls_no_responder() -> None:
-    """A client may be gone before its first event is asked for."""
-
-    def respond(turn: Turn) -> NoReturn:
-        raise AssertionError
-
-    asyncio.run(conversation(respond).aclose())
-
-
-def test_cancellation_closes_the_responder_and_gives_no_terminal_event(errors: Errors) -> None:
-    """Nobody pays for tokens that nobody reads, and nobody is there to be told."""
+def test_cancellation_closes_the_responder_and_decides_nothing(errors: Errors) -> None:
+    """Nobody pays for tokens that nobody reads; what is told, who cancelled it knows."""
 
     async def run() -> None:
         watched = Watched("a", ...)
-        events: List[Event] = []
-
-        async def consume() -> None:
-            async for event in conversation(watched):
-                events.append(event)
-
+        reply = Reply(TURN)
         async with anyio.create_task_group() as group:
-            group.start_soon(consume)
+            group.start_soon(converse, TURN, watched, reply)
             await watched.waiting.wait()
             group.cancel_scope.cancel()
-        assert events == [Chunk("a")]
+        assert reply.ready == ["a"]
+        assert not reply.ended
         assert watched.closed == [asyncio.CancelledError]
 
     asyncio.run(run())
@@ -562,14 +564,6 @@ def test_a_clean_up_that_fails_is_logged_and_not_shown(errors: Errors) -> None:
     """The client has been answered already, and the answer is the one that counts."""
     watched = Watched("abcd", b"", clean_up=LookupError(SECRET))
     assert answer(watched) == [Chunk("abcd"), Error("stream_error", HIDDEN, estimate(1))]
-    assert watched.closed == [GeneratorExit]
-    assert f"LookupError: {SECRET}" in errors()
-
-
-def test_a_clean_up_that_fails_as_the_consumer_leaves_is_logged(errors: Errors) -> None:
-    """It must not take the place of what made the consumer leave."""
-    watched = Watched("a", "b", clean_up=LookupError(SECRET))
-    asyncio.run(leave_after_the_first_event(watched))
     assert watched.closed == [GeneratorExit]
     assert f"LookupError: {SECRET}" in errors()
 

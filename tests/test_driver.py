@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import importlib
 import importlib.util
@@ -381,6 +382,7 @@ def test_an_awaited_task_is_cancelled_with_the_coroutine_that_awaits_it(run: Run
         shielded = asyncio.ensure_future(asyncio.Event().wait())
 
         async def work() -> None:
+            waiting.set()  # main() hears of it when this waits
             try:
                 await awaited
             finally:
@@ -388,7 +390,7 @@ def test_an_awaited_task_is_cancelled_with_the_coroutine_that_awaits_it(run: Run
                 await asyncio.shield(shielded)
 
         async def driven() -> None:
-            await drive(work(), waiting.set)
+            await drive(work(), nothing)
 
         task = asyncio.ensure_future(driven())
         for _ in range(2):
@@ -403,6 +405,53 @@ def test_an_awaited_task_is_cancelled_with_the_coroutine_that_awaits_it(run: Run
         await asyncio.wait([shielded])
 
     run(main())
+
+
+def test_an_awaited_task_that_outlives_its_cancellation_is_waited_for(run: Run[None]) -> None:
+    """What it returns, or raises, reaches who awaits it, as it does without a driver."""
+
+    async def main() -> None:
+        waits = Waits()
+        waiting = asyncio.Event()
+
+        async def stubborn() -> str:
+            waiting.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            return "after all"
+
+        async def work() -> str:
+            return await asyncio.ensure_future(stubborn())
+
+        async def driven() -> str:
+            return await drive(work(), waits)
+
+        task = asyncio.ensure_future(driven())
+        await waiting.wait()
+        task.cancel()
+        assert await task == "after all"
+        assert waits.count == 2  # at the wait, and at the cancellation that did not end it
+
+    run(main())
+
+
+def test_several_tasks_that_are_awaited_together_are_followed_too(run: Run[List[int]]) -> None:
+    """`gather` is cancelled by way of what it gathers."""
+
+    async def main() -> List[int]:
+        async def value(number: int) -> int:
+            await asyncio.sleep(0)
+            return number
+
+        async def work() -> List[int]:
+            return list(await asyncio.gather(*map(value, range(3))))
+
+        return await drive(work(), nothing)
+
+    assert run(main()) == [0, 1, 2]
 
 
 # Giving up
@@ -427,6 +476,51 @@ def test_an_abandoned_coroutine_is_not_resumed_any_more(run: Run[None]) -> None:
 
     run(main())
     assert seen == ["closed"]
+
+
+def test_a_coroutine_that_awaits_a_task_that_refuses_to_end_can_be_given_up(
+    run: Run[None],
+) -> None:
+    """A cancellation goes to the awaited task alone, and nobody would hear of it again."""
+
+    async def main() -> None:
+        waiting, release = asyncio.Event(), asyncio.Event()
+        give_up = False
+
+        async def deaf() -> None:
+            waiting.set()
+            while not release.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await release.wait()
+
+        inner = asyncio.ensure_future(deaf())
+
+        async def work() -> None:
+            await inner
+
+        def before_wait() -> None:
+            if give_up:
+                raise Abandoned
+
+        async def driven() -> None:
+            await drive(work(), before_wait)
+
+        task = asyncio.ensure_future(driven())
+        await waiting.wait()
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not task.done()
+        give_up = True
+        task.cancel()
+        with pytest.raises(Abandoned):
+            await task
+        assert not inner.done()
+        release.set()
+        await inner
+
+    run(main())
 
 
 def test_an_abandoned_coroutine_that_waits_even_then_is_dropped(run: Run[None]) -> None:

@@ -307,16 +307,15 @@ def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(
 
 
 def test_a_chat_that_never_begins_gives_its_conversation_free() -> None:
-    """A client that leaves at the wrong moment must not lock the conversation."""
+    """Whatever fails between the two, a server's own fault too, must not lock the conversation."""
     history = MemoryHistory()
     app = create_app(recall, settings=Settings(), history=history)
 
-    class Gone(Exchange):
-        async def send(self, message: object) -> None:
-            raise OSError("gone")
-
     async def main() -> None:
-        await Gone({"message": "hi", "conversation_id": CONVERSATION}).run(app)
+        broken = Exchange({"message": "hi", "conversation_id": CONVERSATION})
+        broken.scope["extensions"] = "what is no mapping"
+        with pytest.raises(AttributeError):
+            await broken.run(app)
         assert await contents(history, CONVERSATION) == []
 
     asyncio.run(main())

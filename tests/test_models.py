@@ -14,12 +14,11 @@ import httpx
 import pytest
 
 from omniforge_chat import Finish, Message, Settings, Turn, Usage, create_app
-from omniforge_chat.chat import converse
 from omniforge_chat.errors import SettingsError, UpstreamRateLimited
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders import exchange, refusals, upstream
 
-from .harness import CONVERSATION, PATIENCE, LiveServer, last, text
+from .harness import CONVERSATION, PATIENCE, LiveServer, events_of, last, text
 from .upstream import KEY, WIRES, Call, Provider, Script, Wire
 
 TURN = Turn("hi", CONVERSATION, "request-1")
@@ -54,7 +53,7 @@ def ask(responder: Any, turn: Turn = TURN) -> List[Event]:
     """All the events that one turn comes to."""
 
     async def use(responder: Any) -> List[Event]:
-        return [event async for event in converse(turn, responder)]
+        return await events_of(turn, responder)
 
     events: List[Event] = using(responder, use)
     return events
@@ -337,7 +336,7 @@ def test_a_stale_connection_of_the_pool_is_replaced(wire: Wire) -> None:
 
     async def use(responder: Any) -> None:
         for _ in range(20):
-            events = [event async for event in converse(TURN, responder)]
+            events = await events_of(TURN, responder)
             assert isinstance(events[-1], Done), events
 
     with Provider(script) as provider:
@@ -613,7 +612,7 @@ def test_the_wait_for_a_free_connection_counts(wire: Wire) -> None:
         first = responder(TURN)
         await first.__anext__()
         try:
-            events = [event async for event in converse(TURN, responder)]
+            events = await events_of(TURN, responder)
         finally:
             await first.aclose()
         return failed(events)

@@ -16,11 +16,10 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from omniforge_chat import Settings, create_app, sse
-from omniforge_chat.chat import converse
 from omniforge_chat.cli import main
 from omniforge_chat.responders import upstream
 
-from .harness import environment, last
+from .harness import environment, events_of, last
 from .test_cli import running
 from .test_models import TURN
 from .upstream import WIRES, Call, Provider, Script, Wire
@@ -126,7 +125,7 @@ def test_whatever_a_provider_does_the_key_is_in_no_event_log_error_or_repr(
 
     async def use(responder: Any) -> None:
         try:
-            async for event in converse(TURN, responder):
+            for event in await events_of(TURN, responder):
                 shown.append(sse.encode(event).decode())
             try:
                 async for item in responder(TURN):

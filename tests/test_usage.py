@@ -8,11 +8,11 @@ from typing import Any, List
 import pytest
 
 from omniforge_chat import ChatError, Finish, Message, Turn, Usage, sse
-from omniforge_chat.chat import converse
 from omniforge_chat.errors import UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.openapi import document
 
+from . import harness
 from .harness import CONVERSATION
 
 TURN = Turn("hi", CONVERSATION, "request-1")
@@ -28,7 +28,7 @@ def events_of(*items: Any) -> List[Event]:
             yield item
 
     async def main() -> List[Event]:
-        return [event async for event in converse(TURN, respond)]
+        return await harness.events_of(TURN, respond)
 
     return asyncio.run(main())
 

@@ -79,7 +79,8 @@ def timeless(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
     def run(*arguments: Any, **options: Any) -> None:
         loop = TimelessLoop()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("omniforge_chat.streaming.monotonic", loop.time)
+            for module in ("chat", "streaming"):
+                patch.setattr(f"omniforge_chat.{module}.monotonic", loop.time)
             try:
                 loop.run_until_complete(test(*arguments, **options))
                 left = asyncio.all_tasks(loop)
