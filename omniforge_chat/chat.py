@@ -28,10 +28,15 @@ BUFFER_BYTES = 16 * 1024
 BUFFER_SECONDS = 0.005
 """How much, and for how long, what is ready is gathered at most."""
 
-CHARACTER_BYTES = 6
-PIECE_BYTES = 48
-"""The most that a character becomes (JSON's `\\u0000`), and what a piece costs beside its text. A
-bound is enough here: to know the size is to encode twice."""
+_ROOM = BUFFER_BYTES // 4
+_PIECE = 9
+"""The same in units of four bytes, the most that a character has in UTF-8, and what the frame of a
+piece has beside its text. (What JSON escapes is more, and rare.)"""
+
+_STRIDE = 48
+_SWIFT_SECONDS = 0.001
+"""While pieces come so fast that all there are came within this time, every few of them are let
+through without a look at the clock, which costs as much as all the rest: so many of the units."""
 
 SILENT_ITEMS = 100
 """How many items without text are read before the event loop gets a turn."""
@@ -44,9 +49,9 @@ class Reply:
     """What the reply to one turn has come to so far.
 
     `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count what
-    has (see `sent`). `first_at` is when the first piece came, on the monotonic clock. `closing`
-    holds from the responder's end on, while it cleans up. `stopped` is set from outside, and makes
-    `converse` read no further. It has ended when it is `complete`, or there is an `error`.
+    has. `first_at` is when the first piece came, on the monotonic clock. `closing` holds from the
+    responder's end on, while it cleans up. It has ended when it is `complete`, or there is an
+    `error`.
     """
 
     __slots__ = (
@@ -57,10 +62,12 @@ class Reply:
         "error",
         "finish_reason",
         "first_at",
+        "oldest_at",
         "ready",
         "reported",
         "stopped",
         "turn",
+        "waited",
     )
 
     def __init__(self, turn: Turn) -> None:
@@ -69,12 +76,14 @@ class Reply:
         self.chunks = 0
         self.characters = 0
         self.first_at: Optional[float] = None
+        self.oldest_at = 0.0  # when the first of what is ready came
         self.reported: Optional[Usage] = None
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
         self.complete = False
         self.closing = False
         self.stopped = False
+        self.waited = True  # since the last piece came
 
     @property
     def ended(self) -> bool:
@@ -84,9 +93,16 @@ class Reply:
     def sent(self) -> None:
         """What is ready has been sent."""
         ready = self.ready
+        if self.chunks == 0:
+            self.first_at = self.oldest_at
         self.chunks += len(ready)
-        self.characters += len(ready[0]) if len(ready) == 1 else sum(map(len, ready))
+        self.characters += sum(map(len, ready))
         ready.clear()
+        self.waited = True
+
+    def stop(self) -> None:
+        """Let `converse` read no further, whatever the responder still says."""
+        self.stopped = self.waited = True
 
     def note(self, item: object) -> str:
         """What an item that is not exactly a str adds to the text; Usage and Finish are kept.
@@ -167,32 +183,42 @@ async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
     """
     ready = reply.ready
     items: Any = None
-    room = silent = 0
-    due = 0.0
+    room = unwatched = silent = 0
+    due = swift = 0.0
     try:
         items = iterate(responder(turn))
         async for item in items:
-            if reply.stopped:
-                break  # it swallowed its cancellation; what it says now is not read
             if type(item) is not str:
+                if reply.stopped:
+                    break
                 item = reply.note(item)
             if not item:
                 silent += 1
                 if silent % SILENT_ITEMS == 0:
                     await pause()
-            elif ready:
+                continue
+            if reply.waited:
+                if reply.stopped:
+                    break  # it swallowed its cancellation; what it says now is not read
+                reply.waited = False
+                reply.oldest_at = now = monotonic()
+                due, swift = now + BUFFER_SECONDS, now + _SWIFT_SECONDS
                 ready.append(item)
-                room -= len(item) * CHARACTER_BYTES + PIECE_BYTES
-                if room <= 0 or monotonic() >= due:
-                    await pause()
-            else:  # the first since something has waited
+                room = unwatched = _ROOM - len(item)
+                if room > 0:
+                    continue
+            else:
                 ready.append(item)
-                due = monotonic() + BUFFER_SECONDS
-                if reply.first_at is None:
-                    reply.first_at = due - BUFFER_SECONDS
-                room = BUFFER_BYTES - len(item) * CHARACTER_BYTES
-                if room <= 0:
-                    await pause()
+                room -= len(item) + _PIECE
+                if room > unwatched:
+                    continue
+                now = monotonic()
+                if room <= _STRIDE:  # as it would be if all characters were of the longest
+                    room = _room_beside(ready)
+                if now < due and room > _ROOM // 8:
+                    unwatched = room - _STRIDE if now < swift else room
+                    continue
+            await pause()
         else:
             reply.complete = True
     except Exception as error:
@@ -200,6 +226,12 @@ async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
     finally:
         reply.closing = True
         await close(items, turn)
+
+
+def _room_beside(ready: List[str]) -> int:
+    """How much room there really is beside what is ready."""
+    size = len("".join(ready).encode("utf-8", "surrogatepass"))
+    return _ROOM - size // 4 - len(ready) * _PIECE
 
 
 def _causes(error: BaseException) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from .errors import InternalError, RequestError, RequestTimeout
 from .history import History, Recollection
 from .lifecycle import Lifecycle
 from .logs import logger
-from .models import ChatRequest, Error, Message, Turn
+from .models import Error, Message, Turn
 from .openapi import document
 from .request_id import RequestIDMiddleware, request_id
 from .responders import check_responder
@@ -130,7 +130,15 @@ class _ChatEndpoint:
         recollection: Optional[Recollection] = None
         try:
             try:
-                request = await self._read(scope, receive)
+                limit = settings.max_body_bytes
+                validation.check_headers(scope["headers"], max_body_bytes=limit)
+                body = await validation.BodyReader(
+                    receive,
+                    max_bytes=limit,
+                    seconds=settings.body_timeout,
+                    lifecycle=self._lifecycle,
+                ).read()
+                request = validation.parse(body)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
                 responder = self._responder
                 history: Tuple[Message, ...] = ()
@@ -162,17 +170,6 @@ class _ChatEndpoint:
         finally:
             if recollection is not None:
                 await recollection.end()
-
-    async def _read(self, scope: Scope, receive: Receive) -> ChatRequest:
-        settings = self._settings
-        validation.check_headers(scope["headers"], max_body_bytes=settings.max_body_bytes)
-        body = await validation.read_body(
-            receive,
-            max_bytes=settings.max_body_bytes,
-            seconds=settings.body_timeout,
-            lifecycle=self._lifecycle,
-        )
-        return validation.parse(body)
 
 
 def internal_error(scope: Scope) -> InternalError:

@@ -34,12 +34,11 @@ from typing import Any, Awaitable, Callable, Iterator, Optional
 
 from starlette.types import Message, Receive, Send
 
-from . import logs
 from .chat import Reply, Responder, converse
 from .driver import Abandoned, drive
 from .errors import ChatError, ReplyTimeout, ShuttingDown, StreamError
 from .lifecycle import Lifecycle
-from .logs import logger
+from .logs import chat_ended, logger
 from .models import Done, Event, Turn
 from .settings import Settings
 from .sse import HEARTBEAT, encode, encode_chunks
@@ -60,23 +59,6 @@ class EventStream:
     connection with all that is unsent.
     """
 
-    # What most short replies never touch, so it costs them nothing.
-    _begun = False  # the start of the response has been sent
-    _headers_out = False  # and something behind it, without which some servers hold it back
-    _terminal: Optional[Event] = None  # encoded already; nothing may follow it
-    _end: Optional[ChatError] = None  # why it ends before the responder does
-    _gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
-    _ending = False  # the responder has ended
-    _over = False
-    # What a stream has once it has waited.
-    _task: Optional[asyncio.Task[Any]] = None
-    _watcher: Optional[asyncio.Task[None]] = None
-    _timer: Optional[asyncio.TimerHandle] = None
-    _beat: Optional[asyncio.Task[None]] = None
-    _cancels = 0  # how often we have cancelled the request's task
-    _cancels_known = 0  # how often others have, as far as that has been dealt with
-    _cleaning_up = False  # others have, and the responder has been given `close_timeout`
-
     def __init__(
         self,
         turn: Turn,
@@ -96,6 +78,21 @@ class EventStream:
         self._abort = abort
         self._reply = Reply(turn)
         self._times = Timetable(settings, monotonic())
+        self._begun = False  # the start of the response has been sent
+        self._headers_out = False  # and something behind it, without which some servers hold it
+        self._ending = False  # the responder has ended
+        self._over = False
+        self._terminal: Optional[Event] = None  # encoded already; nothing may follow it
+        self._end: Optional[ChatError] = None  # why it ends before the responder does
+        self._gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
+        # What a stream has once it has waited.
+        self._task: Optional[asyncio.Task[Any]] = None
+        self._watcher: Optional[asyncio.Task[None]] = None
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._beat: Optional[asyncio.Task[None]] = None
+        self._cancels = 0  # how often we have cancelled the request's task
+        self._cancels_known = 0  # how often others have, as far as that has been dealt with
+        self._cleaning_up = False  # others have, and the responder has been given `close_timeout`
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
@@ -174,7 +171,7 @@ class EventStream:
             except (TypeError, ValueError):
                 del reply.ready[number:]
                 reply.fail(_unencodable("a piece of text", error))
-                reply.stopped = True
+                reply.stop()
                 return
 
     async def _flush(self, *, last: bool = False) -> None:
@@ -214,7 +211,7 @@ class EventStream:
     def _left(self) -> None:
         """A send says that the client has left (ASGI 2.4; older servers say nothing)."""
         self._gone = self._gone or "disconnected"
-        self._reply.stopped = True
+        self._reply.stop()
 
     def _before_wait(self) -> Optional[Awaitable[None]]:
         """Something is about to wait: see that it is watched, and that what is ready goes out."""
@@ -267,7 +264,7 @@ class EventStream:
         sending = self._times.sending_since is not None
         if gone is not None:
             self._gone = gone
-            self._reply.stopped = True
+            self._reply.stop()
         elif self._end is not None:
             return
         else:
@@ -275,7 +272,7 @@ class EventStream:
             self._times.end_at = monotonic()
             if self._reply.ended:
                 return  # too late to say so, but the client has less time for the last frame now
-            self._reply.stopped = True
+            self._reply.stop()
             if sending:
                 return  # a frame that is on its way is not torn: `_flush` and `_beat` see to it
         if sending or self._times.closing_since is None:
@@ -396,16 +393,14 @@ class EventStream:
         # A complete reply has cost something, if it had no text.
         usage = self._terminal.usage if isinstance(self._terminal, Done) else reply.usage()
         first = reply.first_at if reply.chunks else None
-        logs.chat_ended(
-            {
-                "request_id": self._turn.request_id,
-                "conversation_id": self._turn.conversation_id,
-                "outcome": self._gone or outcome,
-                "chunks": reply.chunks,
-                "tokens": 0 if usage is None else usage.tokens,
-                "first_chunk_ms": None if first is None else _milliseconds(first - started),
-                "total_ms": _milliseconds(monotonic() - started),
-            }
+        chat_ended(
+            self._turn.request_id,
+            self._turn.conversation_id,
+            self._gone or outcome,
+            reply.chunks,
+            0 if usage is None else usage.tokens,
+            None if first is None else _milliseconds(first - started),
+            _milliseconds(monotonic() - started),
         )
 
 

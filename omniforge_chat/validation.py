@@ -53,37 +53,34 @@ def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int
     Raises UnsupportedMediaType, or PayloadTooLarge by the announced length. Demanding a JSON media
     type also keeps out requests that a page of another site can make without CORS asking first.
     """
-    content_type = b""
-    for name, value in headers:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"content-length":
-            if value.isdigit() and (len(value) > 18 or int(value) > max_body_bytes):
-                raise _too_large(max_body_bytes)
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise UnsupportedMediaType("Content-Encoding: send the body uncompressed")
+    fields = dict(headers)  # the last one of a name counts
+    length = fields.get(b"content-length", b"")
+    if length.isdigit() and (len(length) > 18 or int(length) > max_body_bytes):
+        raise _too_large(max_body_bytes)
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("Content-Encoding: send the body uncompressed")
+    content_type = fields.get(b"content-type", b"")
+    if content_type == b"application/json":
+        return
     media_type = content_type.partition(b";")[0].strip().decode("latin-1")
     if not _is_json(media_type):
         given = f"not {media_type!r}" if media_type else "and there is none"
         raise UnsupportedMediaType(f"Content-Type: must be application/json, {given}")
 
 
-async def read_body(
-    receive: Receive, *, max_bytes: int, seconds: float, lifecycle: Optional[Lifecycle] = None
-) -> bytes:
-    """The whole body, of at most `max_bytes`, that arrives within `seconds`.
+class BodyReader:
+    """Reads the whole body of a request, of at most `max_bytes`, that arrives within `seconds`.
 
-    Raises PayloadTooLarge without reading any further, RequestTimeout, ShuttingDown where the drain
-    of `lifecycle` ends meanwhile, or ClientDisconnect.
+    Most are there already, and then neither a timer nor a scope is made.
     """
-    return await _BodyReader(receive, max_bytes, seconds, lifecycle).read()
-
-
-class _BodyReader:
-    """Reads one body. Most are there already, and then neither a timer nor a scope is made."""
 
     def __init__(
-        self, receive: Receive, max_bytes: int, seconds: float, lifecycle: Optional[Lifecycle]
+        self,
+        receive: Receive,
+        *,
+        max_bytes: int,
+        seconds: float,
+        lifecycle: Optional[Lifecycle] = None,
     ) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
@@ -94,6 +91,11 @@ class _BodyReader:
         self._given_up: Optional[RequestError] = None
 
     async def read(self) -> bytes:
+        """The body.
+
+        Raises PayloadTooLarge without reading any further, RequestTimeout, ShuttingDown where the
+        drain of `lifecycle` ends meanwhile, or ClientDisconnect.
+        """
         try:
             return await drive(self._parts(), self._before_wait)
         except asyncio.CancelledError:
@@ -112,7 +114,8 @@ class _BodyReader:
     async def _parts(self) -> bytes:
         parts: List[bytes] = []
         size = 0
-        while True:
+        more = True
+        while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
@@ -120,9 +123,11 @@ class _BodyReader:
             size += len(part)
             if size > self._max_bytes:
                 raise _too_large(self._max_bytes)
+            more = message.get("more_body", False)
+            if not (more or parts):
+                return part
             parts.append(part)
-            if not message.get("more_body", False):
-                return b"".join(parts)
+        return b"".join(parts)
 
     def _before_wait(self) -> None:
         if self._timer is None:

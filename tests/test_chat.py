@@ -513,7 +513,8 @@ def test_a_reply_that_is_stopped_is_not_read_any_further_and_closes_its_responde
 
     async def stopped(turn: Turn) -> AsyncIterator[Any]:
         async for item in watched(turn):
-            reply.stopped = item == "b"
+            if item == "b":
+                reply.stop()
             yield item
 
     asyncio.run(converse(TURN, lambda turn: wrap(stopped(turn)), reply))

@@ -12,7 +12,7 @@ from omniforge_chat import Settings, Turn, create_app
 from omniforge_chat.errors import Overloaded, RequestTimeout, ShuttingDown
 from omniforge_chat.lifecycle import Lifecycle
 from omniforge_chat.responders import placeholder
-from omniforge_chat.validation import read_body
+from omniforge_chat.validation import BodyReader
 
 from .harness import Exchange, last, refusal
 from .timeless import now, passing, settle, timeless
@@ -211,7 +211,7 @@ def _part(body: bytes, *, more: bool) -> Message:
 
 
 async def _read(lifecycle: Lifecycle, receive: Any) -> bytes:
-    return await read_body(receive, max_bytes=100, seconds=15, lifecycle=lifecycle)
+    return await BodyReader(receive, max_bytes=100, seconds=15, lifecycle=lifecycle).read()
 
 
 @timeless

@@ -24,7 +24,7 @@ from omniforge_chat.errors import (
     UnsupportedMediaType,
 )
 from omniforge_chat.models import ChatRequest
-from omniforge_chat.validation import check_headers, parse, read_body
+from omniforge_chat.validation import BodyReader, check_headers, parse
 
 from .harness import CONVERSATION
 
@@ -476,7 +476,7 @@ class Body:
         return self.parts.pop(0)
 
     def read(self, *, max_bytes: int = 10, seconds: float = 60.0) -> bytes:
-        return asyncio.run(read_body(self, max_bytes=max_bytes, seconds=seconds))
+        return asyncio.run(BodyReader(self, max_bytes=max_bytes, seconds=seconds).read())
 
 
 def part(body: bytes, *, more: bool = True) -> Message:
@@ -522,7 +522,7 @@ def test_the_time_is_for_the_whole_body_not_for_each_part() -> None:
         return part(b"")
 
     async def read() -> bytes:
-        return await read_body(trickle, max_bytes=10, seconds=0.01)
+        return await BodyReader(trickle, max_bytes=10, seconds=0.01).read()
 
     with pytest.raises(RequestTimeout):
         asyncio.run(read())
@@ -546,7 +546,7 @@ def test_cancellation_from_outside_is_not_taken_for_the_time_out() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        await read_body(receive, max_bytes=10, seconds=60.0)
+        await BodyReader(receive, max_bytes=10, seconds=60.0).read()
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(read())
