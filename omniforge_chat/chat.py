@@ -33,6 +33,9 @@ _PIECE = 9
 """The same in units of four bytes, the most that a character has in UTF-8, and what the frame of a
 piece has beside its text. (What JSON escapes is more, and rare.)"""
 
+_LITTLE_ROOM = _ROOM // 8
+"""With less of it what is ready goes out."""
+
 _STRIDE = 48
 _SWIFT_SECONDS = 0.001
 """While pieces come so fast that all there are came within this time, every few of them are let
@@ -213,9 +216,9 @@ async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
                 if room > unwatched:
                     continue
                 now = monotonic()
-                if room <= _STRIDE:  # as it would be if all characters were of the longest
+                if room <= _LITTLE_ROOM:  # as it would be if all characters were of the longest
                     room = _room_beside(ready)
-                if now < due and room > _ROOM // 8:
+                if now < due and room > _LITTLE_ROOM:
                     unwatched = room - _STRIDE if now < swift else room
                     continue
             await pause()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from time import monotonic
-from typing import Any, AsyncIterator, Callable, List, Protocol, Sequence, Set, Tuple
+from typing import Any, AsyncIterator, Callable, List, Optional, Protocol, Sequence, Set, Tuple
 
 import msgspec
 
@@ -167,8 +167,13 @@ class Recollection:
 
         return remembering
 
-    async def end(self, messages: Sequence[Message] = ()) -> None:
-        """Give the conversation free, with what came of the turn; a second call does nothing."""
+    async def end(
+        self, messages: Sequence[Message] = (), *, seconds: Optional[float] = None
+    ) -> None:
+        """Give the conversation free, with what came of the turn; a second call does nothing.
+
+        A store that takes longer than `seconds`, if given, goes on without being waited for.
+        """
         if not self._open:
             return
         self._open = False
@@ -177,9 +182,9 @@ class Recollection:
         # cancels twice; then the task goes on without it.
         ending = asyncio.ensure_future(self._append(messages))
         try:
-            await asyncio.shield(ending)
+            await asyncio.wait([ending], timeout=seconds)
         except asyncio.CancelledError:
-            await asyncio.shield(ending)
+            await asyncio.wait([ending], timeout=seconds)
             raise
 
     async def _append(self, messages: Sequence[Message]) -> None:

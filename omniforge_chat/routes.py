@@ -169,7 +169,7 @@ class _ChatEndpoint:
             ).respond()
         finally:
             if recollection is not None:
-                await recollection.end()
+                await recollection.end(seconds=settings.close_timeout)
 
 
 def internal_error(scope: Scope) -> InternalError:

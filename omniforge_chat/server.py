@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional, Type
@@ -45,7 +46,7 @@ class Server(uvicorn.Server):
         self._app = app
         self._drains: List[asyncio.Task[None]] = []
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._stopped_early = False
+        self._asked: Dict[str, int] = {}
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         """Begin to serve, and tell where."""
@@ -55,8 +56,7 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             logger.info("serving on %s", _url(listener))
         self._loop = asyncio.get_running_loop()
-        if self._stopped_early:
-            self._begin_drain()
+        self._heed()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,17 +71,27 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
         """Begin the drain, or hurry it."""
-        if self._loop is None:
-            # uvicorn 0.39, told during its startup, leaves at once and closes nothing.
-            self._stopped_early = True
-        else:
-            self._loop.call_soon_threadsafe(self._begin_drain)
+        self.stop("signal")
 
-    def _begin_drain(self) -> None:
-        hurry = bool(self._drains)
-        logger.info("draining: %s streams are open%s", self._app.open_streams, " (now)" * hurry)
-        assert self._loop is not None
-        self._drains.append(self._loop.create_task(self._drain(0.0 if hurry else None)))
+    def stop(self, source: str) -> None:
+        """Begin the drain, or hurry it if this `source` asks again. From any thread.
+
+        A worker hears of one and the same stop from two sides, where a signal goes to all processes
+        of a service (as systemd sends it, or a terminal): that is no second stop.
+        """
+        self._asked[source] = self._asked.get(source, 0) + 1
+        # uvicorn 0.39, told during its startup, leaves at once and closes nothing; so `startup`
+        # looks at what has been asked by then.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._heed)
+
+    def _heed(self) -> None:
+        wanted = min(2, max(self._asked.values(), default=0))
+        while len(self._drains) < wanted:
+            hurry = bool(self._drains)
+            logger.info("draining: %s streams are open%s", self._app.open_streams, " (now)" * hurry)
+            drain = self._drain(0.0 if hurry else None)
+            self._drains.append(asyncio.get_running_loop().create_task(drain))
 
     async def _drain(self, seconds: Optional[float]) -> None:
         await self._app.drain(seconds)
@@ -163,10 +173,21 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(app: ChatApp, listener: socket.socket, settings: Settings) -> bool:
-    """Serve `app` on `listener` until this process is told to stop; False if it cannot start."""
+def serve(
+    app: ChatApp,
+    listener: socket.socket,
+    settings: Settings,
+    *,
+    orders: Optional[Connection] = None,
+) -> bool:
+    """Serve `app` on `listener` until this process is told to stop; False if it cannot start.
+
+    `orders`, in a worker, is where its parent passes on each stop that it hears of.
+    """
     logs = log_config(settings.log_level, settings.log_format)
     server = make_server(app, settings, log_config=logs)
+    if orders is not None:
+        threading.Thread(target=_obey, args=(orders, server), daemon=True).start()
     server.run(sockets=[listener])
     return server.started
 
@@ -201,7 +222,7 @@ class _Supervisor:
     def __init__(self, listener: socket.socket, settings: Settings) -> None:
         self._listener = listener
         self._settings = settings
-        self._workers: List[BaseProcess] = []
+        self._workers: Dict[BaseProcess, Connection] = {}
         self._started: Dict[int, float] = {}
         self._stopping = False
 
@@ -220,18 +241,20 @@ class _Supervisor:
 
     def _start(self) -> None:
         # Not fork: a worker begins from nothing, on every platform alike.
-        worker = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(self._listener, self._settings)
-        )
-        worker.start()
+        context = multiprocessing.get_context("spawn")
+        theirs, ours = context.Pipe(duplex=False)
+        worker = context.Process(target=_work, args=(self._listener, self._settings, theirs))
+        with _sigint_blocked():
+            worker.start()
+        theirs.close()
         self._started[worker.pid or 0] = time.monotonic()
-        self._workers.append(worker)
+        self._workers[worker] = ours
         if self._stopping:
-            worker.terminate()  # the signal came before this one could be told
+            _order(ours)  # the signal came before this one could be told
 
     def _replace_dead(self) -> None:
         for worker in [w for w in self._workers if not w.is_alive()]:
-            self._workers.remove(worker)
+            self._workers.pop(worker).close()
             started = self._started.pop(worker.pid or 0)
             if self._stopping:
                 continue
@@ -242,19 +265,43 @@ class _Supervisor:
 
     def _stop(self, number: int, frame: Optional[FrameType]) -> None:
         self._stopping = True
-        for worker in self._workers:
-            worker.terminate()
+        for orders in list(self._workers.values()):
+            _order(orders)
 
 
-def _work(listener: socket.socket, settings: Settings) -> None:
-    # Ctrl-C reaches every process of a terminal; the parent passes on what it hears, once.
+def _order(orders: Connection) -> None:
+    with contextlib.suppress(OSError):  # it has ended already
+        orders.send_bytes(b"stop")
+
+
+_CAN_BLOCK = hasattr(signal, "pthread_sigmask")
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A process that is started meanwhile has it blocked too, until it knows what to do with it."""
+    if not _CAN_BLOCK:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(listener: socket.socket, settings: Settings, orders: Connection) -> None:
+    # Ctrl-C reaches every process of a terminal; the parent passes on what it hears.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    serve(create_app(settings=settings), listener, settings)
+    if _CAN_BLOCK:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    serve(create_app(settings=settings), listener, settings, orders=orders)
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot tell its workers to stop."""
-    parent: Any = multiprocessing.parent_process()
-    parent.join()
-    signal.raise_signal(signal.SIGTERM)
+def _obey(orders: Connection, server: Server) -> None:
+    """Stop as often as the parent says, and once more where it is gone and cannot say."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            orders.recv_bytes()
+            server.stop("parent")
+    server.stop("end of the parent")

@@ -6,7 +6,8 @@ back the frames that are complete, as section 9.2.6 ("Interpreting an event stre
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Type, Union
+import contextlib
+from typing import Dict, List, Optional, Tuple, Type, Union
 
 import msgspec
 
@@ -41,7 +42,10 @@ def encode(event: Event) -> bytes:
 
 
 def encode_chunks(texts: List[str]) -> bytes:
-    """The frames of chunks with these texts, as `encode` makes them, in one call of the encoder."""
+    """The frames of chunks with these texts, as `encode` makes them, in one call of the encoder.
+
+    Raises UnicodeEncodeError as `encode` does, and TypeError for what only pretends to be text.
+    """
     if not texts:
         return b""
     # A line of JSON for each. They contain no line feeds (JSON escapes them), so each line feed is
@@ -51,6 +55,15 @@ def encode_chunks(texts: List[str]) -> bytes:
         lines = lines[:-1].replace(b"\n", _CHUNK_END + _CHUNK)
         return b"".join((_CHUNK, lines, _CHUNK_END))
     return b"".join((_CHUNK, lines[:-1], _CHUNK_END))
+
+
+def encode_leading(texts: List[str]) -> Tuple[bytes, int]:
+    """The frames of as many `texts`, from the first on, as have some; and how many these are."""
+    frames: List[bytes] = []
+    with contextlib.suppress(TypeError, ValueError):
+        for text in texts:
+            frames.append(encode_chunks([text]))
+    return b"".join(frames), len(frames)
 
 
 class Frame(msgspec.Struct, frozen=True):

@@ -28,12 +28,12 @@ only ever decide the cause of the end (`_interrupt`); the request's own task doe
 from __future__ import annotations
 
 import asyncio
-import sys
 from time import monotonic
-from typing import Any, Awaitable, Callable, Iterator, Optional
+from typing import Awaitable, Callable, Optional
 
 from starlette.types import Message, Receive, Send
 
+from .canceller import TELLS, Canceller
 from .chat import Reply, Responder, converse
 from .driver import Abandoned, drive
 from .errors import ChatError, ReplyTimeout, ShuttingDown, StreamError
@@ -41,7 +41,7 @@ from .lifecycle import Lifecycle
 from .logs import chat_ended, logger
 from .models import Done, Event, Turn
 from .settings import Settings
-from .sse import HEARTBEAT, encode, encode_chunks
+from .sse import HEARTBEAT, encode, encode_chunks, encode_leading
 from .timetable import ATTEMPTS, Due, Timetable
 
 _HEADERS = [
@@ -86,13 +86,11 @@ class EventStream:
         self._end: Optional[ChatError] = None  # why it ends before the responder does
         self._gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
         # What a stream has once it has waited.
-        self._task: Optional[asyncio.Task[Any]] = None
+        self._canceller = Canceller()
         self._watcher: Optional[asyncio.Task[None]] = None
         self._timer: Optional[asyncio.TimerHandle] = None
         self._beat: Optional[asyncio.Task[None]] = None
-        self._cancels = 0  # how often we have cancelled the request's task
-        self._cancels_known = 0  # how often others have, as far as that has been dealt with
-        self._cleaning_up = False  # others have, and the responder has been given `close_timeout`
+        self._cleaning_up = False  # as others have cancelled it, so that `close_timeout` runs
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
@@ -151,7 +149,10 @@ class EventStream:
         try:
             body = encode_chunks(reply.ready)
         except (TypeError, ValueError) as error:
-            body = b"".join(self._salvage(error))
+            body, count = encode_leading(reply.ready)
+            del reply.ready[count:]
+            reply.fail(_unencodable("a piece of text", error))
+            reply.stop()
         if not last:
             return body
         try:
@@ -161,18 +162,6 @@ class EventStream:
             reply.fail(_unencodable("what ended it", error))
             self._terminal = reply.terminal()
             return body + encode(self._terminal)
-
-    def _salvage(self, error: Exception) -> Iterator[bytes]:
-        """The frames of the pieces before the one that cannot be encoded; the rest is dropped."""
-        reply = self._reply
-        for number, piece in enumerate(reply.ready):
-            try:
-                yield encode_chunks([piece])
-            except (TypeError, ValueError):
-                del reply.ready[number:]
-                reply.fail(_unencodable("a piece of text", error))
-                reply.stop()
-                return
 
     async def _flush(self, *, last: bool = False) -> None:
         """Send what is ready. Raises CancelledError where the end was decided meanwhile."""
@@ -227,8 +216,7 @@ class EventStream:
         return None
 
     def _arm(self) -> None:
-        self._task = asyncio.current_task()
-        self._cancels_known = self._cancels_outside()
+        self._canceller.attach()
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         self._lifecycle.opened(self)
         self._tick()
@@ -286,14 +274,18 @@ class EventStream:
 
     def _cancel(self) -> None:
         self._close()
-        assert self._task is not None
-        self._task.cancel()
-        self._cancels += 1
+        self._canceller.cancel()
 
     def _tick(self) -> None:
         """Do what is due, and come again when the next thing may be."""
         now = monotonic()
-        self._look_outside(now)
+        if self._canceller.interfered and self._times.closing_since is None:
+            self._times.closing_since = now
+            self._cleaning_up = True
+        elif self._cleaning_up and not self._canceller.interfered:
+            # It was the responder itself: a time-out within it, which it has dealt with.
+            self._times.closing_since = None
+            self._cleaning_up = False
         due, what, limit = self._times.next()
         if due <= now:
             self._act(what, limit)
@@ -344,22 +336,6 @@ class EventStream:
         self._times.attempts += 1
         self._cancel()
 
-    def _cancels_outside(self) -> int:
-        """How often others have cancelled the task, as far as a task tells."""
-        task: Any = self._task  # without which nothing has waited, nor been cancelled
-        return 0 if task is None or not _TASKS_TELL else task.cancelling() - self._cancels
-
-    def _look_outside(self, now: float) -> None:
-        """Bound the clean-up of a responder that others have cancelled, unless it goes on."""
-        cancelled = self._cancels_outside() > self._cancels_known
-        if cancelled and self._times.closing_since is None:
-            self._times.closing_since = now
-            self._cleaning_up = True
-        elif self._cleaning_up and not cancelled:
-            # It was the responder itself: a time-out within it, which it has dealt with.
-            self._times.closing_since = None
-            self._cleaning_up = False
-
     def _judge(self, error: asyncio.CancelledError) -> Optional[asyncio.CancelledError]:
         """`error`, if it came from outside and is to be passed on when the stream has been ended.
 
@@ -367,9 +343,9 @@ class EventStream:
         something that was cancelled elsewhere. Before Python 3.11 a task does not tell whether it
         was asked to cancel; there, what we did not decide counts as from outside.
         """
-        decided, outside = self._reply.stopped, self._cancels_outside()
-        if outside > self._cancels_known if _TASKS_TELL else not decided:
-            self._cancels_known = outside
+        decided = self._reply.stopped
+        if self._canceller.interfered if TELLS else not decided:
+            self._canceller.acknowledge()
             return error
         if not decided and not self._reply.ended:
             bug = RuntimeError("the responder was cancelled, but not by its stream")
@@ -380,14 +356,12 @@ class EventStream:
     def _release(self) -> None:
         """Let go of all that a stream holds, and log how it ended."""
         self._over = True
-        if self._task is not None:
+        if self._watcher is not None:
             for child in (self._watcher, self._timer, self._beat):
                 if child is not None:
                     child.cancel()
             self._lifecycle.closed(self)
-            if _TASKS_TELL:
-                for _ in range(self._cancels):
-                    self._task.uncancel()  # type: ignore[attr-defined,unused-ignore]
+            self._canceller.detach()
         reply, started = self._reply, self._times.started
         outcome = "done" if reply.error is None else reply.error.code
         # A complete reply has cost something, if it had no text.
@@ -402,10 +376,6 @@ class EventStream:
             None if first is None else _milliseconds(first - started),
             _milliseconds(monotonic() - started),
         )
-
-
-_TASKS_TELL = sys.version_info >= (3, 11)
-"""Whether a task knows how often it was asked to cancel."""
 
 
 def _unencodable(what: str, error: Exception) -> StreamError:

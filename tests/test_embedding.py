@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from typing import AsyncIterator, Awaitable, Callable, Dict, List, NamedTuple
@@ -17,7 +18,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, Turn, chat_routes, create_app
 from omniforge_chat.chat import Responder
@@ -25,6 +26,7 @@ from omniforge_chat.chat import Responder
 from .harness import (
     PATIENCE,
     Client,
+    Exchange,
     LiveServer,
     PacedResponder,
     assert_next_request_works,
@@ -327,3 +329,48 @@ def test_a_middleware_of_the_host_adds_to_the_stream_s_headers() -> None:
         _ask(client, host.prefix)
         assert client.head()[1]["x-host"] == "was here"
         assert last(client.frames())[0] == "done"
+
+
+# Past the router
+
+
+def test_what_a_host_puts_around_the_app_is_around_the_chat_too() -> None:
+    """The chat is reached past the router; it must not be past who guards it."""
+    app = create_app(settings=SETTINGS)
+
+    class Guard:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            assert scope["type"] == "http"
+            await PlainTextResponse("Who are you?", 401)(scope, receive, send)
+
+    app.add_middleware(Guard)
+    assert exchange(app, {"message": "hi"}).status == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path"),
+    [
+        ("/api/v1/chat", ""),
+        ("/assistant/api/v1/chat", "/assistant"),
+        # A proxy that takes its prefix away, and a server that is told of it.
+        ("/api/v1/chat", "/assistant"),
+    ],
+)
+def test_the_chat_is_found_wherever_it_is_mounted(path: str, root_path: str) -> None:
+    """Past the router or by way of it, the answer is the same."""
+    made = Exchange({"message": "hi"}, path=path)
+    made.scope["root_path"] = root_path
+    asyncio.run(made.run(create_app(settings=SETTINGS)))
+    assert last(made.frames)[0] == "done"
+    assert made.scope["path_params"] == {}
+    assert callable(made.scope["endpoint"])
+
+
+@pytest.mark.parametrize("path", ["/api/v1/chat/", "/api/v1/chats", "/api/v1/cha", "/x"])
+def test_no_other_path_is_taken_for_the_chat(path: str) -> None:
+    """Each is answered by the router."""
+    answer = exchange(create_app(settings=SETTINGS), {"message": "hi"}, path=path)
+    assert refusal(*answer.json())[:2] == (404, "not_found")

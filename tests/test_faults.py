@@ -24,6 +24,7 @@ import pytest
 from omniforge_chat import Settings, Turn, create_app
 from omniforge_chat.chat import Responder
 from omniforge_chat.responders import placeholder
+from omniforge_chat.server import Server
 from omniforge_chat.streaming import EventStream
 
 from .harness import (
@@ -430,6 +431,12 @@ async def deaf(turn):
         except BaseException:
             continue
 
+async def until_told(turn):
+    """Say which process this is, and end when there is a file of the name `go`."""
+    yield str(os.getpid())
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+
 async def greedy(turn):
     """Be always ready, or say one word."""
     while turn.message == "greedy":
@@ -558,6 +565,62 @@ def test_workers_end_and_die_one_at_a_time(directory: Path) -> None:
         for client, _ in opened:
             _shut_down(client)
         assert service.status() == 0
+
+
+def test_a_signal_to_all_processes_of_a_service_is_one_stop(directory: Path) -> None:
+    """systemd tells each of them, and so the workers hear of it from their parent once more."""
+    options = {"CHAT_RESPONDER": "faults:until_told", "CHAT_DRAIN_SECONDS": "600"}
+    with running(directory, "--workers", "2", **options) as service:
+        workers = {service.wait_for(r"Started server process \[(\d+)\]")[1] for _ in range(2)}
+        opened: List[Tuple[Client, str]] = []
+        while {worker for _, worker in opened} != workers:
+            opened += _open(service, 10)
+        for process in [*map(int, workers), service.process.pid]:
+            os.kill(process, signal.SIGTERM)
+        for _ in workers:
+            service.wait_for("draining: ")
+        (directory / "go").touch()
+        for client, _ in opened:
+            assert last(client.frames())[0] == "done"
+            client.close()
+        assert service.status() == 0
+        assert not [line for line in service.log if "(now)" in line]
+
+
+def test_a_second_signal_hurries_the_workers_too(directory: Path) -> None:
+    """The parent passes on each stop that it hears of."""
+    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_SECONDS": "600"}
+    with running(directory, "--workers", "2", **options) as service:
+        for _ in range(2):
+            service.wait_for("Started server process")
+        opened = _open(service, 20)
+        service.process.send_signal(signal.SIGTERM)
+        for _ in range(2):
+            service.wait_for("draining: ")
+        service.process.send_signal(signal.SIGTERM)
+        for client, _ in opened:
+            _shut_down(client)
+        assert service.status() == 0
+
+
+@pytest.mark.parametrize("wire", WIRES[:1])
+def test_each_side_that_asks_for_a_stop_may_hurry_it_itself(wire: Dict[str, Any]) -> None:
+    """The first word of the second side is the same stop; its second is another."""
+    settings = Settings(drain_seconds=600)
+    paced = PacedResponder()
+    with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
+        with service.chat() as client:
+            client.head()
+            server = service._server
+            assert isinstance(server, Server)
+            for source in ("signal", "parent"):
+                server.stop(source)
+                service.until(lambda: len(server._drains) == 1)
+            paced.ask()
+            assert client.frame().event == "chunk"
+            server.stop("parent")
+            assert last([client.frame()])[1]["code"] == "shutting_down"
+        service.join()
 
 
 @pytest.mark.parametrize("cause", ["leave", "drain"])

@@ -275,6 +275,21 @@ async def test_a_client_that_leaves_while_its_turn_is_stored_loses_nothing(patie
     assert await contents(history, CONVERSATION) == ["one", "[one]"]
 
 
+@timeless
+async def test_a_store_that_hangs_does_not_hold_a_chat_that_never_began() -> None:
+    """There is no stream then whose limits would act; its place has to be given back."""
+    history, settings = Distant(), Settings()
+    app = create_app(recall, settings=settings, history=history)
+    made = Exchange({"message": "one", "conversation_id": CONVERSATION})
+    made.scope["extensions"] = "what is no mapping"
+    chat = asyncio.ensure_future(made.run(app))
+    await asyncio.wait([chat], timeout=settings.close_timeout + 1)
+    assert isinstance(chat.exception(), AttributeError)
+    assert app.open_streams == 0
+    history.arrives.set()
+    await settle()
+
+
 class Broken:
     """A store that has lost its network."""
 

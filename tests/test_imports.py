@@ -15,7 +15,7 @@ PACKAGE = Path(omniforge_chat.__file__).parent
 LAYERS: Tuple[Set[str], ...] = (
     {"driver", "errors", "logs", "models", "settings"},
     {"sse", "chat", "responders", "history"},
-    {"validation", "streaming", "timetable", "lifecycle", "request_id"},
+    {"validation", "streaming", "timetable", "canceller", "lifecycle", "request_id"},
     {"routes", "openapi"},
     {"app"},
     {"server"},
@@ -28,6 +28,7 @@ SIDEWAYS = {
     ("responders", "chat"),
     ("responders", "sse"),
     ("history", "chat"),
+    ("streaming", "canceller"),
     ("streaming", "lifecycle"),
     ("streaming", "timetable"),
     ("validation", "lifecycle"),

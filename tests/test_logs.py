@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
 import json
 import logging
 import re
 import sys
-from typing import AsyncIterator, Iterator, List, Union
+from typing import AsyncIterator, Iterator, List, TextIO, Union
 
 import pytest
 
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.chat import Responder
-from omniforge_chat.logs import JSONFormatter, TextFormatter, log_config
+from omniforge_chat.logs import (
+    JSONFormatter,
+    LineHandler,
+    TextFormatter,
+    chat_ended,
+    log_config,
+)
 
-from .harness import CONVERSATION, Client, LiveServer, PacedResponder, Records, exchange, last
+from .harness import (
+    CONVERSATION,
+    PATIENCE,
+    Client,
+    LiveServer,
+    PacedResponder,
+    Records,
+    exchange,
+    last,
+)
 
 FIELDS = [
     "request_id",
@@ -265,3 +283,128 @@ def test_a_service_logs_everything_in_one_format_to_standard_error(style: str, k
     assert config["root"] == {"level": "WARNING", "handlers": ["stderr"]}
     assert config["formatters"]["line"]["()"] is kind
     assert not config["disable_existing_loggers"]
+
+
+class Lines(io.StringIO):
+    """A standard error that counts the writes."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+def _handler(stream: TextIO) -> LineHandler:
+    handler = LineHandler()
+    handler.setStream(stream)
+    handler.setFormatter(TextFormatter())
+    return handler
+
+
+@contextlib.contextmanager
+def _logging_to(handler: logging.Handler) -> Iterator[None]:
+    logger = logging.getLogger("omniforge_chat")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _chat(number: int) -> None:
+    chat_ended(f"ref-{number}", CONVERSATION, "done", 1, 1, 0.5, 1.5)
+
+
+def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon() -> None:
+    """A write for each costs a busy service as much as the chat."""
+    stream = Lines()
+    handler = _handler(stream)
+
+    async def main() -> None:
+        for number in range(3):
+            _chat(number)
+        assert stream.writes == 0
+        written = asyncio.Event()
+        handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+        await asyncio.wait_for(written.wait(), PATIENCE)
+
+    with _logging_to(handler):
+        asyncio.run(main())
+    assert stream.writes == 1
+    lines = stream.getvalue().splitlines()
+    assert [re.findall("request_id=(ref-[0-9])", line) for line in lines] == [
+        ["ref-0"],
+        ["ref-1"],
+        ["ref-2"],
+    ]
+    assert lines[0].endswith(
+        f"chat ended request_id=ref-0 conversation_id={CONVERSATION} outcome=done chunks=1 tokens=1"
+        " first_chunk_ms=0.5 total_ms=1.5"
+    )
+
+
+def test_any_other_line_takes_those_along_that_wait() -> None:
+    """The order of what happened is kept, and what went wrong is seen at once."""
+    stream = Lines()
+
+    async def main() -> None:
+        _chat(1)
+        logging.getLogger("omniforge_chat").error("reply failed")
+        assert [" ref-1 " in stream.getvalue().replace("=", " "), stream.writes] == [True, 1]
+        assert stream.getvalue().splitlines()[-1].endswith("reply failed")
+
+    with _logging_to(_handler(stream)):
+        asyncio.run(main())
+
+
+def test_no_more_lines_wait_than_a_few() -> None:
+    """They take memory, and would be lost if the process were killed."""
+    stream = Lines()
+
+    async def main() -> None:
+        for number in range(LineHandler.MOST_LINES + 1):
+            _chat(number)
+        assert stream.writes == 1
+        assert len(stream.getvalue().splitlines()) == LineHandler.MOST_LINES
+
+    with _logging_to(_handler(stream)):
+        asyncio.run(main())
+
+
+def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end() -> None:
+    """A timer that never fires must not hold them back."""
+    stream = Lines()
+    handler = _handler(stream)
+
+    async def main(number: int) -> None:
+        _chat(number)
+
+    with _logging_to(handler):
+        asyncio.run(main(1))
+        asyncio.run(main(2))
+    assert stream.writes == 0
+    handler.flush()  # `logging.shutdown` does so when the process ends
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logging never raises into what logs."""
+    stream = Lines()
+    logger = logging.getLogger("omniforge_chat")
+    # pytest's own handler would raise.
+    monkeypatch.setattr(logger, "propagate", False)
+    with _logging_to(_handler(stream)):
+        logger.error("%d", "no number")
+        logger.error("fine")
+    assert stream.getvalue().splitlines()[-1].endswith("fine")
+    assert "Logging error" in capsys.readouterr().err
+    stream.close()
+    with _logging_to(_handler(stream)):
+        logger.error("nowhere to go")
+    assert "Logging error" in capsys.readouterr().err

@@ -352,6 +352,41 @@ async def test_ready_frames_are_gathered_up_to_a_bound_in_time() -> None:
 
 
 @timeless
+async def test_pieces_that_slow_down_after_a_burst_are_noticed() -> None:
+    """Fast ones are let through without a look at the clock; only a few may be late for it."""
+    began = now()
+
+    async def burst_then_compute(turn: Turn) -> AsyncIterator[str]:
+        for _ in range(50):
+            yield "x"
+        for _ in range(20):
+            clock().work(0.003)
+            yield f"{now() - began} "
+
+    line = Line(burst_then_compute)
+    await line.end()
+    late = []
+    for body, sent in zip(line.bodies[:-1], line.times[1:]):
+        said = text(Decoder().feed(body)).lstrip("x").split()
+        late += [sent - float(time) for time in said]
+    # As many pieces as the stride lets through come unseen, once; from then on each is looked at.
+    assert max(late) <= BUFFER_SECONDS + 4 * 0.003
+    assert sorted(late)[-8] <= BUFFER_SECONDS + 0.003
+
+
+@pytest.mark.parametrize("character", ["x", "é", "你", "😀"])
+@timeless
+async def test_the_bound_in_bytes_holds_for_all_characters_and_is_used(character: str) -> None:
+    """A bound by the longest would send the usual text in four times as many writes."""
+    line = Line(Script(*[character * 10] * 2000))
+    await line.end()
+    assert line.said == character * 20_000
+    sizes = [len(body) for body in line.bodies[:-1]]
+    assert max(sizes) <= BUFFER_BYTES
+    assert min(sizes[:-1]) >= 0.8 * BUFFER_BYTES
+
+
+@timeless
 async def test_at_the_bound_the_loop_gets_a_turn() -> None:
     """A responder that never waits would starve all others, and its own client's leaving."""
     turns: List[int] = []
@@ -833,7 +868,7 @@ async def test_a_clean_up_after_the_last_token_is_bounded_too(records: Records) 
     # What Python says of a coroutine that ignores even GeneratorExit, when it is dropped.
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-@pytest.mark.parametrize("form", ["generator", "coroutine"])
+@pytest.mark.parametrize("form", ["generator", "coroutine", "task", "tasks"])
 @pytest.mark.parametrize("cause", ["leave", "drain", "deadline"])
 @timeless
 async def test_a_responder_that_swallows_everything_is_given_up_and_logged(
@@ -857,18 +892,29 @@ async def test_a_responder_that_swallows_everything_is_given_up_and_logged(
             except BaseException:
                 continue
 
-    line = Line(generator if form == "generator" else Script("a", coroutine), idle_timeout=10)
+    # A cancellation goes to a task that is awaited, and to nobody else.
+    step = {
+        "coroutine": coroutine,
+        "task": lambda: asyncio.ensure_future(coroutine()),
+        "tasks": lambda: asyncio.gather(coroutine(), coroutine()),
+    }
+    line = Line(generator if form == "generator" else Script("a", step[form]), idle_timeout=10)
     await passing(10 if cause == "deadline" else 7)
     began = now()
     bring(line, cause)
-    assert await line.end() == pytest.approx(began - line._began + GIVEN_UP, abs=0.001)
+    await asyncio.wait([line.task], timeout=100)
+    took = now() - began
+    deaf = False  # what it has left running ends at its next cancellation
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await line.end()
+    assert took == pytest.approx(GIVEN_UP, abs=0.001)
     ends_as(line, cause)
     assert records.troubles[0] == (
         f"responder did not end within 5 s of its cancellation request_id={REFERENCE}"
     )
     assert records.troubles[-1] == f"responder given up request_id={REFERENCE}"
     clock().lenient = True  # Python, too, can only complain of it
-    deaf = False
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -948,6 +994,52 @@ async def test_closing_a_second_cause_changes_nothing() -> None:
     assert await line.end() == 13
     assert script.closed is not None
     assert line.error()[0] == "timeout"
+
+
+@pytest.mark.skipif(not KNOWS_WHO_CANCELS, reason="a task does not tell that it was cancelled")
+@timeless
+async def test_a_clean_up_after_a_cancellation_from_outside_is_bounded_too(
+    records: Records,
+) -> None:
+    """A server that ends may not be kept by a responder that does not."""
+    script = Script("a", FOREVER, clean_up=lambda: asyncio.sleep(FOREVER))
+    line = Line(script, **OFF)
+    await passing(7)
+    line.cancel()
+    # It is noticed when the timer comes by, which is every `close_timeout` here.
+    assert await line.end() <= 7 + 5 + 5 + 0.1
+    assert script.closed is None
+    assert line.error()[0] == "shutting_down"
+    assert "did not end within" in records.troubles[0]
+
+
+@timeless
+async def test_a_time_limit_of_the_responder_s_own_is_no_end(records: Records) -> None:
+    """It cancels the same task, and the responder goes on with something else."""
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(FOREVER)
+        finally:
+            await asyncio.sleep(8)  # longer than `close_timeout`
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        with anyio.move_on_after(3, shield=False):
+            await asyncio.shield(asyncio.ensure_future(asyncio.sleep(FOREVER)))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(slow(), 3)
+        await asyncio.sleep(20)
+        yield "b"
+
+    line = Line(respond, **{**OFF, "heartbeat_seconds": 2.0})
+    await passing(3 + 3 + 8 + 20 + 1)
+    for task in asyncio.all_tasks() - {asyncio.current_task(), line.task}:
+        task.cancel()  # the shielded one
+    await line.end()
+    assert line.said == "ab"
+    assert line.ending()[0] == "done"
+    assert records.troubles == []
 
 
 @timeless
@@ -1185,6 +1277,50 @@ async def test_a_client_may_leave_while_a_heartbeat_is_on_its_way(
         line.gone.set()
     assert await line.end() == 20
     assert outcome(records) == "disconnected"
+
+
+@timeless
+async def test_a_heartbeat_that_the_server_fails_to_send_ends_the_stream(
+    records: Records,
+) -> None:
+    """Nothing can be told any more, and the responder must not go on for nobody."""
+    script = Script("a", FOREVER)
+    line = Line(script, **{**OFF, "heartbeat_seconds": 15.0})
+    await line.until("a")
+    line.fails = LookupError("a bug of the server's")
+    assert await line.end() == 15
+    assert script.closed == line._began + 15
+    assert outcome(records) == "disconnected"
+    assert records.troubles == [f"heartbeat failed request_id={REFERENCE}"]
+
+
+@timeless
+async def test_there_is_no_heartbeat_before_the_headers() -> None:
+    """A responder that has computed for long before its first wait is late with everything."""
+
+    async def compute() -> None:
+        clock().work(20)
+        await asyncio.sleep(1)
+
+    line = Line(Script(compute, "a"))
+    await line.end()
+    assert line.sent[0]["type"] == "http.response.start"
+    assert line.heartbeats == []
+    assert line.said == "a"
+
+
+@timeless
+async def test_a_responder_that_yields_nothing_for_ever_meets_its_deadline() -> None:
+    """Items without text are not the token that it was given time for."""
+
+    async def nothing(turn: Turn) -> AsyncIterator[str]:
+        while True:
+            clock().work(0.01)
+            yield ""
+
+    line = Line(nothing)
+    assert await line.end() == pytest.approx(60, abs=2)
+    assert line.error() == ("timeout", None)
 
 
 @timeless
