@@ -6,8 +6,8 @@ import asyncio
 import sys
 from typing import Any
 
-TELLS = sys.version_info >= (3, 11)
-"""Whether a task knows how often it was asked to cancel. Where not, nobody else ever seems to."""
+COUNTS_CANCELS = sys.version_info >= (3, 11)
+"""Whether a task counts how often it was asked to cancel. Where not, `interfered` is never true."""
 
 
 class Canceller:
@@ -40,10 +40,12 @@ class Canceller:
 
     def detach(self) -> None:
         """Take our own cancellations back, as the documentation of `Task.uncancel` asks for."""
-        if TELLS:
+        if COUNTS_CANCELS:
             for _ in range(self._ours):
                 self._task.uncancel()
         self._ours = 0
 
     def _others(self) -> int:
-        return self._task.cancelling() - self._ours if TELLS and self._task is not None else 0
+        return (
+            self._task.cancelling() - self._ours if COUNTS_CANCELS and self._task is not None else 0
+        )

@@ -16,6 +16,7 @@ from .driver import pause
 from .errors import ChatError, StreamError
 from .logs import logger
 from .models import Done, Error, Finish, Turn, Usage
+from .sse import encode_chunks
 
 Item = Union[str, Usage, Finish]
 """What a responder may yield."""
@@ -31,7 +32,7 @@ BUFFER_SECONDS = 0.005
 _ROOM = BUFFER_BYTES // 4
 _PIECE = 9
 """The same in units of four bytes, the most that a character has in UTF-8, and what the frame of a
-piece has beside its text. (What JSON escapes is more, and rare.)"""
+piece has beside its text. (Control characters are escaped by JSON, and have six bytes.)"""
 
 _LITTLE_ROOM = _ROOM // 8
 """With less of it what is ready goes out."""
@@ -149,7 +150,7 @@ class Reply:
         characters = self.characters + sum(map(len, self.ready))
         return max(1, characters // CHARACTERS_PER_TOKEN)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """It ends with what `error` is to a client; what was not meant to be seen is logged.
 
         A ChatError is the Error that it describes, any other `processing_error` (`stream_error`
@@ -223,18 +224,23 @@ async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
                     continue
             await pause()
         else:
-            reply.complete = True
+            reply.complete = not reply.stopped  # or it swallowed its cancellation, and is cut
     except Exception as error:
-        reply.fail(error)
+        if reply.stopped:
+            logger.exception("responder failed to end request_id=%s", turn.request_id)
+        else:
+            reply.fail(error)
     finally:
         reply.closing = True
         await close(items, turn)
 
 
 def _room_beside(ready: List[str]) -> int:
-    """How much room there really is beside what is ready."""
-    size = len("".join(ready).encode("utf-8", "surrogatepass"))
-    return _ROOM - size // 4 - len(ready) * _PIECE
+    """How much room there really is beside what is ready; none, if it cannot be encoded."""
+    try:
+        return (BUFFER_BYTES - len(encode_chunks(ready))) // 4
+    except (TypeError, ValueError):
+        return 0
 
 
 def _causes(error: BaseException) -> Iterator[Any]:

@@ -47,9 +47,15 @@ def drive(
         resume, value = coroutine.send, None
         try:
             first = before_wait()
+            followed = isinstance(awaited, asyncio.Future)
             if first is not None:
+                # Until this task really waits for it, others may begin to.
+                if followed:
+                    awaited._asyncio_future_blocking = False
                 yield from first.__await__()
-            if type(awaited) is _Future or not isinstance(awaited, asyncio.Future):
+                if followed:
+                    awaited._asyncio_future_blocking = True
+            if type(awaited) is _Future or not followed:
                 value = yield awaited
             else:
                 yield from _follow(awaited, before_wait)

@@ -37,7 +37,7 @@ def chat_ended(*values: Any) -> None:
 
 
 class _ChatEnded(logging.LogRecord):
-    """The record that `logger.info` would make, at a fraction of the price.
+    """A record as `logger.info` makes it, at a fraction of the price.
 
     What is the same for each (where in the source, the name of the process) is looked up once, as
     nothing else in a short chat costs as much as its log line. Its text is made when the line is.
@@ -81,7 +81,11 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
         if len(self._kept) >= self.MOST_LINES or not isinstance(record, _ChatEnded):
             self.flush()
             return
-        loop = asyncio.get_running_loop()  # a chat has one
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # it has ended under the chat
+            self.flush()
+            return
         if self._returning is not loop:
             self._returning = loop
             loop.call_later(self.DELAY_SECONDS, self._return)
@@ -97,7 +101,6 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
             kept, self._kept = self._kept, []
             if kept:
                 self._write(kept)
-            super().flush()
         finally:
             self.release()
 
@@ -110,6 +113,7 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
                 self.handleError(record)
         try:
             self.stream.write("\n".join([*lines, ""]))
+            self.stream.flush()
         except Exception:
             self.handleError(records[-1])
 

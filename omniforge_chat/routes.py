@@ -118,14 +118,18 @@ class _ChatEndpoint:
         try:
             self._lifecycle.admit()
         except RequestError as error:
-            await error_response(error)(scope, receive, send)
-            return
-        try:
-            await self._answer(scope, receive, send)
-        finally:
-            self._lifecycle.release()
+            refusal: Optional[Response] = error_response(error)
+        else:
+            try:
+                refusal = await self._answer(scope, receive, send)
+            finally:
+                self._lifecycle.release()
+        if refusal is not None:
+            # A client that does not read it holds no place.
+            await refusal(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+        """Stream the answer; or return what the request is refused with."""
         settings = self._settings
         recollection: Optional[Recollection] = None
         try:
@@ -150,23 +154,22 @@ class _ChatEndpoint:
                         )
                     responder = recollection.of(responder)
             except ClientDisconnect:
-                return
+                return None
             except RequestError as error:
                 response = error_response(error)
                 if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
                     # The rest of the body may never come (RFC 9110, section 15.5.9).
                     response.headers["Connection"] = "close"
-                await response(scope, receive, send)
-                return
+                return response
             except Exception:
                 logger.exception("request failed request_id=%s", request_id(scope))
-                await error_response(internal_error(scope))(scope, receive, send)
-                return
+                return error_response(internal_error(scope))
             turn = Turn(request.message, conversation_id, request_id(scope), history)
             abort = scope.get("extensions", {}).get(ABORT)
             await EventStream(
                 turn, responder, settings, self._lifecycle, receive, send, abort
             ).respond()
+            return None
         finally:
             if recollection is not None:
                 await recollection.end(seconds=settings.close_timeout)

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -232,8 +233,15 @@ class _Supervisor:
             for _ in range(self._settings.workers):
                 self._start()
             while self._workers:
-                multiprocessing.connection.wait([w.sentinel for w in self._workers])
+                missing = not self._stopping and len(self._workers) < self._settings.workers
+                multiprocessing.connection.wait(
+                    [worker.sentinel for worker in self._workers],
+                    timeout=_SHORTEST_LIFE if missing else None,
+                )
                 self._replace_dead()
+        except BaseException:
+            self._stop()  # or they would serve on, and nobody would look after them
+            raise
         finally:
             for number, original in originals.items():
                 signal.signal(number, original)
@@ -244,9 +252,12 @@ class _Supervisor:
         context = multiprocessing.get_context("spawn")
         theirs, ours = context.Pipe(duplex=False)
         worker = context.Process(target=_work, args=(self._listener, self._settings, theirs))
-        with _sigint_blocked():
-            worker.start()
-        theirs.close()
+        try:
+            with theirs, _sigint_blocked():
+                worker.start()
+        except OSError:
+            ours.close()
+            raise
         self._started[worker.pid or 0] = time.monotonic()
         self._workers[worker] = ours
         if self._stopping:
@@ -260,10 +271,16 @@ class _Supervisor:
                 continue
             logger.error("worker %s ended with status %s", worker.pid, worker.exitcode)
             time.sleep(max(0.0, started + _SHORTEST_LIFE - time.monotonic()))
-            if not self._stopping:
+        while not self._stopping and len(self._workers) < self._settings.workers:
+            try:
                 self._start()
+            except OSError as error:
+                logger.error("a worker cannot be started: %s", error)
+                if self._workers:
+                    break  # the others go on, and a little later it is tried again
+                raise
 
-    def _stop(self, number: int, frame: Optional[FrameType]) -> None:
+    def _stop(self, number: int = 0, frame: Optional[FrameType] = None) -> None:
         self._stopping = True
         for orders in list(self._workers.values()):
             _order(orders)
@@ -283,6 +300,7 @@ def _sigint_blocked() -> Iterator[None]:
     if not _CAN_BLOCK:
         yield
         return
+    resource_tracker.ensure_running()  # which takes SIGINT out of the mask as it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

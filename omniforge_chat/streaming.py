@@ -33,7 +33,7 @@ from typing import Awaitable, Callable, Optional
 
 from starlette.types import Message, Receive, Send
 
-from .canceller import TELLS, Canceller
+from .canceller import COUNTS_CANCELS, Canceller
 from .chat import Reply, Responder, converse
 from .driver import Abandoned, drive
 from .errors import ChatError, ReplyTimeout, ShuttingDown, StreamError
@@ -80,6 +80,7 @@ class EventStream:
         self._times = Timetable(settings, monotonic())
         self._begun = False  # the start of the response has been sent
         self._headers_out = False  # and something behind it, without which some servers hold it
+        self._torn = False  # a send was cancelled
         self._ending = False  # the responder has ended
         self._over = False
         self._terminal: Optional[Event] = None  # encoded already; nothing may follow it
@@ -90,7 +91,6 @@ class EventStream:
         self._watcher: Optional[asyncio.Task[None]] = None
         self._timer: Optional[asyncio.TimerHandle] = None
         self._beat: Optional[asyncio.Task[None]] = None
-        self._cleaning_up = False  # as others have cancelled it, so that `close_timeout` runs
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
@@ -103,8 +103,12 @@ class EventStream:
                 cancelled = self._judge(error)
             except Abandoned:
                 logger.error("responder given up request_id=%s", self._turn.request_id)
-            except Exception as error:
-                self._reply.fail(error)  # the server failed to send what the responder said
+            except (GeneratorExit, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # The server failed to send what was said; or it is of a kind of its own, as the
+                # panics of extension modules are.
+                self._reply.fail(error)
             while not self._over and self._gone is None:
                 try:
                     await drive(self._finish(), self._before_wait)
@@ -127,7 +131,6 @@ class EventStream:
         """The terminal frame, if it is still owed, and the end of the response."""
         self._ending = True
         self._reply.closing = False
-        self._cleaning_up = False
         self._times.closing_since = None
         self._times.attempts = 0  # the responder has ended, if late
         if self._gone is not None:
@@ -165,7 +168,7 @@ class EventStream:
 
     async def _flush(self, *, last: bool = False) -> None:
         """Send what is ready. Raises CancelledError where the end was decided meanwhile."""
-        while self._beat is not None:
+        while self._beat is not None and not self._beat.done():
             await asyncio.wait([self._beat])
         reply, times = self._reply, self._times
         body = self._encode(last=last)
@@ -176,7 +179,7 @@ class EventStream:
                 self._begun = True
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         except asyncio.CancelledError:
-            self._close()
+            self._torn = True
             raise
         except OSError:
             self._left()
@@ -189,6 +192,8 @@ class EventStream:
         if reply.ready:
             reply.sent()  # only now: where a cancelled send took nothing, nothing is lost
             times.chunks_came = True
+        if reply.closing:
+            self._close()
         if reply.stopped and times.closing_since is None and not last:
             self._close()
             raise asyncio.CancelledError
@@ -207,12 +212,18 @@ class EventStream:
         times, reply = self._times, self._reply
         if self._watcher is None:
             self._arm()
-        if reply.closing:
-            self._close()
         if times.attempts > ATTEMPTS:
             raise Abandoned
-        if (reply.ready or not self._headers_out) and self._gone is None and not self._ending:
+        if (
+            (reply.ready or not self._headers_out)
+            # When it ends, what is left goes out with the last frame.
+            and times.closing_since is None
+            and not self._ending
+            and not (self._torn and self._canceller.interfered)
+        ):
             return self._flush()
+        if reply.closing:
+            self._close()
         return None
 
     def _arm(self) -> None:
@@ -268,7 +279,6 @@ class EventStream:
 
     def _close(self) -> None:
         """The responder is about to end, and its time for that begins."""
-        self._reply.closing = True
         if self._times.closing_since is None:
             self._times.closing_since = monotonic()
 
@@ -279,13 +289,6 @@ class EventStream:
     def _tick(self) -> None:
         """Do what is due, and come again when the next thing may be."""
         now = monotonic()
-        if self._canceller.interfered and self._times.closing_since is None:
-            self._times.closing_since = now
-            self._cleaning_up = True
-        elif self._cleaning_up and not self._canceller.interfered:
-            # It was the responder itself: a time-out within it, which it has dealt with.
-            self._times.closing_since = None
-            self._cleaning_up = False
         due, what, limit = self._times.next()
         if due <= now:
             self._act(what, limit)
@@ -297,8 +300,8 @@ class EventStream:
     def _act(self, what: Due, limit: float) -> None:
         if what is Due.HEARTBEAT:
             # A task of its own: the request's task is busy waiting for the responder.
-            self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
             self._times.beating = True
+            self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
         elif what is Due.STALLED:
             self._interrupt(gone="stalled")
         elif what is Due.INSIST:
@@ -318,7 +321,7 @@ class EventStream:
             logger.exception("heartbeat failed request_id=%s", self._turn.request_id)
             self._left()
         finally:
-            self._beat = times.sending_since = None
+            times.sending_since = None
             times.beating = False
         times.quiet_since = monotonic()
         waiting = times.closing_since is None and not reply.ended and not self._over
@@ -344,7 +347,7 @@ class EventStream:
         was asked to cancel; there, what we did not decide counts as from outside.
         """
         decided = self._reply.stopped
-        if self._canceller.interfered if TELLS else not decided:
+        if self._canceller.interfered if COUNTS_CANCELS else not decided:
             self._canceller.acknowledge()
             return error
         if not decided and not self._reply.ended:
@@ -355,7 +358,7 @@ class EventStream:
 
     def _release(self) -> None:
         """Let go of all that a stream holds, and log how it ended."""
-        self._over = True
+        told, self._over = self._over, True
         if self._watcher is not None:
             for child in (self._watcher, self._timer, self._beat):
                 if child is not None:
@@ -363,7 +366,9 @@ class EventStream:
             self._lifecycle.closed(self)
             self._canceller.detach()
         reply, started = self._reply, self._times.started
-        outcome = "done" if reply.error is None else reply.error.code
+        outcome = "done" if told else "cancelled"
+        if reply.error is not None:
+            outcome = reply.error.code
         # A complete reply has cost something, if it had no text.
         usage = self._terminal.usage if isinstance(self._terminal, Done) else reply.usage()
         first = reply.first_at if reply.chunks else None

@@ -361,9 +361,14 @@ def test_what_a_host_puts_around_the_app_is_around_the_chat_too() -> None:
 )
 def test_the_chat_is_found_wherever_it_is_mounted(path: str, root_path: str) -> None:
     """Past the router or by way of it, the answer is the same."""
-    made = Exchange({"message": "hi"}, path=path)
-    made.scope["root_path"] = root_path
-    asyncio.run(made.run(create_app(settings=SETTINGS)))
+
+    async def main() -> Exchange:
+        made = Exchange({"message": "hi"}, path=path)
+        made.scope["root_path"] = root_path
+        await made.run(create_app(settings=SETTINGS))
+        return made
+
+    made = asyncio.run(main())
     assert last(made.frames)[0] == "done"
     assert made.scope["path_params"] == {}
     assert callable(made.scope["endpoint"])

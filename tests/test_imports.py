@@ -24,6 +24,7 @@ LAYERS: Tuple[Set[str], ...] = (
 """From the bottom up."""
 
 SIDEWAYS = {
+    ("chat", "sse"),
     ("settings", "errors"),
     ("responders", "chat"),
     ("responders", "sse"),

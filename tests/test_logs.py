@@ -404,7 +404,8 @@ def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(
         logger.error("fine")
     assert stream.getvalue().splitlines()[-1].endswith("fine")
     assert "Logging error" in capsys.readouterr().err
-    stream.close()
+    stream.close()  # so that to flush it fails as well
     with _logging_to(_handler(stream)):
         logger.error("nowhere to go")
+        _chat(1)  # with no loop whose timer could come back to it
     assert "Logging error" in capsys.readouterr().err

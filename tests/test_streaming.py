@@ -38,7 +38,7 @@ from omniforge_chat.sse import HEARTBEAT, Decoder
 from omniforge_chat.streaming import EventStream
 from omniforge_chat.timetable import ATTEMPT_SECONDS, ATTEMPTS
 
-from .harness import CONVERSATION, Exchange, Records, last, text
+from .harness import CONVERSATION, PATIENCE, Exchange, Records, last, text
 from .timeless import clock, now, passing, settle, timeless
 
 REFERENCE = "ref-1"
@@ -374,7 +374,7 @@ async def test_pieces_that_slow_down_after_a_burst_are_noticed() -> None:
     assert sorted(late)[-8] <= BUFFER_SECONDS + 0.003
 
 
-@pytest.mark.parametrize("character", ["x", "é", "你", "😀"])
+@pytest.mark.parametrize("character", ["x", "é", "你", "😀", '"', "\n"])
 @timeless
 async def test_the_bound_in_bytes_holds_for_all_characters_and_is_used(character: str) -> None:
     """A bound by the longest would send the usual text in four times as many writes."""
@@ -996,21 +996,16 @@ async def test_closing_a_second_cause_changes_nothing() -> None:
     assert line.error()[0] == "timeout"
 
 
-@pytest.mark.skipif(not KNOWS_WHO_CANCELS, reason="a task does not tell that it was cancelled")
 @timeless
-async def test_a_clean_up_after_a_cancellation_from_outside_is_bounded_too(
-    records: Records,
-) -> None:
-    """A server that ends may not be kept by a responder that does not."""
+async def test_a_clean_up_after_a_cancellation_from_outside_meets_the_deadlines() -> None:
+    """A stream cannot tell it from a time limit of the responder's own, which is no end."""
     script = Script("a", FOREVER, clean_up=lambda: asyncio.sleep(FOREVER))
-    line = Line(script, **OFF)
+    line = Line(script, **{**OFF, "idle_timeout": 10})
     await passing(7)
     line.cancel()
-    # It is noticed when the timer comes by, which is every `close_timeout` here.
-    assert await line.end() <= 7 + 5 + 5 + 0.1
+    assert await line.end(cancelled=KNOWS_WHO_CANCELS) == 10
     assert script.closed is None
-    assert line.error()[0] == "shutting_down"
-    assert "did not end within" in records.troubles[0]
+    assert line.error()[0] == "timeout"
 
 
 @timeless
@@ -1554,6 +1549,236 @@ async def test_a_server_that_tells_of_the_leaving_after_the_end_changes_nothing(
     line = Server(Script("a", 1, "b"))
     await line.end()
     assert last(line.frames)[0] == "done"
+
+
+# A responder's own time limits, and what it does with a cancellation
+
+
+@pytest.mark.parametrize("cause", ["leave", "drain", "nothing"])
+@timeless
+async def test_a_time_limit_of_the_responder_s_own_may_fire_in_a_blocked_send(cause: str) -> None:
+    """It is the responder that goes on then, and the stream with it, as before."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        try:
+            yield "a"
+            with anyio.move_on_after(3):
+                await asyncio.sleep(FOREVER)  # before which "a" is sent, or not
+            yield "b"
+            await asyncio.sleep(20 if cause == "nothing" else FOREVER)
+        finally:
+            closed.append(now())
+
+    closed: List[float] = []
+    line = Line(respond, **OFF)
+    line.stop_reading()
+    await passing(5)
+    line.read_on()
+    await line.until("ab")
+    await passing(10)  # longer than `close_timeout`
+    began = now()
+    assert closed == []
+    bring(line, cause)
+    await line.end()
+    if cause == "nothing":
+        assert line.ending()[0] == "done"
+    else:
+        assert closed == [began]
+        ends_as(line, cause)
+
+
+@pytest.mark.parametrize("cause", ["leave", "drain"])
+@timeless
+async def test_a_stream_ends_while_its_responder_cleans_up_within_a_limit_of_its_own(
+    cause: str,
+) -> None:
+    """The clean-up is the responder's business; that the stream ends is not."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        with anyio.move_on_after(3):
+            try:
+                await asyncio.sleep(FOREVER)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.sleep(12)
+        await asyncio.sleep(FOREVER)
+
+    line = Line(respond, **OFF)
+    await passing(10)
+    bring(line, cause)
+    assert await line.end() <= 3 + 12
+    ends_as(line, cause)
+
+
+@pytest.mark.parametrize("shared", ["future", "task"])
+@timeless
+async def test_streams_may_wait_for_the_same_thing(shared: str) -> None:
+    """A token that is refreshed, a connection that is made: many wait for what one does."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    async def work() -> str:
+        return str(await future)
+
+    awaited: Any = future if shared == "future" else asyncio.ensure_future(work())
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        yield str(await awaited)
+
+    lines = [Line(respond) for _ in range(3)]
+    for line in lines[:2]:
+        line.stop_reading()
+    await settle()
+    for line in lines:
+        line.read_on()
+    future.set_result("b")
+    for line in lines:
+        await line.end()
+        assert line.said == "ab"
+        assert line.ending()[0] == "done"
+
+
+@pytest.mark.parametrize("form", ["returns", "raises"])
+@pytest.mark.parametrize("cause", ["drain", "deadline"])
+@timeless
+async def test_what_a_responder_makes_of_its_cancellation_does_not_change_the_end(
+    cause: str, form: str, records: Records
+) -> None:
+    """A reply that was cut is never `done`, and a failing clean-up does not hide what cut it."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            if form == "raises":
+                raise LookupError("a clean-up that fails") from None
+
+    line = Line(respond, idle_timeout=10)
+    await passing(10 if cause == "deadline" else 7)
+    bring(line, cause)
+    await line.end()
+    ends_as(line, cause)
+    ended = "responder failed to end"
+    assert [ended in trouble for trouble in records.troubles] == [True] * (form == "raises")
+
+
+@timeless
+async def test_an_exception_of_no_known_kind_is_an_error_too() -> None:
+    """The panics of extension modules are no `Exception`."""
+
+    class Panic(BaseException):
+        pass
+
+    line = Line(Script("a", Panic("a secret")))
+    await line.end()
+    assert line.error()[0] == "processing_error"
+    assert b"secret" not in line.body
+
+
+@timeless
+async def test_a_reply_whose_end_was_not_told_is_not_logged_as_done(records: Records) -> None:
+    """Who counts replies would count one that no client has got."""
+    script = Script("a", None)
+    line = Line(script)
+    await line.until("a")
+    line.stop_reading()
+    script.go_on()
+    await settle()
+    line.cancel()
+    await settle()
+    line.cancel()
+    await asyncio.wait([line.task])
+    assert outcome(records) == "cancelled"
+
+
+@timeless
+async def test_a_clean_up_is_not_held_up_by_a_client_that_does_not_read() -> None:
+    """It may need a moment, and what is left to be said can wait for the last frame."""
+    script = Script("a", None, "b", FOREVER, clean_up=lambda: asyncio.sleep(1))
+    line = Line(script, **OFF)
+    await line.until("a")
+    line.stop_reading()
+    script.go_on()
+    await settle()
+    began = now()
+    line.cancel()
+    await passing(2)
+    assert script.closed == began + 1
+    line.read_on()
+    await line.end()
+    assert line.said == "ab"
+
+
+@timeless
+async def test_a_clean_up_after_the_last_piece_has_its_time_whatever_the_client_does() -> None:
+    """A slow client is no reason to cut an iterator's `aclose` short."""
+    closed: List[float] = []
+
+    class Items:
+        def __init__(self, turn: Turn) -> None:
+            self._items = iter("ab")
+
+        def __aiter__(self) -> Items:
+            return self
+
+        async def __anext__(self) -> str:
+            for item in self._items:
+                return item
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(2)
+            closed.append(now())
+
+    line = Line(Items, send_timeout=30)
+    line.stop_reading()
+    await passing(10)
+    line.read_on()
+    assert await line.end() == 10  # the timer of its sleep has run meanwhile
+    assert len(closed) == 1
+    assert line.said == "ab"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are not eager here")
+def test_eager_tasks_change_nothing() -> None:
+    """A host may have all of its tasks begin at once."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(0.2)
+        yield "b"
+
+    async def main() -> Exchange:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+        made = Exchange()
+        app = create_app(respond, settings=Settings(heartbeat_seconds=0.03))
+        await asyncio.wait_for(made.run(app), PATIENCE)
+        return made
+
+    made = asyncio.run(main())
+    assert text(made.frames) == "ab"
+    assert last(made.frames)[0] == "done"
+    beats = [message for message in made.sent if message.get("body") == HEARTBEAT]
+    assert 1 <= len(beats) <= 7
+
+
+@timeless
+async def test_a_refusal_that_is_not_read_holds_no_place() -> None:
+    """Whoever sends nonsense and does not read the answer could fill a server."""
+    line = Line(Script("a"))
+    line.stop_reading()
+    line._incoming = [{"type": "http.request", "body": b"nonsense", "more_body": False}]
+    await settle()
+    assert not line.task.done()
+    assert line.app.open_streams == 0
+    await asyncio.wait_for(line.app.drain(0), 1)
+    line.read_on()
+    await asyncio.wait([line.task])
+    assert line.status == 400
 
 
 # Any order

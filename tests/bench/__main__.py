@@ -6,6 +6,7 @@ Subjects
     `fastapi-stream`  FastAPI, a pydantic model and `StreamingResponse`
     `fastapi-sse`     FastAPI and its own response for events
     `sse-starlette`   Starlette, the same model and the `EventSourceResponse` of sse-starlette
+    `fastapi-openai`  FastAPI and `StreamingResponse`, and the `openai` package for what it relays
 
 Each answers `POST /api/v1/chat` with the same events, which is checked before anything is measured.
 
@@ -17,8 +18,13 @@ Workloads
              evenly over the 50 ms. A token's text is the time of its yield, and the delay is from
              there to its arrival in the load generator. Memory is what the process's resident
              memory grew by with all streams open, after a first wave of 20
+    `relay`  500 tokens of an upstream that speaks OpenAI's chat completions, a write for each as
+             soon as it can; 8 connections. What is counted is tokens
+    `relay-paced`  300 streams of such an upstream, paced as above. The delay is from the upstream's
+             yield to the load generator, with both hops in it
 
 How
+    The upstream, a bare app, has the core of the load generator.
     One process of uvicorn with uvloop and httptools serves on the first core that is free to us,
     and the load, raw sockets in this process, comes from the last. A round has fresh processes and
     measures each subject in turn, each round in another order, `short` and `long` in four pieces
@@ -39,13 +45,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import http.client
 import json
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import uvloop
 
@@ -54,7 +61,14 @@ from omniforge_chat.sse import Decoder
 from . import report
 from .load import REQUESTS, measure
 from .server import Server
-from .subjects import RESPONDERS, SUBJECTS
+from .subjects import (
+    CONVERSATION,
+    RELAYED_TEXT,
+    RELAYED_TOKENS,
+    SUBJECTS,
+    UPSTREAM,
+    WORKLOADS,
+)
 
 Events = List[Tuple[str, Any]]
 
@@ -67,15 +81,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
     environment = report.environment()
     os.sched_setaffinity(0, {cores[-1]})
 
-    expected = {workload: _events("bare", workload, cores[0]) for workload in RESPONDERS}
-    subjects = [name for name in options.subjects if _answers(name, expected, cores[0])]
+    subjects = [n for n in options.subjects if _answers(n, options.only, cores)]
     samples: report.Samples = {
-        workload: {subject: [] for subject in subjects} for workload in options.only
+        workload: {subject: [] for subject in subjects if subject in WORKLOADS[workload]}
+        for workload in options.only
     }
     for number in range(options.rounds):
-        turns = subjects[number % len(subjects) :] + subjects[: number % len(subjects)]
-        for workload in options.only:
+        for workload, by_subject in samples.items():
+            names = list(by_subject)
+            turns = [names[(number + place) % len(names)] for place in range(len(names))]
             with contextlib.ExitStack() as stack:
+                stack.enter_context(_upstream(workload, cores[-1]))
                 servers = {
                     subject: stack.enter_context(Server(subject, workload, cores[0]))
                     for subject in turns
@@ -105,7 +121,7 @@ def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--quick", action="store_true", help="one round of 1 s, for a first look")
-    parser.add_argument("--only", type=_names_of(RESPONDERS), default=list(RESPONDERS))
+    parser.add_argument("--only", type=_names_of(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--subjects", type=_names_of(SUBJECTS), default=list(SUBJECTS))
     parser.add_argument("--json", metavar="FILE", help="where to write every sample")
     options = parser.parse_args(arguments)
@@ -124,11 +140,24 @@ def _names_of(known: Any) -> Callable[[str], List[str]]:
     return names
 
 
-def _answers(subject: str, expected: Dict[str, Events], core: int) -> bool:
+@contextlib.contextmanager
+def _upstream(workload: str, core: int) -> Iterator[None]:
+    """The upstream that `workload` relays, if it does; the servers find it in their environment."""
+    if not workload.startswith("relay"):
+        yield
+        return
+    with Server("upstream", workload, core) as server:
+        os.environ[UPSTREAM] = f"http://127.0.0.1:{server.port}/v1"
+        yield
+
+
+def _answers(subject: str, workloads: List[str], cores: List[int]) -> bool:
     """Whether the subject is installed, and answers each workload with the events expected."""
-    for workload, events in expected.items():
+    for workload in workloads:
+        if subject not in WORKLOADS[workload]:
+            continue
         try:
-            if _events(subject, workload, core) == events:
+            if _events(subject, workload, cores) == _expected(workload, cores):
                 continue
             problem = f"its {workload} reply has other events"
         except (OSError, http.client.HTTPException) as error:
@@ -138,12 +167,31 @@ def _answers(subject: str, expected: Dict[str, Events], core: int) -> bool:
     return True
 
 
-def _events(subject: str, workload: str, core: int) -> Events:
-    with Server(subject, workload, core) as server:
+@functools.cache
+def _expected_of_bare(workload: str, core: int) -> Events:
+    return _events("bare", workload, [core])
+
+
+def _expected(workload: str, cores: List[int]) -> Events:
+    if not workload.startswith("relay"):
+        return _expected_of_bare(workload, cores[0])
+    tokens = RELAYED_TOKENS if workload == "relay" else 3
+    usage = {"tokens": tokens + 1, "prompt_tokens": 1, "completion_tokens": tokens}
+    done = {"conversation_id": CONVERSATION, "usage": usage, "finish_reason": "stop"}
+    return [("chunk", workload != "relay" or RELAYED_TEXT), ("done", done)]
+
+
+def _events(subject: str, workload: str, cores: List[int]) -> Events:
+    with _upstream(workload, cores[-1]), Server(subject, workload, cores[0]) as server:
         status, body = server.ask(REQUESTS[workload])
     frames = Decoder().feed(body) if status == 200 else []
+    events = [(frame.event, json.loads(frame.data)) for frame in frames]
+    if workload.startswith("relay"):  # what one read brings may be one chunk
+        text = "".join(data["content"] for event, data in events if event == "chunk")
+        others = [(event, data) for event, data in events if event != "chunk"]
+        return [("chunk", workload != "relay" or text), *others]
     # What a paced token says is the time.
-    return [(f.event, workload == "paced" or json.loads(f.data)) for f in frames]
+    return [(event, workload == "paced" or data) for event, data in events]
 
 
 def _tell(line: str) -> None:

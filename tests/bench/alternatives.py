@@ -7,6 +7,7 @@ line for each chat, heartbeats, deadlines) it is not made to do.
 # No `from __future__ import annotations`: FastAPI reads the annotations of endpoints.
 
 import json
+import os
 import uuid
 from typing import Annotated, Any, AsyncIterator, Dict, Optional, Tuple
 
@@ -22,7 +23,7 @@ from starlette.types import ASGIApp
 from omniforge_chat.models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN
 from omniforge_chat.routes import CHAT_PATH
 
-from .subjects import RESPONDERS, tokens
+from .subjects import RESPONDERS, UPSTREAM, tokens
 
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
@@ -95,3 +96,42 @@ def sse_starlette(workload: str) -> ASGIApp:
         return response
 
     return Starlette(routes=[Route(CHAT_PATH, chat, methods=["POST"])])
+
+
+def fastapi_openai(workload: str) -> ASGIApp:
+    """FastAPI, with the `openai` package as the way to the upstream."""
+    # Only `bench` installs it.
+    from openai import AsyncOpenAI  # type: ignore[import-not-found,unused-ignore]
+
+    app = FastAPI()
+    client = AsyncOpenAI(base_url=os.environ[UPSTREAM], api_key="none")
+
+    async def frames(request: ChatRequest) -> AsyncIterator[str]:
+        stream = await client.chat.completions.create(
+            model="bench",
+            messages=[{"role": "user", "content": request.message}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        usage: Dict[str, int] = {}
+        finish_reason: Optional[str] = None
+        async for chunk in stream:
+            for choice in chunk.choices:
+                if choice.delta.content:
+                    yield f"event: chunk\ndata: {_json({'content': choice.delta.content})}\n\n"
+                finish_reason = choice.finish_reason or finish_reason
+            if chunk.usage is not None:
+                usage = {
+                    "tokens": chunk.usage.total_tokens,
+                    "prompt_tokens": chunk.usage.prompt_tokens,
+                    "completion_tokens": chunk.usage.completion_tokens,
+                }
+        conversation_id = request.conversation_id or str(uuid.uuid4())
+        done = {"conversation_id": conversation_id, "usage": usage, "finish_reason": finish_reason}
+        yield f"event: done\ndata: {_json(done)}\n\n"
+
+    @app.post(CHAT_PATH)
+    async def chat(request: ChatRequest) -> StreamingResponse:
+        return StreamingResponse(frames(request), media_type="text/event-stream", headers=_HEADERS)
+
+    return app

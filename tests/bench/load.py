@@ -12,13 +12,16 @@ from typing import Awaitable, Dict, List, Mapping, Optional
 from omniforge_chat.routes import CHAT_PATH
 
 from .server import Server, waited_seconds
-from .subjects import CONVERSATION, INTERVAL, MESSAGE
+from .subjects import CONVERSATION, INTERVAL, MESSAGE, RELAYED_TOKENS
 
-CONNECTIONS = {"short": 32, "long": 8}
+CONNECTIONS = {"short": 32, "long": 8, "relay": 8}
 """How many ask at once where the rate is measured."""
 
-STREAMS = 900
+STREAMS = {"paced": 900, "relay-paced": 300}
 """How many paced streams are open at once."""
+
+_PARTS = {"relay": RELAYED_TOKENS}
+"""Where not a reply but a token is what is counted: how many of them a reply has."""
 
 _TURNS = 4
 """In how many pieces the servers' times are taken, so that what disturbs one disturbs all."""
@@ -34,7 +37,7 @@ _OPENING_PATIENCE = 4.0
 
 _END = b"0\r\n\r\n"  # the last chunk of a chunked body (RFC 9112, section 7.1)
 _OK = b"HTTP/1.1 200"
-_stamps = re.compile(rb'"content": ?"(\d+)"').findall
+_stamps = re.compile(rb"@(\d+) ").findall
 
 Figures = Dict[str, float]
 """The name of a figure, with its unit, and its value."""
@@ -46,7 +49,13 @@ def _request(message: str) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
 
 
-REQUESTS = {"short": _request(MESSAGE), "long": _request(MESSAGE), "paced": _request("3")}
+REQUESTS = {
+    "short": _request(MESSAGE),
+    "long": _request(MESSAGE),
+    "paced": _request("3"),
+    "relay": _request(str(RELAYED_TOKENS)),
+    "relay-paced": _request("3"),
+}
 """The bytes that ask for one reply of each workload; a paced one has three tokens."""
 
 
@@ -54,8 +63,8 @@ async def measure(servers: Mapping[str, Server], workload: str, seconds: float) 
     """What `workload` costs each of the servers, of which only one has work at a time."""
     for server in servers.values():
         server.ask(REQUESTS[workload])  # from now on all have started
-    if workload == "paced":
-        return [await _pace(server, 2 * seconds) for server in servers.values()]
+    if workload in STREAMS:
+        return [await _pace(server, STREAMS[workload], 2 * seconds) for server in servers.values()]
     saturations = [await _Saturation.of(server, workload) for server in servers.values()]
     for _ in range(_TURNS):
         for saturation in saturations:
@@ -137,6 +146,7 @@ class _Saturation:
         self.request = REQUESTS[workload]
         self.replies = 0
         self.deadline = 0.0
+        self._parts = _PARTS.get(workload, 1)
         self._meter = _Meter(server)
         self._askers: List[_Asker] = []
         self._busy = 0
@@ -167,7 +177,7 @@ class _Saturation:
         for asker in self._askers:
             asker.ask()
         await asyncio.wait_for(self._rested, seconds + _PATIENCE)
-        return self.replies - before
+        return (self.replies - before) * self._parts
 
     def rest(self) -> None:
         self._busy -= 1
@@ -247,8 +257,8 @@ class _Wave:
             transport.abort()
 
 
-async def _pace(server: Server, seconds: float) -> Figures:
-    """What STREAMS open streams cost while each gets a token every INTERVAL."""
+async def _pace(server: Server, streams: int, seconds: float) -> Figures:
+    """What so many open streams cost while each gets a token every INTERVAL."""
     # Few at once, so that what they leave behind is not room for those that are measured.
     first = _Wave(server, _OPENING, tokens=4)
     await first.open()
@@ -256,7 +266,7 @@ async def _pace(server: Server, seconds: float) -> Figures:
     first.close()
     before = server.resident_kib()
 
-    wave = _Wave(server, STREAMS, tokens=round((seconds + _PATIENCE) / INTERVAL))
+    wave = _Wave(server, streams, tokens=round((seconds + _PATIENCE) / INTERVAL))
     meter = _Meter(server)
     await wave.open()
     await meter.add(wave.listen(seconds))

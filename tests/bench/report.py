@@ -20,7 +20,7 @@ QUIET = 5
 """Percent of its time that a side may wait for its core before a run is called disturbed."""
 
 _PACKAGES = ["omniforge-chat", "starlette", "anyio", "msgspec", "uvicorn", "uvloop", "httptools"]
-_PACKAGES += ["fastapi", "pydantic", "sse-starlette"]
+_PACKAGES += ["httpx", "fastapi", "pydantic", "sse-starlette", "openai"]
 
 
 class Promise(NamedTuple):
@@ -54,7 +54,8 @@ class Promise(NamedTuple):
         return "pass" if sign * value >= sign * self.least else "FAIL"
 
 
-_PACED = f"{STREAMS} paced streams"
+_PACED = f"{STREAMS['paced']} paced streams"
+_RELAYED = f"{STREAMS['relay-paced']} relayed streams"
 PROMISES = [
     Promise("short reply, req/s, of bare", "short", "per_second", "bare", 0.65, 0.80),
     Promise("long reply, replies/s, of bare", "long", "per_second", "bare", 6, 10),
@@ -63,6 +64,9 @@ PROMISES = [
     Promise(f"{_PACED}, KiB per stream", "paced", "kib_per_stream", "", 24, 18),
     Promise("short reply, of fastapi-stream", "short", "per_second", "fastapi-stream", 5.5, 7),
     Promise("long reply, of fastapi-stream", "long", "per_second", "fastapi-stream", 30, 60),
+    Promise("relayed tokens per CPU", "relay", "per_cpu_second", "fastapi-openai", 4.5, 6),
+    Promise(f"{_RELAYED}, p99 delay, ms", "relay-paced", "delay_p99_ms", "", 3, 1),
+    Promise(f"{_RELAYED}, KiB per stream", "relay-paced", "kib_per_stream", "", 60, 40),
 ]
 
 _UNITS = {
@@ -111,7 +115,7 @@ def promises(samples: Samples, subjects: Sequence[str]) -> str:
     rows = [["work", "at least", "aim", OURS, "min-max", "by CPU", "verdict", *others]]
     for promise in PROMISES:
         values = promise.rounds(samples, OURS)
-        if values:
+        if values:  # of what was measured
             by_cpu = promise.rounds(samples, OURS, by_cpu=True)
             rows.append(
                 [

@@ -1,7 +1,8 @@
-"""What is measured: five ASGI apps that answer the same request with the same frames.
+"""What is measured: ASGI apps that answer the same request with the same frames.
 
-This module holds the work that each of them does, the bare app and ours; `alternatives.py` has the
-rest, so that a process loads the framework that it measures and no other.
+This module holds the work that each of them does, the bare app and ours, and the upstream that some
+of them relay; `alternatives.py` has the rest, so that a process loads the framework that it
+measures and no other.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import time
-from typing import Any, AsyncIterator, Callable, Dict, List, Sequence
+from typing import Any, AsyncIterator, Callable, Dict, List, Optional, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omniforge_chat import Settings, Turn, Usage, create_app
+from omniforge_chat import OpenAIResponder, Settings, Turn, Usage, create_app
 from omniforge_chat.chat import CHARACTERS_PER_TOKEN
 from omniforge_chat.models import Chunk, Done
 from omniforge_chat.responders import placeholder
@@ -39,7 +41,12 @@ async def paced(turn: Any) -> AsyncIterator[str]:
     """As many tokens as the message says; each is the time at which it was yielded."""
     for _ in range(int(turn.message)):
         await asyncio.sleep(INTERVAL)
-        yield str(time.perf_counter_ns())
+        yield stamp()
+
+
+def stamp() -> str:
+    """The time now, as the text of a token that tells how long it was on its way."""
+    return f"@{time.perf_counter_ns()} "
 
 
 # `Any`: a framework passes its own request, of which `message` alone is read.
@@ -56,7 +63,10 @@ def tokens(characters: int) -> int:
 
 
 def omniforge(workload: str) -> ASGIApp:
-    return create_app(RESPONDERS[workload], settings=Settings())
+    responder: Any = RESPONDERS.get(workload)
+    if responder is None:
+        responder = OpenAIResponder(base_url=os.environ[UPSTREAM], model="bench")
+    return create_app(responder, settings=Settings())
 
 
 _START: Message = {
@@ -93,7 +103,7 @@ async def _bare_paced(scope: Scope, receive: Receive, send: Send) -> None:
     await send(_START)
     for _ in range(wanted):
         await asyncio.sleep(INTERVAL)
-        await send(_body(b'event: chunk\ndata: {"content":"%d"}\n\n' % time.perf_counter_ns()))
+        await send(_body(b'event: chunk\ndata: {"content":"%s"}\n\n' % stamp().encode()))
     await send(_done([]))
 
 
@@ -110,18 +120,86 @@ async def _collect(texts: AsyncIterator[str]) -> List[str]:
     return [text async for text in texts]
 
 
+UPSTREAM = "BENCH_UPSTREAM"
+"""The environment variable with the base URL of the upstream that is relayed."""
+
+RELAYED_TOKENS = 500
+_RELAYED = [f"token {number} " for number in range(RELAYED_TOKENS)]
+RELAYED_TEXT = "".join(_RELAYED)
+
+
+def upstream(workload: str) -> ASGIApp:
+    """A model's server that speaks OpenAI's chat completions, a write for each token.
+
+    It says as many tokens as the message asks for: each in the next turn of the event loop, or as
+    `paced` does.
+    """
+    ready = [_completion(text) for text in _RELAYED]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        wanted = int(json.loads(body)["messages"][-1]["content"])
+        await send(_START)
+        for number in range(wanted):
+            if workload == "relay":
+                await asyncio.sleep(0)
+                await send(ready[number])
+            else:
+                await asyncio.sleep(INTERVAL)
+                await send(_completion(stamp()))
+        usage = {"prompt_tokens": 1, "completion_tokens": wanted, "total_tokens": wanted + 1}
+        await send(_completion(None, finish_reason="stop"))
+        await send(_completion(None, choices=[], usage=usage))
+        await send(_body(b"data: [DONE]\n\n", more=False))
+
+    return app
+
+
+def _completion(
+    text: Optional[str], *, finish_reason: Optional[str] = None, **more: Any
+) -> Message:
+    delta = {} if text is None else {"content": text}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunk = {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": "bench",
+        "choices": [choice],
+        **more,
+    }
+    return _body(b"data: %s\n\n" % json.dumps(chunk, separators=(",", ":")).encode())
+
+
 SUBJECTS = {
     "bare": "subjects:bare",
     "omniforge": "subjects:omniforge",
     "fastapi-stream": "alternatives:fastapi_stream",
     "fastapi-sse": "alternatives:fastapi_sse",
     "sse-starlette": "alternatives:sse_starlette",
+    "fastapi-openai": "alternatives:fastapi_openai",
 }
 """The name of each subject, and the module and function that make it for a workload."""
+
+_PLAIN = ("bare", "omniforge", "fastapi-stream", "fastapi-sse", "sse-starlette")
+_RELAYS = ("omniforge", "fastapi-openai")
+WORKLOADS = {
+    "short": _PLAIN,
+    "long": _PLAIN,
+    "paced": _PLAIN,
+    "relay": _RELAYS,
+    "relay-paced": _RELAYS,
+}
+"""What is done, and who does it."""
 
 
 def load(subject: str, workload: str) -> ASGIApp:
     """The app of `subject` that does `workload`. Raises ImportError where it is not installed."""
-    module, _, function = SUBJECTS[subject].partition(":")
+    module, _, function = {**SUBJECTS, "upstream": "subjects:upstream"}[subject].partition(":")
     app: ASGIApp = getattr(importlib.import_module(f"tests.bench.{module}"), function)(workload)
     return app
