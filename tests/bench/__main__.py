@@ -7,6 +7,7 @@ Subjects
     `fastapi-sse`     FastAPI and its own response for events
     `sse-starlette`   Starlette, the same model and the `EventSourceResponse` of sse-starlette
     `fastapi-openai`  FastAPI and `StreamingResponse`, and the `openai` package for what it relays
+    `direct`          the upstream itself, read without a relay
 
 Each answers `POST /api/v1/chat` with the same events, which is checked before anything is measured.
 
@@ -21,7 +22,7 @@ Workloads
     `relay`  500 tokens of an upstream that speaks OpenAI's chat completions, a write for each as
              soon as it can; 8 connections. What is counted is tokens
     `relay-paced`  300 streams of such an upstream, paced as above. The delay is from the upstream's
-             yield to the load generator, with both hops in it
+             yield to the load generator; what a relay adds to it is the difference to `direct`
 
 How
     The upstream, a bare app, has the core of the load generator.
@@ -59,7 +60,7 @@ import uvloop
 from omniforge_chat.sse import Decoder
 
 from . import report
-from .load import REQUESTS, measure
+from .load import REQUESTS, STREAMS, measure
 from .server import Server
 from .subjects import (
     CONVERSATION,
@@ -76,6 +77,7 @@ Events = List[Tuple[str, Any]]
 def main(arguments: Optional[List[str]] = None) -> int:
     """Measure and print. The exit status is 1 where a subject did not answer as it should."""
     options = _parse(arguments)
+    STREAMS["relay-paced"] = options.relayed
     gc.disable()  # a pause here would look like a delay there
     cores = sorted(os.sched_getaffinity(0))
     environment = report.environment()
@@ -93,7 +95,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(_upstream(workload, cores[-1]))
                 servers = {
-                    subject: stack.enter_context(Server(subject, workload, cores[0]))
+                    subject: stack.enter_context(
+                        Server(subject, workload, cores[-1 if subject == "direct" else 0])
+                    )
                     for subject in turns
                 }
                 measured = uvloop.run(measure(servers, workload, options.seconds))
@@ -123,6 +127,9 @@ def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of 1 s, for a first look")
     parser.add_argument("--only", type=_names_of(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--subjects", type=_names_of(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument(
+        "--relayed", type=int, default=STREAMS["relay-paced"], help="streams of relay-paced"
+    )
     parser.add_argument("--json", metavar="FILE", help="where to write every sample")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -146,7 +153,7 @@ def _upstream(workload: str, core: int) -> Iterator[None]:
     if not workload.startswith("relay"):
         yield
         return
-    with Server("upstream", workload, core) as server:
+    with Server("direct", workload, core) as server:
         os.environ[UPSTREAM] = f"http://127.0.0.1:{server.port}/v1"
         yield
 
@@ -154,7 +161,7 @@ def _upstream(workload: str, core: int) -> Iterator[None]:
 def _answers(subject: str, workloads: List[str], cores: List[int]) -> bool:
     """Whether the subject is installed, and answers each workload with the events expected."""
     for workload in workloads:
-        if subject not in WORKLOADS[workload]:
+        if subject not in WORKLOADS[workload] or subject == "direct":  # it speaks as upstreams do
             continue
         try:
             if _events(subject, workload, cores) == _expected(workload, cores):

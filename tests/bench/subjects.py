@@ -143,7 +143,8 @@ def upstream(workload: str) -> ASGIApp:
             message = await receive()
             body += message["body"]
             more = message["more_body"]
-        wanted = int(json.loads(body)["messages"][-1]["content"])
+        asked = json.loads(body)
+        wanted = int(asked["messages"][-1]["content"] if "messages" in asked else asked["message"])
         await send(_START)
         for number in range(wanted):
             if workload == "relay":
@@ -183,6 +184,7 @@ SUBJECTS = {
     "fastapi-sse": "alternatives:fastapi_sse",
     "sse-starlette": "alternatives:sse_starlette",
     "fastapi-openai": "alternatives:fastapi_openai",
+    "direct": "subjects:upstream",
 }
 """The name of each subject, and the module and function that make it for a workload."""
 
@@ -193,13 +195,13 @@ WORKLOADS = {
     "long": _PLAIN,
     "paced": _PLAIN,
     "relay": _RELAYS,
-    "relay-paced": _RELAYS,
+    "relay-paced": (*_RELAYS, "direct"),
 }
 """What is done, and who does it."""
 
 
 def load(subject: str, workload: str) -> ASGIApp:
     """The app of `subject` that does `workload`. Raises ImportError where it is not installed."""
-    module, _, function = {**SUBJECTS, "upstream": "subjects:upstream"}[subject].partition(":")
+    module, _, function = SUBJECTS[subject].partition(":")
     app: ASGIApp = getattr(importlib.import_module(f"tests.bench.{module}"), function)(workload)
     return app
