@@ -658,8 +658,8 @@ def test_among_500_streams_a_client_that_leaves_ends_its_responder_at_once(
 ) -> None:
     """From the disconnect to the responder's `finally`: 50 ms at p99 is the aim.
 
-    Machines of tests are noisy, so ten times that is what fails. 150 leave one after the other,
-    the rest all in one moment.
+    Machines of tests are noisy, so ten times that is what fails. 50 leave one after the other, the
+    rest all in one moment.
     """
     kinds = ("waits", "produces", "sends")
     with running(directory, CHAT_RESPONDER="faults:leaving") as service:
@@ -675,19 +675,19 @@ def test_among_500_streams_a_client_that_leaves_ends_its_responder_at_once(
         for message, client in clients.items():
             left[message] = time.monotonic()
             getattr(client, how)()
-            if len(left) <= 150:
+            if len(left) <= 50:
                 service.wait_for("outcome=disconnected")
-        for _ in range(350):
+        for _ in range(450):
             service.wait_for("outcome=disconnected")
         learnt = json.loads(service.reply("report 500"))
         assert service.end() == 0
     delays = [(message, learnt[message] - left[message]) for message in clients]
     for kind in kinds:
-        alone = [delay for message, delay in delays[:150] if message.startswith(kind)]
+        alone = [delay for message, delay in delays[:50] if message.startswith(kind)]
         print(f"one of 500 leaves ({how}, {kind}): {_figures(alone)}")
-    together = [delay for _, delay in delays[150:]]
-    print(f"350 leave at once ({how}): {_figures(together)}")
-    assert _p99([delay for _, delay in delays[:150]]) < 0.5
+    together = [delay for _, delay in delays[50:]]
+    print(f"450 leave at once ({how}): {_figures(together)}")
+    assert _p99([delay for _, delay in delays[:50]]) < 0.5
     assert _p99(together) < 0.5
 
 
@@ -716,7 +716,10 @@ def test_a_responder_that_is_always_ready_does_not_starve_the_others(directory: 
                     client.head()
                     assert client.frame().event == "chunk"
                     delays.append(time.monotonic() - began)
-                service.wait_for("outcome=done")
+                # A log that nobody reads would stop the service before long.
+                if len(delays) % 50 == 0:
+                    for _ in range(50):
+                        service.wait_for("outcome=done")
         finally:
             ended.set()
             reader.join(PATIENCE)
