@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import types
-from typing import Any, Awaitable, Callable, Coroutine, Generator, Optional, TypeVar
+from typing import Any, Awaitable, Callable, Coroutine, Generator, NoReturn, Optional, TypeVar
 
 T = TypeVar("T")
 
@@ -87,20 +87,71 @@ def _follow(
     # What the event loop does with a future that a task gives it; it will not see this one.
     awaited._asyncio_future_blocking = False
     while not awaited.done():
-        gate = awaited.get_loop().create_future()
-
-        def open_gate(_: object, gate: asyncio.Future[None] = gate) -> None:
-            if not gate.done():
-                gate.set_result(None)
-
-        awaited.add_done_callback(open_gate)
         try:
-            yield from gate
+            yield from _gate(awaited)
         except asyncio.CancelledError:
             if not awaited.cancel():
                 raise
             first = before_wait()
             if first is not None:
                 yield from first.__await__()
-        finally:
-            awaited.remove_done_callback(open_gate)
+
+
+def _gate(awaited: asyncio.Future[Any]) -> Generator[Any, None, None]:
+    """Wait until `awaited` is done. A cancellation ends the wait, and does not get to `awaited`."""
+    gate = awaited.get_loop().create_future()
+
+    def open_gate(_: object) -> None:
+        if not gate.done():
+            gate.set_result(None)
+
+    awaited.add_done_callback(open_gate)
+    try:
+        yield from gate
+    finally:
+        awaited.remove_done_callback(open_gate)
+
+
+@types.coroutine
+def see_out(
+    steps: Generator[Any, Any, Any], awaited: object, error: BaseException
+) -> Generator[Any, Any, NoReturn]:
+    """Run `steps` to its end, whose wait for `awaited` ended with `error`, without tearing it.
+
+    A library that gives the event loop a turn within its clean-up is not ready to be cancelled
+    there, and would never finish it. So `error` gets in at the first wait that is more than a bare
+    turn, and what comes after that is clean-up: a cancellation meanwhile is held back. Raises the
+    last cancellation that was, or else what `steps` raises, or else `error`.
+    """
+    resume: Callable[[Any], Any] = steps.send
+    value: Any = None
+    inside = False
+    held = error
+    waited = True
+    while True:
+        future = awaited if isinstance(awaited, asyncio.Future) else None
+        if future is not None:
+            future._asyncio_future_blocking = False
+        if not inside and future is not None and (future.cancelled() or not future.done()):
+            future.cancel()
+            inside = True
+            resume, value = steps.throw, error
+        else:
+            while not waited:
+                try:
+                    yield from _bare(awaited) if future is None else _gate(future)
+                except asyncio.CancelledError as later:
+                    held = later
+                waited = future is None or future.done()
+            resume, value = steps.send, None
+        try:
+            awaited = resume(value)
+        except BaseException as raised:
+            if held is not error or isinstance(raised, StopIteration):
+                raise held from None
+            raise
+        waited = False
+
+
+def _bare(awaited: object) -> Generator[Any, None, None]:
+    yield awaited

@@ -8,13 +8,14 @@ import contextvars
 import importlib
 import importlib.util
 import sys
-from typing import Any, Awaitable, Callable, Coroutine, List, Optional, TypeVar
+import types
+from typing import Any, Awaitable, Callable, Coroutine, Generator, List, Optional, TypeVar
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from omniforge_chat.driver import Abandoned, drive
+from omniforge_chat.driver import Abandoned, drive, see_out
 
 from .harness import PATIENCE
 
@@ -769,3 +770,125 @@ def test_a_driven_coroutine_may_drive_another(run: Run[None]) -> None:
 
     run(main())
     assert seen == ["inner", "outer"]
+
+
+# Seeing out
+
+
+@types.coroutine
+def interruptible(work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """`work`, which is seen out as soon as a wait of its ends with an exception."""
+    steps: Generator[Any, Any, Any] = work.__await__()
+    awaited = steps.send(None)
+    while True:
+        try:
+            value = yield awaited
+        except BaseException as error:
+            return (yield from see_out(steps, awaited, error))
+        awaited = steps.send(value)
+
+
+def test_a_cancellation_gets_in_at_a_real_wait_and_not_at_a_bare_turn(run: Run[None]) -> None:
+    """The wait itself is off; the bare turn before it was not torn."""
+    passed: List[str] = []
+
+    async def work(future: asyncio.Future[None]) -> None:
+        await asyncio.sleep(0)
+        passed.append("turn")
+        try:
+            await future
+        except asyncio.CancelledError:
+            passed.append("cancelled")
+            raise
+
+    async def main() -> None:
+        future = asyncio.get_running_loop().create_future()
+
+        async def see() -> None:
+            await interruptible(work(future))
+
+        task = asyncio.ensure_future(see())
+        await asyncio.sleep(0)
+        assert passed == []
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert passed == ["turn", "cancelled"]
+        assert future.cancelled()
+
+    run(main())
+
+
+def test_a_clean_up_is_not_cut_short_however_often_it_is_cancelled(run: Run[None]) -> None:
+    """Neither in its turns nor in its waits; what was asked for is raised when it has ended."""
+    passed: List[str] = []
+
+    async def work(future: asyncio.Future[None]) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            passed.append("turn")
+            await future
+            passed.append("wait")
+            raise OSError("what it ended with")
+
+    async def main() -> None:
+        future = asyncio.get_running_loop().create_future()
+
+        async def see() -> None:
+            await interruptible(work(future))
+
+        task = asyncio.ensure_future(see())
+        for _ in range(10):
+            await asyncio.sleep(0)
+            task.cancel()
+        assert passed == ["turn"]
+        future.set_result(None)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert passed == ["turn", "wait"]
+
+    run(main())
+
+
+def test_what_ends_before_a_cancellation_could_get_in_ends_with_it(run: Run[None]) -> None:
+    """It has run to its end, but nobody waits for what it came to."""
+    passed: List[str] = []
+
+    async def work() -> str:
+        await asyncio.sleep(0)
+        passed.append("end")
+        return "done"
+
+    async def main() -> None:
+        async def see() -> None:
+            await interruptible(work())
+
+        task = asyncio.ensure_future(see())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert passed == ["end"]
+
+    run(main())
+
+
+def test_another_error_gets_in_and_what_it_becomes_comes_out(run: Run[None]) -> None:
+    """A time limit is thrown in place of the cancellation that it was made with."""
+
+    async def work() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except KeyError:
+            await asyncio.sleep(0)
+            raise OSError("closed") from None
+
+    async def main() -> None:
+        steps = work().__await__()
+        awaited = steps.send(None)
+        with pytest.raises(OSError, match="closed"):
+            await see_out(steps, awaited, KeyError())
+
+    run(main())

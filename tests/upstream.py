@@ -102,6 +102,7 @@ class Provider:
     def __init__(self, *scripts: Script) -> None:
         self.calls: List[Call] = []
         self.connections = 0
+        self.open_connections = 0
         self._scripts = scripts
         self._came = threading.Condition()
         self._ready = threading.Event()
@@ -126,6 +127,11 @@ class Provider:
             assert self._came.wait_for(lambda: len(self.calls) >= number, PATIENCE)
         return self.calls[number - 1]
 
+    def wait_for_open_connections(self, most: int) -> None:
+        """Wait until no more than `most` connections are open."""
+        with self._came:
+            assert self._came.wait_for(lambda: self.open_connections <= most, PATIENCE)
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -147,6 +153,7 @@ class Provider:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open_connections += 1
         connection = self.connections
         try:
             while not writer.is_closing():
@@ -167,6 +174,9 @@ class Provider:
             pass
         finally:
             writer.transport.abort()
+            with self._came:
+                self.open_connections -= 1
+                self._came.notify_all()
 
 
 class Wire:

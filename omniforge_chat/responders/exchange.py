@@ -15,6 +15,7 @@ from typing import Any, Callable, Generator, Optional
 
 import httpx
 
+from ..driver import see_out
 from ..errors import UpstreamError, UpstreamTimeout
 from .refusals import Failure
 
@@ -28,11 +29,15 @@ used again."""
 _CUT = "The model provider's reply was cut off"
 
 
+class _Silence(Exception):
+    """The deadline has come."""
+
+
 class Exchange:
     """A response whose head has come. Whoever has it reads it, and closes it in every case.
 
     `deadline` is the loop's time by which the first frame must have come. `fail` makes the error
-    of a Failure, and logs it.
+    of a Failure, and logs it. `closed` is called once, when the response has let its connection go.
     """
 
     def __init__(
@@ -43,9 +48,11 @@ class Exchange:
         first_chunk_timeout: float,
         idle_timeout: float,
         fail: Callable[[Failure], UpstreamError],
+        closed: Callable[[], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.fail = fail
+        self._closed = closed
         self._response = response
         self._next = response.aiter_raw().__anext__
         self._time = loop.time
@@ -63,28 +70,25 @@ class Exchange:
     def _limited(self) -> Generator[Any, Any, bytes]:
         """The next read, driven by hand: what it waits for is known to the timer."""
         step: Generator[Any, Any, bytes] = self._next().__await__()
-        limited = True
         try:
             waits_for = step.send(None)
             while True:
-                if limited:
-                    self._waits_for = waits_for
-                    if self._timer is None:
-                        self._timer = self._call_at(self._deadline, self._due)
+                self._waits_for = waits_for
+                if self._timer is None:
+                    self._timer = self._call_at(self._deadline, self._due)
                 try:
                     sent = yield waits_for
                 except BaseException as error:
-                    # What it does from now on is to clean up, and nothing may cut that short.
-                    limited = False
-                    self._waits_for = None
-                    waits_for = step.throw(error)
-                else:
-                    waits_for = step.send(sent)
+                    stopped = _Silence() if self._expired else error
+                    break
+                waits_for = step.send(sent)
         except StopIteration as stop:
             data: bytes = stop.value
             return data
         finally:
             self._waits_for = None
+        # It closes the connection now, and neither the timer nor anybody else may cut that short.
+        return (yield from see_out(step, waits_for, stopped))
 
     async def read(self) -> bytes:
         """The next bytes of the body, not empty; empty where it has ended.
@@ -96,9 +100,7 @@ class Exchange:
             return await self._limited()
         except StopAsyncIteration:
             return b""
-        except asyncio.CancelledError:
-            if not self._expired:
-                raise
+        except _Silence:
             silence = f"was silent for {self._idle_timeout:g} seconds"
             if not self._began:
                 silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
@@ -125,7 +127,7 @@ class Exchange:
         return Failure(UpstreamError, _CUT, detail)
 
     def progressed(self) -> None:
-        """A frame has come, and what it brought was passed on: the silence begins anew."""
+        """The model was at work, and what that brought was passed on: the silence begins anew."""
         if self._began:
             self._deadline = self._time() + self._idle_timeout
         else:
@@ -156,9 +158,17 @@ class Exchange:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._response.is_closed:
-            # In a task of its own: a second cancellation must not leave the connection open.
-            await asyncio.shield(asyncio.ensure_future(self._response.aclose()))
+        if self._response.is_closed:
+            self._closed()
+        else:
+            # In a task of its own, which no cancellation reaches.
+            await asyncio.shield(asyncio.ensure_future(self._close()))
+
+    async def _close(self) -> None:
+        try:
+            await self._response.aclose()
+        finally:
+            self._closed()
 
 
 def broken(error: httpx.TransportError) -> Failure:

@@ -65,8 +65,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 class Failure(msgspec.Struct, frozen=True):
     """What went wrong: `kind` and `message` for the client, `detail` for the log.
 
-    `again` says that the request may be sent once more while nothing was passed on, after `wait`
-    seconds, or after a back-off where that is None.
+    `again` says that the request may be sent once more while nothing was passed on, not before
+    `wait` seconds have gone where the provider asked for them. `stale` says that nobody has seen
+    it: the connection was an old one, and the other side had left.
     """
 
     kind: Type[UpstreamError]
@@ -74,6 +75,7 @@ class Failure(msgspec.Struct, frozen=True):
     detail: str
     again: bool = False
     wait: Optional[float] = None
+    stale: bool = False
 
     def error(self) -> UpstreamError:
         """The error that the client is told of."""

@@ -46,6 +46,13 @@ KEEPALIVE_SECONDS = 30.0
 _tls = functools.lru_cache(maxsize=1)(httpx.create_ssl_context)
 
 
+class _Pool(msgspec.Struct):
+    """What one event loop has: the connections, and the room for replies that are read at once."""
+
+    client: httpx.AsyncClient
+    room: anyio.Semaphore
+
+
 class Upstream:
     """One address that answers POST requests with streams.
 
@@ -76,67 +83,102 @@ class Upstream:
         self._given = client
         if client is None:
             _tls()  # now, and not while an event loop waits for it
-        self._clients: Dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._pools: Dict[asyncio.AbstractEventLoop, _Pool] = {}
 
     async def open(self, body: bytes, request_id: str) -> Exchange:
         """The provider's answer to `body`, as soon as its head has come with status 200.
 
         Raises UpstreamError (or what is derived from it), after everything that was worth a try.
         """
-        fail = functools.partial(self._fail, request_id)
-        deadline = asyncio.get_running_loop().time() + self._first_chunk_timeout
-        last: Optional[Failure] = None
-        with anyio.CancelScope(deadline=deadline):
-            for tried in range(1, TRIES + 1):
-                answer = await self._send(body)
-                if not isinstance(answer, Failure):
-                    return Exchange(
-                        answer,
-                        deadline=deadline,
-                        first_chunk_timeout=self._first_chunk_timeout,
-                        idle_timeout=self._idle_timeout,
-                        fail=fail,
-                    )
-                last = answer
-                wait = answer.wait
-                if wait is None:
-                    wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
-                if not answer.again or tried == TRIES or anyio.current_time() + wait > deadline:
-                    raise fail(answer)
-                detail = self.strike(answer.detail)
-                logger.info(
-                    "upstream tried again request_id=%s try=%d wait_ms=%d %s",
-                    *(request_id, tried + 1, 1000 * wait, detail),
-                )
-                await anyio.sleep(wait)
-        message = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
-        detail = "silence" if last is None else f"silence after {last.detail}"
-        raise fail(Failure(UpstreamTimeout, f"The model provider {message}", detail))
+        # The connections expect to be cancelled by a scope of anyio's, which lets them finish what
+        # must not be torn. So a task of its own asks, and whoever cancels this one ends that scope.
+        scope = anyio.CancelScope()
+        asking = asyncio.ensure_future(self._ask(body, request_id, scope))
+        try:
+            await asyncio.wait([asking])
+        except asyncio.CancelledError:
+            scope.cancel()
+            await asyncio.shield(asyncio.ensure_future(_leave(asking)))
+            raise
+        answer = asking.result()
+        if isinstance(answer, Failure):
+            raise self._fail(request_id, answer)
+        return answer
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. The next request would open new ones."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None and self._given is None:
+            await asyncio.shield(asyncio.ensure_future(pool.client.aclose()))
 
-    def _client(self) -> httpx.AsyncClient:
-        if self._given is not None:
-            return self._given
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            for other in list(self._clients):
-                if other.is_closed():
-                    self._clients.pop(other, None)
-            limits = httpx.Limits(
-                max_connections=self._max_connections,
-                max_keepalive_connections=min(KEEPALIVE_CONNECTIONS, self._max_connections),
-                keepalive_expiry=KEEPALIVE_SECONDS,
+    async def _ask(
+        self, body: bytes, request_id: str, scope: anyio.CancelScope
+    ) -> Union[Exchange, Failure]:
+        """The answer after as many tries as it takes, or why there is none."""
+        pool = self._pool()
+        scope.deadline = deadline = anyio.current_time() + self._first_chunk_timeout
+        with scope:
+            await pool.room.acquire()
+            answer: Union[httpx.Response, Failure, None] = None
+            try:
+                answer = await self._try(pool.client, body, request_id, deadline)
+            finally:
+                if not isinstance(answer, httpx.Response):
+                    pool.room.release()
+            if isinstance(answer, Failure):
+                return answer
+            return Exchange(
+                answer,
+                deadline=deadline,
+                first_chunk_timeout=self._first_chunk_timeout,
+                idle_timeout=self._idle_timeout,
+                fail=functools.partial(self._fail, request_id),
+                closed=pool.room.release,
             )
-            client = self._clients[loop] = httpx.AsyncClient(limits=limits, verify=_tls())
-        return client
+        message = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
+        return Failure(UpstreamTimeout, f"The model provider {message}", "silence")
 
-    async def _send(self, body: bytes) -> Union[httpx.Response, Failure]:
+    async def _try(
+        self, client: httpx.AsyncClient, body: bytes, request_id: str, deadline: float
+    ) -> Union[httpx.Response, Failure]:
+        """Send the request up to TRIES times; a connection is found stale only once."""
+        replaced = False
+        for tried in range(1, TRIES + 1):
+            answer = await self._send(client, body)
+            if not isinstance(answer, Failure):
+                break
+            wait = 0.0
+            if not answer.stale:
+                wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
+                wait += answer.wait or 0.0  # all who were told the same do not come back as one
+            again = answer.again or (answer.stale and not replaced)
+            if not again or tried == TRIES or anyio.current_time() + wait > deadline:
+                break
+            replaced = replaced or answer.stale
+            detail = self.strike(answer.detail)
+            logger.info(
+                "upstream tried again request_id=%s try=%d wait_ms=%d %s",
+                *(request_id, tried + 1, 1000 * wait, detail),
+            )
+            await anyio.sleep(wait)
+        return answer
+
+    def _pool(self) -> _Pool:
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            for other in list(self._pools):
+                if other.is_closed():
+                    self._pools.pop(other, None)
+            pool = self._pools[loop] = _Pool(
+                self._given or _new_client(self._max_connections),
+                # Before the client and not in it: whoever leaves the queue of httpcore's pool in
+                # the moment of being served leaves a connection there that nobody opens or closes.
+                anyio.Semaphore(self._max_connections),
+            )
+        return pool
+
+    async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[httpx.Response, Failure]:
         """One try: the open response, or why there is none."""
         connected = False
 
@@ -147,7 +189,6 @@ class Upstream:
         # Reads have no limit of httpx's: until the head has come the caller has set one, and after
         # that the exchange has its own, which a comment of the provider's does not reset.
         limits = {"connect": self._connect_timeout, "read": None, "write": None, "pool": None}
-        client = self._client()
         request = client.build_request(
             "POST",
             self._url,
@@ -171,12 +212,11 @@ class Upstream:
             return Failure(UpstreamError, message, describe(error), again=True)
         except httpx.TransportError as error:
             # A connection out of the pool that the provider had closed already: nobody has seen the
-            # request. On a new connection the provider may have begun to work for us.
-            stale = not connected and isinstance(
-                error, (httpx.RemoteProtocolError, httpx.NetworkError)
-            )
+            # request. On a new connection the provider may have begun to work for us, and where
+            # what came is no HTTP (the same exception with other words), it has.
+            silent = isinstance(error, httpx.NetworkError) or "disconnected" in str(error)
             message = "The model provider closed the connection without an answer"
-            return Failure(UpstreamError, message, describe(error), again=stale, wait=0.0)
+            return Failure(UpstreamError, message, describe(error), stale=silent and not connected)
 
     def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
         """Log a failure, and make the error that the client is told of."""
@@ -198,6 +238,24 @@ def is_address(url: str) -> bool:
         return bool(httpx.URL(url).host)
     except (httpx.InvalidURL, ValueError):  # the latter for what is no name by IDNA
         return False
+
+
+def _new_client(max_connections: int) -> httpx.AsyncClient:
+    limits = httpx.Limits(
+        max_connections=None,
+        max_keepalive_connections=min(KEEPALIVE_CONNECTIONS, max_connections),
+        keepalive_expiry=KEEPALIVE_SECONDS,
+    )
+    return httpx.AsyncClient(limits=limits, verify=_tls())
+
+
+async def _leave(asking: asyncio.Future[Union[Exchange, Failure]]) -> None:
+    """Close what a request still comes to whose asker has left."""
+    await asyncio.wait([asking])
+    if not asking.cancelled() and asking.exception() is None:
+        answer = asking.result()
+        if isinstance(answer, Exchange):
+            await answer.aclose()
 
 
 async def _start(response: httpx.Response) -> bytes:

@@ -1,0 +1,135 @@
+"""Cancelling a relayed reply at each of its steps: nothing of it may stay behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+from typing import Any, Callable, Coroutine, Generator, Optional
+
+import httpx
+import pytest
+
+from omniforge_chat import Turn
+
+from .harness import CONVERSATION, PATIENCE
+from .upstream import OPENAI, Call, Provider
+
+TURN = Turn("hi", CONVERSATION, "request-1")
+
+
+class Steps:
+    """Counts what all tasks of a loop wait for, and calls `act` at the waits of these numbers.
+
+    Either when the task is about to wait, or when what it waits for has come but the task has not
+    yet learnt of it.
+    """
+
+    def __init__(self, numbers: range, act: Callable[[], object], *, when_done: bool) -> None:
+        self.counted = 0
+        self._numbers = numbers
+        self._act = act
+        self._when_done = when_done
+
+    def make_task(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        """A task factory."""
+        return asyncio.Task(self._watched(coroutine), loop=loop, **options)
+
+    async def _watched(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return await self._steps(coroutine)
+
+    @types.coroutine
+    def _steps(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        resume: Callable[[Any], Any] = coroutine.send
+        value: Any = None
+        while True:
+            try:
+                awaited = resume(value)
+            except StopIteration as stop:
+                return stop.value
+            self.counted += 1
+            if self.counted in self._numbers:
+                if self._when_done and isinstance(awaited, asyncio.Future):
+                    awaited.add_done_callback(lambda _: self._act())
+                else:
+                    self._act()
+            try:
+                value = yield awaited
+                resume = coroutine.send
+            except BaseException as error:
+                resume, value = coroutine.throw, error
+
+
+async def read(responder: Any, leaves_after_text: bool) -> None:
+    """Read a reply to its end, or as far as its first text."""
+    reply = responder(TURN)
+    try:
+        async for _ in reply:
+            if leaves_after_text:
+                break
+    finally:
+        await reply.aclose()
+
+
+@pytest.mark.parametrize("leaves_after_text", [False, True])
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("when_done", [False, True])
+@pytest.mark.parametrize("own_client", [False, True])
+def test_a_reply_can_be_cancelled_at_every_step(
+    own_client: bool, when_done: bool, times: int, leaves_after_text: bool
+) -> None:
+    """At each wait, and at those after it: the connection is closed, and its place is free.
+
+    A library that is torn out of its clean-up keeps a connection for good, and the service comes to
+    a stand when all are kept.
+    """
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join(OPENAI.opening()) + OPENAI.text("x"))
+        await call.part(OPENAI.text("y"))
+        for part in (*OPENAI.finish(OPENAI.stop), OPENAI.end()):
+            await call.part(part)
+        await call.end()
+
+    async def cancelled_at(number: int, responder: Any) -> bool:
+        """Whether the reply was cancelled at that step, and not over before."""
+        reading: Optional[asyncio.Task[None]] = None
+
+        def act() -> None:
+            if reading is not None:
+                reading.cancel()
+
+        loop = asyncio.get_running_loop()
+        steps = Steps(range(number, number + times), act, when_done=when_done)
+        loop.set_task_factory(steps.make_task)
+        reading = loop.create_task(read(responder, leaves_after_text))
+        await asyncio.wait([reading])
+        loop.set_task_factory(None)
+        with contextlib.suppress(asyncio.CancelledError):
+            reading.result()
+        return steps.counted >= number
+
+    async def main() -> int:
+        # A given client has a pool of one: what is left behind in it blocks the next reply.
+        limits = httpx.Limits(max_connections=1)
+        async with httpx.AsyncClient(limits=limits) as client:
+            options = {"client": client} if own_client else {}
+            responder = OPENAI.make(
+                provider, max_connections=1, first_chunk_timeout=PATIENCE, **options
+            )
+            number = 1
+            while await cancelled_at(number, responder):
+                await asyncio.wait_for(read(responder, False), PATIENCE)
+                wait = provider.wait_for_open_connections
+                await asyncio.get_running_loop().run_in_executor(None, wait, 1)
+                assert asyncio.all_tasks() == {asyncio.current_task()}
+                number += 1
+            await responder.aclose()
+        return number
+
+    with Provider(script) as provider:
+        assert asyncio.run(main()) > 5
+        provider.wait_for_open_connections(0)
