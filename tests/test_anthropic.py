@@ -53,6 +53,24 @@ def test_a_lost_start_loses_no_usage() -> None:
         assert ask(ANTHROPIC.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
 
 
+def test_later_counts_do_not_take_from_earlier_ones() -> None:
+    """Each is a total; what one event leaves out another has said."""
+    later = [
+        event("message_delta", delta={}, usage={"input_tokens": 4, "output_tokens": 3}),
+        event("message_delta", delta={}, usage={"output_tokens": 5}),
+        event("message_delta", delta={"stop_reason": "end_turn"}, usage={"input_tokens": 0}),
+    ]
+    with Provider(stream(*ANTHROPIC.opening(), ANTHROPIC.text("Hello"), *later)) as provider:
+        assert ask(ANTHROPIC.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
+
+
+def test_an_empty_reason_is_none() -> None:
+    """What is cut after it is cut."""
+    empty = event("message_delta", delta={"stop_reason": ""}, usage={"output_tokens": 1})
+    with Provider(stream(*ANTHROPIC.opening(), ANTHROPIC.text("Hel"), empty)) as provider:
+        assert failed(ask(ANTHROPIC.make(provider))).code == "upstream_error"
+
+
 def test_usage_without_the_prompt_is_what_it_is() -> None:
     """Nothing is made up for what was not counted."""
     reply = [ANTHROPIC.text("Hello"), *ANTHROPIC.finish("end_turn")]
@@ -85,7 +103,7 @@ def test_frames_without_names_are_known_by_their_data() -> None:
         ("stop_sequence", "stop"),
         ("refusal", "content_filter"),
         ("tool_use", "tool_use"),
-        ("model_context_window_exceeded", "model_context_window_exceeded"),
+        ("model_context_window_exceeded", "length"),
     ],
 )
 def test_reasons_are_told_in_one_language(reason: str, shown: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import time
 from email.utils import formatdate
@@ -19,7 +20,7 @@ from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders import exchange, refusals, upstream
 
 from .harness import CONVERSATION, PATIENCE, LiveServer, events_of, last, text
-from .upstream import KEY, WIRES, Call, Provider, Script, Wire
+from .upstream import KEY, WIRES, Call, Provider, Script, Wire, frame
 
 TURN = Turn("hi", CONVERSATION, "request-1")
 COUNTED = Usage(12, prompt_tokens=7, completion_tokens=5)
@@ -344,6 +345,60 @@ def test_a_stale_connection_of_the_pool_is_replaced(wire: Wire) -> None:
         assert provider.connections == 20
 
 
+def test_one_stale_connection_is_replaced_and_not_a_second(wire: Wire) -> None:
+    """A provider that falls over a request is not given the same one again and again."""
+
+    async def script(call: Call) -> None:
+        if len(provider.calls) <= 2:
+            await wire.answer("x")(call)
+        else:
+            call.close()
+
+    async def use(responder: Any) -> List[Event]:
+        first, second = responder(TURN), responder(TURN)
+        assert await first.__anext__()
+        assert await second.__anext__()
+        for reply in (first, second):
+            assert [item async for item in reply][-1] == Finish("stop")
+        return await events_of(TURN, responder)
+
+    with Provider(script) as provider:
+        assert failed(using(wire.make(provider), use)).code == "upstream_error"
+        assert (len(provider.calls), provider.connections) == (4, 2)
+
+
+def test_a_pooled_connection_that_brings_no_http_is_not_tried_again(wire: Wire) -> None:
+    """Bytes have come, so somebody has seen the request."""
+
+    async def script(call: Call) -> None:
+        if len(provider.calls) == 1:
+            await wire.answer("x")(call)
+        else:
+            await call.send(b"what is this\r\n\r\n")
+            call.close()
+
+    async def use(responder: Any) -> List[Event]:
+        await events_of(TURN, responder)
+        return await events_of(TURN, responder)
+
+    with Provider(script) as provider:
+        assert failed(using(wire.make(provider), use)).code == "upstream_error"
+        assert (len(provider.calls), provider.connections) == (2, 1)
+
+
+@pytest.mark.parametrize("asked", ["0", "Wed, 01 Jan 2020 00:00:00 GMT"])
+def test_a_provider_that_asks_for_no_wait_is_given_one(
+    wire: Wire, asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or all the replies that it refused in one moment would be back in the next."""
+    monkeypatch.setattr(upstream, "BACKOFF_SECONDS", 0.04)
+    caplog.set_level(logging.INFO)
+    with Provider(refusal(429, retry_after=asked), wire.answer("x")) as provider:
+        assert isinstance(ask(wire.make(provider))[-1], Done)
+    (wait,) = re.findall(r"upstream tried again .*wait_ms=(\d+)", caplog.text)
+    assert 20 <= int(wait) <= 40
+
+
 def test_a_new_connection_that_ends_without_an_answer_is_not_tried_again(wire: Wire) -> None:
     """The provider may have begun to work for us, and would do so twice."""
 
@@ -508,6 +563,22 @@ def test_a_finish_without_an_end_is_waited_for_only_shortly(
         assert provider.call().gone.wait(PATIENCE)
 
 
+def test_frames_after_the_finish_do_not_hold_back_the_end(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However lively the provider is, the reply is complete."""
+    monkeypatch.setattr(exchange, "FINISH_SECONDS", 0.1)
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.part(b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]))
+        await keep_sending(call, b"".join(wire.opening()))
+
+    with Provider(script) as provider:
+        assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
+        assert provider.call().gone.wait(PATIENCE)
+
+
 # Silence
 
 SHORT: Dict[str, Any] = {"first_chunk_timeout": 0.1, "idle_timeout": 0.1}
@@ -522,15 +593,26 @@ async def head_alone(call: Call) -> None:
     await call.left()
 
 
-async def comments_alone(call: Call) -> None:
-    await call.head()
+async def keep_sending(call: Call, part: bytes) -> None:
     leaving = asyncio.ensure_future(call.left())
     while not leaving.done():
-        await call.part(b":\n\n")
+        await call.part(part)
         await asyncio.wait([leaving], timeout=0.02)
 
 
-@pytest.mark.parametrize("script", [no_head, head_alone, comments_alone])
+async def comments_alone(call: Call) -> None:
+    await call.head()
+    await keep_sending(call, b":\n\n")
+
+
+async def pings_alone(call: Call) -> None:
+    """Frames that say nothing: what Anthropic calls so, and a chunk without choices."""
+    await call.head()
+    empty = frame({"type": "ping", "choices": []}, "ping")
+    await keep_sending(call, empty)
+
+
+@pytest.mark.parametrize("script", [no_head, head_alone, comments_alone, pings_alone])
 def test_a_silent_start_is_a_timeout(wire: Wire, script: Script) -> None:
     """Comments show that a server lives, not that its model does."""
     with Provider(script) as provider:

@@ -65,6 +65,15 @@ def test_frames_in_all_their_forms_are_read() -> None:
     assert events[-1] == Done(CONVERSATION, Usage(2, estimated=True), "content_filter")
 
 
+def test_an_empty_reason_is_none() -> None:
+    """Some servers send one with every frame; what is cut after it is cut."""
+    part = choice(index=0, delta={"content": "Hel"}, finish_reason="")
+    with Provider(stream(part)) as provider:
+        events = ask(OPENAI.make(provider))
+    assert said(events) == ["Hel"]
+    assert failed(events).code == "upstream_error"
+
+
 def test_usage_with_every_frame_counts_once() -> None:
     """The last one is the reply's; without a sum it is made."""
     parts: List[bytes] = []
@@ -112,6 +121,7 @@ def test_the_system_prompt_is_the_first_message() -> None:
         frame({"error": "Context size exceeded"}),
         frame({"error": {}}),
         frame({"message": "Context size exceeded"}, "error"),
+        frame({"object": "error", "message": "Context size exceeded", "code": 500}),
         choice(delta={}, finish_reason="error"),
     ],
 )

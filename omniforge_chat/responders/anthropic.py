@@ -77,6 +77,7 @@ _FINISHES = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
 
@@ -84,17 +85,19 @@ _FINISHES = {
 class MessageReply(Reply):
     """Reads the events of a message up to `message_stop`."""
 
-    __slots__ = ("_completion", "_prompt")
+    __slots__ = ("_input", "_output")
 
     def __init__(self) -> None:
         super().__init__()
-        self._prompt: Optional[int] = None
-        self._completion: Optional[int] = None
+        self._input: Dict[str, int] = {}
+        self._output: Optional[int] = None
 
     def read(self, frame: Frame) -> str:
         name = frame.event
         if name == "message":  # the frame has no name; the data have it too
             name = _decode_type(frame.data).type
+        if name.startswith(("content_block", "message")):
+            self.progressed = True
         if name == "content_block_delta":
             delta = _decode(frame.data).delta
             if delta is not None and delta.type == "text_delta":
@@ -111,23 +114,23 @@ class MessageReply(Reply):
     def _note(self, event: _Event) -> None:
         if event.message is not None and event.message.usage is not None:
             # What it says of the output is a placeholder.
-            self._prompt = _input(event.message.usage)
+            self._count_input(event.message.usage)
         if event.usage is not None:
-            # Where the start was lost, this is all there is.
-            self._prompt = _input(event.usage) or self._prompt
-            self._completion = event.usage.output_tokens
-        self.count(self._prompt, self._completion)
-        if event.delta is not None and event.delta.stop_reason is not None:
+            # The counts are totals, and a later one replaces an earlier one; not all are repeated.
+            self._count_input(event.usage)
+            if event.usage.output_tokens is not None:
+                self._output = event.usage.output_tokens
+        self.count(sum(self._input.values()) if self._input else None, self._output)
+        if event.delta is not None and event.delta.stop_reason:
             reason = event.delta.stop_reason
             self.finish_reason = _FINISHES.get(reason, reason)
 
+    def _count_input(self, usage: _Usage) -> None:
+        """Note the tokens of the prompt, whether they came out of the provider's cache or not."""
+        for name in _INPUT:
+            tokens = getattr(usage, name)
+            if tokens is not None:
+                self._input[name] = tokens or self._input.get(name, 0)
 
-def _input(usage: _Usage) -> Optional[int]:
-    """The tokens of the prompt, whether they came out of the provider's cache or not."""
-    parts = (
-        usage.input_tokens,
-        usage.cache_creation_input_tokens,
-        usage.cache_read_input_tokens,
-    )
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
+
+_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")

@@ -37,12 +37,17 @@ _Self = TypeVar("_Self", bound="ModelResponder")
 
 
 class Reply:
-    """What a provider's frames have come to so far. Each wire format has its own."""
+    """What a provider's frames have come to so far. Each wire format has its own.
 
-    __slots__ = ("ended", "finish_reason", "problem", "usage")
+    `progressed` tells that a frame has come that shows the model at work, be it on a thought or a
+    tool; a ping does not.
+    """
+
+    __slots__ = ("ended", "finish_reason", "problem", "progressed", "usage")
 
     def __init__(self) -> None:
         self.ended = False
+        self.progressed = False
         self.finish_reason: Optional[str] = None
         self.usage: Optional[Usage] = None
         self.problem: object = None
@@ -247,10 +252,8 @@ class ModelResponder:
                 if not data:
                     break
                 text = ""
-                frames: List[Frame] = []
                 try:
-                    frames = feed(data)
-                    for frame in frames:
+                    for frame in feed(data):
                         text += read(frame)
                         if reply.ended:
                             break
@@ -264,10 +267,13 @@ class ModelResponder:
                     usage = reply.usage
                     assert usage is not None
                     yield usage
-                if reply.finish_reason is not None and not finishing:
+                if finishing:
+                    continue
+                if reply.finish_reason is not None:
                     finishing = True
                     exchange.finish()
-                elif frames:
+                elif reply.progressed:
+                    reply.progressed = False
                     exchange.progressed()
             if reply.problem is not None:
                 failure = reported(reply.problem, self._upstream.strike)

@@ -109,6 +109,7 @@ class _Chunk(msgspec.Struct):
     choices: Optional[List[_Choice]] = None
     usage: Optional[_Usage] = None
     error: Any = None
+    object: Optional[str] = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -132,8 +133,12 @@ class CompletionReply(Reply):
         if chunk.error is not None:
             self.fail(chunk.error)
             return ""
+        if chunk.object == "error":  # an error document that is not wrapped in another
+            self.fail(_decode_any(data))
+            return ""
         text = ""
         if chunk.choices:
+            self.progressed = True
             choice = chunk.choices[0]
             if choice.index == 0:
                 if choice.delta is not None:
@@ -141,7 +146,7 @@ class CompletionReply(Reply):
                 reason = choice.finish_reason
                 if reason == "error":  # what gateways make of a provider that failed
                     self.fail("finish_reason is error")
-                elif reason is not None:
+                elif reason:  # some servers send "" in every chunk before the last
                     self.finish_reason = reason
         if chunk.usage is not None:
             usage = chunk.usage
