@@ -10,6 +10,7 @@ ends, as the process that made it may have died.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from time import monotonic
 from typing import Any, AsyncIterator, Callable, List, Optional, Protocol, Sequence, Set, Tuple
@@ -28,11 +29,17 @@ class History(Protocol):
     async def load(self, conversation_id: str) -> Sequence[Message]:
         """Begin a turn: all that is kept of the conversation, oldest first; nothing, if unknown.
 
-        Raises ConversationBusy while another turn of the conversation has not ended.
+        Raises ConversationBusy while another turn of the conversation has not ended. What raises
+        has claimed nothing. A caller may stop waiting; the turn is ended when this returns after
+        all, and it is cancelled after LATE_SECONDS.
         """
 
     async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
         """End the turn that `load` began. `messages` are what came of it, perhaps none."""
+
+
+LATE_SECONDS = 60.0
+"""How long a `load` may go on that nobody waits for any more."""
 
 
 class _Kept(msgspec.Struct):
@@ -88,18 +95,27 @@ class MemoryHistory:
         kept.turns = _newest(turns, self._max_messages, len)
         kept.turns = _newest(kept.turns, self._max_characters, _characters)
         self._use(conversation_id, kept)
-        while len(self._kept) > self._max_conversations:
-            self._kept.popitem(last=False)
+        if len(self._kept) > self._max_conversations:
+            self._forget_one()
 
     def _use(self, conversation_id: str, kept: _Kept) -> None:
         kept.used = monotonic()
         self._kept[conversation_id] = kept
         self._kept.move_to_end(conversation_id)
 
+    def _forget_one(self) -> None:
+        """Let the least recently used go, of those that are not just being continued."""
+        for conversation_id in self._kept:
+            if conversation_id not in self._busy:
+                del self._kept[conversation_id]
+                break
+
     def _forget_old(self) -> None:
         oldest_kept = monotonic() - self._max_age
-        while self._kept and next(iter(self._kept.values())).used < oldest_kept:
-            self._kept.popitem(last=False)
+        old = itertools.takewhile(lambda item: item[1].used < oldest_kept, self._kept.items())
+        for conversation_id, _ in list(old):
+            if conversation_id not in self._busy:
+                del self._kept[conversation_id]
 
 
 def window(messages: Sequence[Message], characters: int) -> Tuple[Message, ...]:
@@ -128,6 +144,16 @@ def _characters(turn: Tuple[Message, ...]) -> int:
     return sum(len(message.content) for message in turn)
 
 
+_going_on: Set[asyncio.Future[None]] = set()
+
+
+def _keep(task: asyncio.Future[None]) -> asyncio.Future[None]:
+    """`task`, which goes on whoever stops waiting for it: event loops refer to tasks weakly."""
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    return task
+
+
 class Recollection:
     """One turn's dealings with a history, from `load` to exactly one `append`."""
 
@@ -138,9 +164,25 @@ class Recollection:
 
     async def begin(self, message: str, *, context_chars: int) -> Tuple[Message, ...]:
         """The earlier messages that go with `message`: whole turns, the newest that fit."""
-        earlier = await self._history.load(self._conversation_id)
+        # In a task of its own: a cancellation that got into it might or might not find that the
+        # store has claimed the conversation.
+        loading = asyncio.ensure_future(self._history.load(self._conversation_id))
+        try:
+            await asyncio.wait([loading])
+        except asyncio.CancelledError:
+            _keep(asyncio.ensure_future(self._give_up(loading)))
+            raise
+        earlier = loading.result()
         self._open = True
         return window(earlier, context_chars - len(message))
+
+    async def _give_up(self, loading: asyncio.Future[Sequence[Message]]) -> None:
+        """End the turn that `loading` still begins."""
+        await asyncio.wait([loading], timeout=LATE_SECONDS)
+        if not loading.done():
+            loading.cancel()
+        elif not loading.cancelled() and loading.exception() is None:
+            await self._append(())
 
     def of(self, responder: Responder) -> Responder:
         """A responder that answers as `responder` does, and remembers the turn when it ends."""
@@ -180,7 +222,7 @@ class Recollection:
         # In a task of its own: a client may leave at any time, and a cancellation that got into a
         # store's work would leave the conversation claimed. A stream that has waited long enough
         # cancels twice; then the task goes on without it.
-        ending = asyncio.ensure_future(self._append(messages))
+        ending = _keep(asyncio.ensure_future(self._append(messages)))
         try:
             await asyncio.wait([ending], timeout=seconds)
         except asyncio.CancelledError:

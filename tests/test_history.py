@@ -10,7 +10,7 @@ import pytest
 
 from omniforge_chat import ChatError, Message, Settings, Turn, create_app
 from omniforge_chat.errors import ConversationBusy
-from omniforge_chat.history import History, MemoryHistory, window
+from omniforge_chat.history import LATE_SECONDS, History, MemoryHistory, window
 
 from .harness import (
     CONVERSATION,
@@ -53,6 +53,29 @@ def test_the_least_recently_used_conversation_goes_first() -> None:
         assert await contents(history, "b") == []
         assert await contents(history, "c") == ["5", "6"]
         assert len(history) == 2
+
+    asyncio.run(main())
+
+
+def test_a_conversation_that_is_being_continued_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many others pass by while its reply is made, and however long that takes."""
+    now = 1000.0
+    monkeypatch.setattr("omniforge_chat.history.monotonic", lambda: now)
+
+    async def main() -> None:
+        nonlocal now
+        history = MemoryHistory(max_conversations=2, max_age=60)
+        await keep(history, "a", *said("1", "2"))
+        await history.load("a")
+        for other in ("b", "c", "d"):
+            await keep(history, other, *said("3", "4"))
+        assert len(history) == 2
+        now += 61
+        await keep(history, "e", *said("5", "6"))
+        await history.append("a", said("7", "8"))
+        assert await contents(history, "a") == ["1", "2", "7", "8"]
 
     asyncio.run(main())
 
@@ -288,6 +311,53 @@ async def test_a_store_that_hangs_does_not_hold_a_chat_that_never_began() -> Non
     assert app.open_streams == 0
     history.arrives.set()
     await settle()
+
+
+class Slow(MemoryHistory):
+    """A store that claims at once and answers late, when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrives = asyncio.Event()
+
+    async def load(self, conversation_id: str) -> Sequence[Message]:
+        messages = await super().load(conversation_id)
+        await self.arrives.wait()
+        return messages
+
+
+@pytest.mark.parametrize("cause", ["time", "host"])
+@timeless
+async def test_a_claim_that_nobody_waited_for_is_given_back(cause: str) -> None:
+    """The client has been refused, or is gone; its conversation must not be locked for that."""
+    history, settings = Slow(), Settings()
+    app = create_app(recall, settings=settings, history=history)
+    made = Exchange({"message": "one", "conversation_id": CONVERSATION})
+    chat = asyncio.ensure_future(made.run(app))
+    await settle()
+    if cause == "host":
+        chat.cancel()
+    await asyncio.wait([chat], timeout=settings.body_timeout + 1)
+    assert chat.done()
+    if cause == "time":
+        assert made.status == 500
+    with pytest.raises(ConversationBusy):
+        await MemoryHistory.load(history, CONVERSATION)
+    history.arrives.set()
+    await settle()
+    assert await contents(history, CONVERSATION) == []
+
+
+@timeless
+async def test_a_store_that_never_answers_is_left_at_last() -> None:
+    """A task for each chat that was refused would stay for ever."""
+    history, settings = Slow(), Settings()
+    app = create_app(recall, settings=settings, history=history)
+    made = Exchange({"message": "one", "conversation_id": CONVERSATION})
+    await made.run(app)
+    await passing(LATE_SECONDS + 1)
+    await settle()
+    assert len(asyncio.all_tasks()) == 1
 
 
 class Broken:
