@@ -75,17 +75,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         values: Dict[str, Any] = {"cors_origins": ("*",)}
         for field in cls.__struct_fields__:
-            text = environ.get(variable(field))
-            if text is not None:
-                expected, holds = _RULES[field]
-                try:
-                    value = _READERS[field](text.strip())
-                except ValueError:
-                    raise SettingsError(variable(field), text, expected) from None
-                if not holds(value):
-                    raise SettingsError(variable(field), text, expected)
-                values[field] = value
+            if variable(field) in environ:
+                values[field] = read(field, environ)
         return cls(**values)
+
+
+def read(field: str, environ: Mapping[str, str]) -> Any:
+    """The value of one field of Settings alone: the one that `environ` names, or the default.
+
+    Raises SettingsError as `from_env` does.
+    """
+    text = environ.get(variable(field))
+    if text is None:
+        return getattr(Settings(), field)
+    expected, holds = _RULES[field]
+    try:
+        value = _READERS[field](text.strip())
+    except ValueError:
+        raise SettingsError(variable(field), text, expected) from None
+    if not holds(value):
+        raise SettingsError(variable(field), text, expected)
+    return value
 
 
 _UNPREFIXED = {"host", "port", "log_level", "log_format", "cors_origins"}

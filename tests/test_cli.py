@@ -321,7 +321,11 @@ def test_help_names_every_flag(directory: Path) -> None:
         (["--responder", "mine:not_callable"], {}, "not callable"),
         (["--responder", "openai"], {}, "OPENAI_API_KEY=None: expected a key"),
         ([], {"CHAT_RESPONDER": "anthropic"}, "ANTHROPIC_API_KEY=None: expected a key"),
-        (["--responder", "openai"], {"OPENAI_BASE_URL": "host:80"}, "OPENAI_BASE_URL='host:80'"),
+        (
+            ["--responder", "openai"],
+            {"OPENAI_BASE_URL": "host:80"},
+            "OPENAI_BASE_URL='***': expected",
+        ),
         (
             ["--responder", "anthropic", "--workers", "2"],
             {"ANTHROPIC_BASE_URL": "http://256.1.1.1"},

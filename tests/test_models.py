@@ -867,6 +867,10 @@ def test_a_client_of_ones_own_is_used_and_left_open(wire: Wire) -> None:
         ({"base_url": "http://h", "idle_timeout": float("inf")}, "idle_timeout"),
         ({"base_url": "http://h", "connect_timeout": "1"}, "connect_timeout"),
         ({"base_url": "http://h", "extra_headers": {"X": "password\n"}}, "extra_headers"),
+        ({"base_url": "http://h", "extra_body": {"x": object()}}, "extra_body"),
+        ({"base_url": "http://h", "extra_body": {"x": "pass\udcff"}}, "extra_body"),
+        ({"base_url": "http://h", "model": "\udcff"}, "model"),
+        ({"base_url": "http://h", "system_prompt": "\udcff"}, "system_prompt"),
     ],
 )
 def test_an_argument_of_no_use_is_named(wire: Wire, options: Any, named: str) -> None:
@@ -911,8 +915,15 @@ def test_the_environment_describes_a_responder(wire: Wire) -> None:
     [
         ({}, "{}_API_KEY=None: expected a key, as https://api."),
         ({"MODEL_API_KEY": " "}, "{}_API_KEY=None: expected a key, as https://api."),
-        ({"MODEL_BASE_URL": "nowhere"}, "{}_BASE_URL='nowhere': expected an address such as"),
+        ({"MODEL_BASE_URL": "nowhere"}, "{}_BASE_URL='***': expected an address such as"),
+        ({"MODEL_BASE_URL": "ftp://h"}, "{}_BASE_URL='ftp://h': expected an address such as"),
         ({"CHAT_TEMPERATURE": "hot"}, "CHAT_TEMPERATURE='hot': expected a number of at least 0"),
+        ({"MODEL_API_KEY": KEY, "MODEL_MODEL": "\udcff"}, "{}_MODEL='\\udcff': expected text, in"),
+        (
+            {"MODEL_API_KEY": KEY, "CHAT_SYSTEM_PROMPT": "\udcff"},
+            "CHAT_SYSTEM_PROMPT='\\udcff': expected text, in UTF-8",
+        ),
+        ({"CHAT_IDLE_TIMEOUT": "long"}, "CHAT_IDLE_TIMEOUT='long': expected a number of seconds"),
         ({"CHAT_MAX_TOKENS": "1.5"}, "CHAT_MAX_TOKENS='1.5': expected a whole number of at least"),
     ],
 )
@@ -922,6 +933,66 @@ def test_a_variable_of_no_use_is_named(wire: Wire, more: Dict[str, str], line: s
     with pytest.raises(SettingsError) as raised:
         wire.responder.from_env(environ)
     assert str(raised.value).startswith(line.format(prefix))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE='/nowhere': expected certificates that can"),
+        ("SSL_CERT_FILE", __file__, f"SSL_CERT_FILE='{__file__}': expected certificates that can"),
+        ("ALL_PROXY", "socks5://user:pass@h", "ALL_PROXY='***': expected a proxy that httpx can"),
+        ("HTTPS_PROXY", "pass://h", "HTTPS_PROXY='***': expected a proxy that httpx can use"),
+    ],
+)
+def test_a_variable_that_httpx_reads_is_named_too(
+    wire: Wire, variable: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message would fail for it, one after the other."""
+    monkeypatch.setenv(variable, value)
+    upstream._tls.cache_clear()
+    with pytest.raises(SettingsError) as raised:
+        wire.responder(base_url="http://h")
+    assert str(raised.value).startswith(line)
+    assert "pass" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({}, 50),
+        ({"CHAT_FIRST_CHUNK_TIMEOUT": "300", "CHAT_IDLE_TIMEOUT": "120"}, 290),
+        ({"CHAT_FIRST_CHUNK_TIMEOUT": "0.3"}, 0.25),
+    ],
+)
+def test_the_limits_of_the_service_are_those_of_the_responder(
+    wire: Wire, more: Dict[str, str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One variable is enough for a model that takes its time; and silence is told by its cause."""
+    given: Dict[str, Any] = {}
+    monkeypatch.setattr(wire.responder, "__init__", lambda self, **options: given.update(options))
+    environ, _ = variables(wire, MODEL_API_KEY=KEY, **more)
+    wire.responder.from_env(environ)
+    assert given["first_chunk_timeout"] == pytest.approx(seconds)
+    assert given["idle_timeout"] == (110 if len(more) == 2 else 50)
+
+
+def test_a_limit_that_is_off_is_none(wire: Wire) -> None:
+    """Whoever waits for hours on purpose is let wait."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        for part in wire.reply("x"):
+            await call.part(part)
+        await call.end()
+
+    with Provider(script) as provider:
+        environ, _ = variables(
+            wire,
+            MODEL_BASE_URL=provider.url + wire.base_path,
+            CHAT_FIRST_CHUNK_TIMEOUT="off",
+            CHAT_IDLE_TIMEOUT="off",
+        )
+        assert isinstance(ask(wire.responder.from_env(environ))[-1], Done)
 
 
 def test_a_server_of_ones_own_needs_neither_key_nor_model(wire: Wire) -> None:

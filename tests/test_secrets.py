@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
+import httpx
 import pytest
 
 from omniforge_chat import Settings, create_app, sse
@@ -21,7 +22,7 @@ from omniforge_chat.responders import upstream
 
 from .harness import environment, events_of, last
 from .test_cli import running
-from .test_models import TURN
+from .test_models import TURN, ask, failed, using
 from .upstream import WIRES, Call, Provider, Script, Wire
 
 PLAIN = "sk-test-0123456789abcdef"
@@ -195,6 +196,7 @@ def test_the_service_writes_no_key_at_any_level(
         {"API_KEY": PLAIN, "BASE_URL": f"http://host/v1?key={PLAIN}"},
         {"API_KEY": PLAIN, "BASE_URL": f"ftp://host/v1#{PLAIN}"},
         {"API_KEY": PLAIN, "BASE_URL": "nowhere"},
+        {"API_KEY": PLAIN, "BASE_URL": PLAIN},
     ],
 )
 def test_a_setting_of_no_use_is_told_without_the_secret_in_it(
@@ -219,3 +221,38 @@ def test_settings_hold_no_key(wire: Wire) -> None:
         {"CHAT_RESPONDER": wire.name, f"{wire.name.upper()}_API_KEY": PLAIN}
     )
     assert_secret(repr(settings), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "secret"),
+    [
+        ({"extra_headers": {"Authorization": f"Bearer {PLAIN}"}}, PLAIN),
+        ({"extra_headers": {"authorization": "Basic c2hvcnQx"}}, "c2hvcnQx"),
+        ({"extra_headers": {"X-Api-Key": "short-key"}}, "short-key"),
+    ],
+)
+def test_a_key_in_a_header_is_one_too(wire: Wire, options: Dict[str, Any], secret: str) -> None:
+    """Providers quote it without the scheme that stood before it."""
+    with Provider(refusing(400, {"error": {"message": f"wrong: {secret}."}})) as provider:
+        responder = wire.make(provider, api_key=None, **options)
+        assert failed(ask(responder)).message.endswith("rejected the request: wrong: ***.")
+
+
+def test_a_key_in_a_client_of_ones_own_is_one_too(wire: Wire) -> None:
+    """It was set up elsewhere, and is sent with every request."""
+    client = httpx.AsyncClient(headers={"Authorization": f"Bearer {PLAIN}"})
+
+    async def use(responder: Any) -> Any:
+        async with client:
+            return failed(await events_of(TURN, responder))
+
+    with Provider(refusing(400, {"error": {"message": f"wrong: {PLAIN}."}})) as provider:
+        error = using(wire.make(provider, api_key=None, client=client), use)
+    assert error.message.endswith("rejected the request: wrong: ***.")
+
+
+def test_a_word_that_serves_as_a_key_is_left_in_messages(wire: Wire) -> None:
+    """A server of one's own takes anything, and no message would be legible without an `x`."""
+    with Provider(refusing(400, {"error": {"message": "max context exceeded"}})) as provider:
+        error = failed(ask(wire.make(provider, api_key="x")))
+    assert error.message.endswith("rejected the request: max context exceeded")

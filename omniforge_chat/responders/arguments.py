@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Mapping
+from typing import Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
 from .upstream import is_address
 
 _is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
+_tells_of_a_secret = re.compile("auth|key|token|secret|cookie", re.IGNORECASE).search
 _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, section 5.1
 
 
@@ -21,7 +22,9 @@ def url(text: str) -> str:
     """
     expected = "an address such as http://127.0.0.1:8080/v1"
     shown = text
-    if "@" in text:
+    if "://" not in text:
+        shown = "***"  # it may be a key that got into the wrong variable
+    elif "@" in text:
         expected, shown = f"{expected}, without credentials", "***"
     elif "?" in text or "#" in text:
         expected, shown = f"{expected}, without a query", re.split("[?#]", text)[0] + "?***"
@@ -38,6 +41,14 @@ def url(text: str) -> str:
     return text.rstrip("/")
 
 
+def text(name: str, value: Optional[str]) -> None:
+    """Raises SettingsError for what is no text, such as a variable's bytes that are not UTF-8."""
+    try:
+        (value or "").encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise SettingsError(name, value, "text, in UTF-8") from None
+
+
 def whole(name: str, value: object) -> None:
     """Raises SettingsError for what is no whole number of at least 1."""
     if type(value) is not int or value < 1:
@@ -48,6 +59,14 @@ def seconds(name: str, value: object) -> None:
     """Raises SettingsError for what is no time limit."""
     if not (_is_number(value) and value > 0):  # type: ignore[operator]  # _is_number looked
         raise SettingsError(name, value, "a number of seconds above 0")
+
+
+def seconds_or_off(name: str, value: Optional[float]) -> float:
+    """The time limit, infinite where it is None. Raises SettingsError for what is none."""
+    if value is None:
+        return math.inf
+    seconds(name, value)
+    return value
 
 
 def temperature(value: object) -> None:
@@ -67,6 +86,20 @@ def headers(values: Mapping[str, str]) -> None:
     for name, value in values.items():
         if not _is_header_name(name) or not _is_visible(value):
             raise SettingsError("extra_headers", name, "names and values of visible ASCII")
+
+
+def secrets(api_key: Optional[str], headers: Mapping[str, str]) -> Tuple[str, ...]:
+    """What is to be struck out of every text: the longer first, as it may have another in it.
+
+    A word of a few letters, such as a server of one's own has for a key, is in many texts.
+    """
+    found = [api_key or ""]
+    for name, value in headers.items():
+        if _tells_of_a_secret(name):
+            found += [value, value.partition(" ")[2]]  # after the scheme, such as Bearer
+        elif len(value) >= 16:  # whose header is not ours to know; a short one is a version, a flag
+            found.append(value)
+    return tuple(sorted((text for text in found if len(text) >= 8), key=len, reverse=True))
 
 
 def _is_number(value: object) -> bool:

@@ -10,6 +10,7 @@ from outside stays what it is, and needs nobody to sort out whose it was.
 from __future__ import annotations
 
 import asyncio
+import math
 import types
 from typing import Any, Callable, Generator, Optional
 
@@ -74,7 +75,7 @@ class Exchange:
             waits_for = step.send(None)
             while True:
                 self._waits_for = waits_for
-                if self._timer is None:
+                if self._timer is None and self._deadline < math.inf:
                     self._timer = self._call_at(self._deadline, self._due)
                 try:
                     sent = yield waits_for

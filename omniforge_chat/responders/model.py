@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from .. import settings
 from ..errors import SettingsError, UpstreamError
 from ..models import Finish, Message, Turn, Usage
 from ..sse import Decoder, Frame, FrameTooLarge
@@ -77,6 +78,11 @@ class Reply:
                 self.usage = usage
 
 
+def _sooner(limit: Optional[float]) -> Optional[float]:
+    """A limit that comes a little before the service's own, so that the silence has a name."""
+    return None if limit is None else limit - min(10.0, limit / 6)
+
+
 class ModelResponder:
     """A responder that relays the stream of a model.
 
@@ -88,11 +94,12 @@ class ModelResponder:
 
     The time limits are in seconds: `connect_timeout` for one connection, `first_chunk_timeout`
     until the provider's first frame, all waiting and trying again included, and `idle_timeout` from
-    one frame to the next. Comments and pings are no frames. As long as these are shorter than the
-    limits of Settings, a client is told that it was the provider who was silent. At most
-    `max_connections` replies are read at once; more wait their turn within `first_chunk_timeout`.
+    one frame to the next; either is off with None. Comments and pings are no frames. As long as
+    these are shorter than the limits of Settings, a client is told that it was the provider who was
+    silent. At most `max_connections` replies are read at once; more wait their turn within
+    `first_chunk_timeout`.
 
-    A `client` of one's own is used as it is, its connection limits included, and never closed.
+    A `client` of one's own is used as it is, its own connection limits included, and never closed.
 
     Raises SettingsError for an argument that is of no use.
     """
@@ -115,8 +122,8 @@ class ModelResponder:
         extra_body: Optional[Mapping[str, Any]] = None,
         extra_headers: Optional[Mapping[str, str]] = None,
         extra_query: Optional[Mapping[str, str]] = None,
-        first_chunk_timeout: float = 50.0,
-        idle_timeout: float = 30.0,
+        first_chunk_timeout: Optional[float] = 50.0,
+        idle_timeout: Optional[float] = 50.0,
         connect_timeout: float = 5.0,
         max_connections: int = 1000,
         client: Optional[httpx.AsyncClient] = None,
@@ -135,18 +142,19 @@ class ModelResponder:
         if max_tokens is not None:
             arguments.whole("max_tokens", max_tokens)
         arguments.whole("max_connections", max_connections)
-        arguments.seconds("first_chunk_timeout", first_chunk_timeout)
-        arguments.seconds("idle_timeout", idle_timeout)
         arguments.seconds("connect_timeout", connect_timeout)
         arguments.headers(extra_headers or {})
+        arguments.text("model", model)
+        arguments.text("system_prompt", system_prompt)
         self._has_key = bool(api_key)
-        # Which header holds a key is not ours to know; a short one is a version or a flag.
-        secrets = [text for text in (extra_headers or {}).values() if len(text) >= 16]
-        secrets += [api_key] if api_key else []
+        sent = {**(client.headers if client is not None else {}), **(extra_headers or {})}
         fields = self.fields(temperature, max_tokens or self.default_max_tokens)
         fields.update(extra_body or {})
         self._fields = {**fields, "stream": True}
-        _encode(self._fields)  # or it would fail with the first message
+        try:
+            _encode(self._fields)
+        except (TypeError, ValueError) as error:
+            raise SettingsError("extra_body", "***", f"what JSON can have; {error}") from None
         query = f"?{urlencode(extra_query)}" if extra_query else ""
         self._upstream = Upstream(
             self.base_url + self.path() + query,
@@ -158,9 +166,11 @@ class ModelResponder:
                 **self.headers(api_key),
                 **(extra_headers or {}),
             },
-            secrets=tuple(secrets),
-            first_chunk_timeout=first_chunk_timeout,
-            idle_timeout=idle_timeout,
+            secrets=arguments.secrets(api_key, sent),
+            first_chunk_timeout=arguments.seconds_or_off(
+                "first_chunk_timeout", first_chunk_timeout
+            ),
+            idle_timeout=arguments.seconds_or_off("idle_timeout", idle_timeout),
             connect_timeout=connect_timeout,
             max_connections=max_connections,
             client=client,
@@ -171,7 +181,8 @@ class ModelResponder:
         """The responder that `environ` describes; an empty variable counts as absent.
 
         `*_API_KEY`, `*_BASE_URL` and `*_MODEL` with the provider's name, and CHAT_SYSTEM_PROMPT,
-        CHAT_TEMPERATURE and CHAT_MAX_TOKENS. Raises SettingsError, which names the variable.
+        CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The time limits follow those that Settings reads
+        there. Raises SettingsError, which names the variable.
         """
         names = {
             "api_key": f"{cls.variables}_API_KEY",
@@ -181,7 +192,10 @@ class ModelResponder:
             "temperature": "CHAT_TEMPERATURE",
             "max_tokens": "CHAT_MAX_TOKENS",
         }
-        values: Dict[str, Any] = {}
+        values: Dict[str, Any] = {
+            field: _sooner(settings.read(field, environ))
+            for field in ("first_chunk_timeout", "idle_timeout")
+        }
         for argument, name in names.items():
             text = environ.get(name, "").strip()
             if text:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import random
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
@@ -24,7 +25,7 @@ except ModuleNotFoundError as error:
         "httpx is missing: pip install 'omniforge-chat[models]'", name="httpx"
     ) from None
 
-from ..errors import UpstreamError, UpstreamTimeout
+from ..errors import SettingsError, UpstreamError, UpstreamTimeout
 from ..logs import logger
 from .exchange import Exchange, describe
 from .refusals import Failure, refused
@@ -58,7 +59,9 @@ class Upstream:
 
     The connections are opened at first use, and belong to the event loop that runs then; another
     loop gets its own. A `client` that is given is used as it is, and never closed. `secrets` are
-    struck out of all that is logged and shown. Times are in seconds.
+    struck out of all that is logged and shown. Times are in seconds, infinite where a limit is off.
+
+    Raises SettingsError where the variables that httpx reads keep it from making a client.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Upstream:
         self._max_connections = max_connections
         self._given = client
         if client is None:
-            _tls()  # now, and not while an event loop waits for it
+            _check_environment()  # now, and not while an event loop waits for it
         self._pools: Dict[asyncio.AbstractEventLoop, _Pool] = {}
 
     async def open(self, body: bytes, request_id: str) -> Exchange:
@@ -238,6 +241,25 @@ def is_address(url: str) -> bool:
         return bool(httpx.URL(url).host)
     except (httpx.InvalidURL, ValueError):  # the latter for what is no name by IDNA
         return False
+
+
+def _check_environment() -> None:
+    """Raises SettingsError for variables of httpx's, which would fail every request."""
+    try:
+        _tls()
+    except OSError as error:  # that of ssl is one, too
+        name = "SSL_CERT_FILE" if "SSL_CERT_FILE" in os.environ else "SSL_CERT_DIR"
+        expected = f"certificates that can be read; {describe(error)}"
+        raise SettingsError(name, os.environ.get(name), expected) from None
+    try:
+        _new_client(1)
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        names = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+        found = [name for name in names if {name, name.lower()} & set(os.environ)]
+        expected = f"a proxy that httpx can use; {type(error).__name__}"
+        if isinstance(error, ImportError):
+            expected = "a proxy that httpx can use; for SOCKS, pip install 'httpx[socks]'"
+        raise SettingsError(" or ".join(found) or "proxy", "***", expected) from None
 
 
 def _new_client(max_connections: int) -> httpx.AsyncClient:
