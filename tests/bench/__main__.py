@@ -36,8 +36,11 @@ How
     generator (then near 100 % itself) or other work on the machine is what was measured. In
     `paced`, fewer than 18,000 tokens per s say that the server is overloaded.
 
-    The machine must be quiet: how long each side waited for its core is printed. On a busy one even
-    CPU times shift, and not alike, because a send costs most when it wakes an idle reader.
+    Where it has its core for itself, the load generator never sleeps: a send that wakes its reader
+    costs the server as much as half of a short reply on some machines, and the slower a server is,
+    the more of its sends would. "Load's core" is what it was busy without that.
+
+    The machine must be quiet: how long each side waited for its core is printed.
 
 It needs Linux (/proc, sched_setaffinity) and the extra `bench`.
 """
@@ -100,7 +103,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
                     )
                     for subject in turns
                 }
-                measured = uvloop.run(measure(servers, workload, options.seconds))
+                alone = len(set(cores)) > 1 and not workload.startswith("relay")
+                measured = uvloop.run(measure(servers, workload, options.seconds, alone=alone))
             for subject, figures in zip(turns, measured):
                 samples[workload][subject].append(figures)
                 rate, cost = figures["per_second"], figures["cpu_us"]

@@ -59,17 +59,71 @@ REQUESTS = {
 """The bytes that ask for one reply of each workload; a paced one has three tokens."""
 
 
-async def measure(servers: Mapping[str, Server], workload: str, seconds: float) -> List[Figures]:
-    """What `workload` costs each of the servers, of which only one has work at a time."""
+async def measure(
+    servers: Mapping[str, Server], workload: str, seconds: float, *, alone: bool
+) -> List[Figures]:
+    """What `workload` costs each of the servers, of which only one has work at a time.
+
+    `alone` says that nothing else needs this process's core.
+    """
     for server in servers.values():
         server.ask(REQUESTS[workload])  # from now on all have started
-    if workload in STREAMS:
-        return [await _pace(server, STREAMS[workload], 2 * seconds) for server in servers.values()]
-    saturations = [await _Saturation.of(server, workload) for server in servers.values()]
-    for _ in range(_TURNS):
-        for saturation in saturations:
-            await saturation.go_on(seconds / _TURNS)
-    return [saturation.end() for saturation in saturations]
+    idle = _Idle()
+    if alone:
+        await idle.begin()
+    try:
+        if workload in STREAMS:
+            return [
+                await _pace(server, idle, STREAMS[workload], 2 * seconds)
+                for server in servers.values()
+            ]
+        saturations = [await _Saturation.of(server, idle, workload) for server in servers.values()]
+        for _ in range(_TURNS):
+            for saturation in saturations:
+                await saturation.go_on(seconds / _TURNS)
+        return [saturation.end() for saturation in saturations]
+    finally:
+        idle.end()
+
+
+class _Idle:
+    """Keeps this process awake while it has nothing to do, and counts for how long that is.
+
+    A send that wakes a sleeping reader costs the server far more than one to a reader that is
+    awake, on a virtual machine as much as a short reply. It is a cost of the load's being on the
+    same machine; and the slower a server is, the more of its sends would pay it.
+    """
+
+    def __init__(self) -> None:
+        self._turns = 0
+        self._seconds = 0.0  # that a turn of the event loop takes which has nothing to do
+        self._task: Optional[asyncio.Future[None]] = None
+
+    async def begin(self) -> None:
+        """Be idle from now on, whenever there is nothing to do."""
+        self._task = asyncio.ensure_future(self._turn())
+        await asyncio.sleep(_CALIBRATION)
+        turns, began = self._turns, time.process_time()
+        await asyncio.sleep(_CALIBRATION)
+        self._seconds = (time.process_time() - began) / (self._turns - turns)
+
+    async def _turn(self) -> None:
+        while True:
+            self._turns += 1
+            await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """Sleep again."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def busy_seconds(self) -> float:
+        """How long this process has worked so far."""
+        return time.process_time() - self._turns * self._seconds
+
+
+_CALIBRATION = 0.05
+"""For how many seconds idle turns are timed."""
 
 
 class _Meter:
@@ -78,15 +132,17 @@ class _Meter:
     A process's time is what it had of its core, and what it waited for it.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, idle: _Idle) -> None:
         self._server = server
+        self._idle = idle
         self._spent = [0.0] * 5
         self._done = 0
 
     def _read(self) -> List[float]:
         server = self._server
         used, waited = server.cpu_seconds(), server.waited_seconds()
-        return [time.perf_counter(), used, waited, time.process_time(), waited_seconds("self")]
+        busy = self._idle.busy_seconds()
+        return [time.perf_counter(), used, waited, busy, waited_seconds("self")]
 
     async def add(self, work: Awaitable[int]) -> None:
         """Measure `work`, which returns how many replies, or tokens, came of it."""
@@ -142,20 +198,20 @@ class _Asker(asyncio.Protocol):
 class _Saturation:
     """As many replies as a server can give, to connections that are kept."""
 
-    def __init__(self, server: Server, workload: str) -> None:
+    def __init__(self, server: Server, idle: _Idle, workload: str) -> None:
         self.request = REQUESTS[workload]
         self.replies = 0
         self.deadline = 0.0
         self._parts = _PARTS.get(workload, 1)
-        self._meter = _Meter(server)
+        self._meter = _Meter(server, idle)
         self._askers: List[_Asker] = []
         self._busy = 0
         self._rested: asyncio.Future[None]
 
     @classmethod
-    async def of(cls, server: Server, workload: str) -> _Saturation:
+    async def of(cls, server: Server, idle: _Idle, workload: str) -> _Saturation:
         """One whose connections are open, and have been used for a moment."""
-        self = cls(server, workload)
+        self = cls(server, idle, workload)
         loop = asyncio.get_running_loop()
         for _ in range(CONNECTIONS[workload]):
             transport, asker = await loop.create_connection(
@@ -257,7 +313,7 @@ class _Wave:
             transport.abort()
 
 
-async def _pace(server: Server, streams: int, seconds: float) -> Figures:
+async def _pace(server: Server, idle: _Idle, streams: int, seconds: float) -> Figures:
     """What so many open streams cost while each gets a token every INTERVAL."""
     # Few at once, so that what they leave behind is not room for those that are measured.
     first = _Wave(server, _OPENING, tokens=4)
@@ -267,7 +323,7 @@ async def _pace(server: Server, streams: int, seconds: float) -> Figures:
     before = server.resident_kib()
 
     wave = _Wave(server, streams, tokens=round((seconds + _PATIENCE) / INTERVAL))
-    meter = _Meter(server)
+    meter = _Meter(server, idle)
     await wave.open()
     await meter.add(wave.listen(seconds))
     grown = server.resident_kib() - before
