@@ -55,9 +55,17 @@ class _ChatEnded(logging.LogRecord):
         record["msecs"] = created % 1 * 1000
         record["args"] = values
         record["chat"] = dict(zip(CHAT_FIELDS, values))
-        record["process"] = os.getpid()
         record["thread"] = thread.ident
         record["threadName"] = thread.name
+
+    @classmethod
+    def know_process(cls) -> None:
+        """A fork has another id than the process that it comes from."""
+        cls._constant["process"] = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_ChatEnded.know_process)
 
 
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 cannot subscript it
@@ -81,14 +89,15 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
         if len(self._kept) >= self.MOST_LINES or not isinstance(record, _ChatEnded):
             self.flush()
             return
+        if self._returning is not None and self._returning.is_running():
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # it has ended under the chat
             self.flush()
             return
-        if self._returning is not loop:
-            self._returning = loop
-            loop.call_later(self.DELAY_SECONDS, self._return)
+        self._returning = loop
+        loop.call_later(self.DELAY_SECONDS, self._return)
 
     def _return(self) -> None:
         self._returning = None

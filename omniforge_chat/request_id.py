@@ -8,6 +8,7 @@ from typing import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+HEADER = b"x-request-id"
 _SCOPE_KEY = "omniforge_chat.request_id"
 _is_usable = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 
@@ -17,7 +18,7 @@ def request_id(scope: Scope) -> str:
     known: str | None = scope.get(_SCOPE_KEY)
     if known is None:
         for name, value in scope["headers"]:
-            if name == b"x-request-id" and _is_usable(value):
+            if name == HEADER and _is_usable(value):
                 known = value.decode("ascii")
                 break
         else:
@@ -28,7 +29,7 @@ def request_id(scope: Scope) -> str:
 
 
 class RequestIDMiddleware:
-    """Put the request's id on whatever response passes.
+    """Put the request's id on whatever response passes without it.
 
     It may stand around a whole app and around single routes at once: the outermost one does it.
     """
@@ -40,11 +41,13 @@ class RequestIDMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or _SCOPE_KEY in scope:
             return self.app(scope, receive, send)
-        header = (b"x-request-id", request_id(scope).encode("ascii"))
+        header = (HEADER, request_id(scope).encode("ascii"))
 
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), header]}
+                headers = message.get("headers", ())
+                if not any(name == HEADER for name, _ in headers):
+                    message = {**message, "headers": [*headers, header]}
             return send(message)
 
         return self.app(scope, receive, send_with_id)

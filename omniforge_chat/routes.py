@@ -68,7 +68,7 @@ def chat_routes(
     middleware = [Middleware(RequestIDMiddleware)]
     endpoint = _ChatEndpoint(check_responder(responder), settings, lifecycle, history)
     return [
-        Route(CHAT_PATH, endpoint, methods=["POST"], name="chat", middleware=middleware),
+        Route(CHAT_PATH, endpoint, methods=["POST"], name="chat"),
         Route("/health", health, middleware=middleware),
         Route("/ready", ready, middleware=middleware),
         Route("/openapi.json", openapi, middleware=middleware),
@@ -100,7 +100,10 @@ def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = N
 
 
 class _ChatEndpoint:
-    """POST /api/v1/chat, as an ASGI app: it needs `receive` and `send` as they are."""
+    """POST /api/v1/chat, as an ASGI app: it needs `receive` and `send` as they are.
+
+    Every response of its own has the request's id, so that no middleware need see to that.
+    """
 
     def __init__(
         self,
@@ -125,6 +128,7 @@ class _ChatEndpoint:
             finally:
                 self._lifecycle.release()
         if refusal is not None:
+            refusal.headers["X-Request-ID"] = request_id(scope)
             # A client that does not read it holds no place.
             await refusal(scope, receive, send)
 

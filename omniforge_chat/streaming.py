@@ -33,6 +33,7 @@ from typing import Awaitable, Callable, Optional
 
 from starlette.types import Message, Receive, Send
 
+from . import request_id
 from .canceller import COUNTS_CANCELS, Canceller
 from .chat import Reply, Responder, converse
 from .driver import Abandoned, drive
@@ -78,19 +79,21 @@ class EventStream:
         self._abort = abort
         self._reply = Reply(turn)
         self._times = Timetable(settings, monotonic())
-        self._begun = False  # the start of the response has been sent
-        self._headers_out = False  # and something behind it, without which some servers hold it
-        self._torn = False  # a send was cancelled
-        self._ending = False  # the responder has ended
-        self._over = False
-        self._terminal: Optional[Event] = None  # encoded already; nothing may follow it
-        self._end: Optional[ChatError] = None  # why it ends before the responder does
-        self._gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
-        # What a stream has once it has waited.
         self._canceller = Canceller()
-        self._watcher: Optional[asyncio.Task[None]] = None
-        self._timer: Optional[asyncio.TimerHandle] = None
-        self._beat: Optional[asyncio.Task[None]] = None
+
+    # What a stream begins with; one that never waits leaves most of it as it is.
+    _begun = False  # the start of the response has been sent
+    _headers_out = False  # and something behind it, without which some servers hold it
+    _torn = False  # a send was cancelled
+    _ending = False  # the responder has ended
+    _over = False
+    _terminal: Optional[Event] = None  # encoded already; nothing may follow it
+    _end: Optional[ChatError] = None  # why it ends before the responder does
+    _gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
+    # What a stream has once it has waited.
+    _watcher: Optional[asyncio.Task[None]] = None
+    _timer: Optional[asyncio.TimerHandle] = None
+    _beat: Optional[asyncio.Task[None]] = None
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
@@ -199,8 +202,13 @@ class EventStream:
             raise asyncio.CancelledError
 
     def _start(self) -> Message:
-        identity = (b"x-conversation-id", self._turn.conversation_id.encode("ascii"))
-        return {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, identity]}
+        turn = self._turn
+        headers = [
+            *_HEADERS,
+            (b"x-conversation-id", turn.conversation_id.encode("ascii")),
+            (request_id.HEADER, turn.request_id.encode("ascii")),
+        ]
+        return {"type": "http.response.start", "status": 200, "headers": headers}
 
     def _left(self) -> None:
         """A send says that the client has left (ASGI 2.4; older servers say nothing)."""

@@ -155,6 +155,7 @@ def parse(body: bytes) -> ChatRequest:
     """
     message: Optional[str]
     problems: List[str] = []
+    request: Optional[ChatRequest] = None
     try:
         # msgspec does not look into the strings of fields that it skips.
         body.decode("utf-8")
@@ -186,7 +187,7 @@ def parse(body: bytes) -> ChatRequest:
         )
     if problems or message is None:
         raise (MessageTooLong if too_long else InvalidFields)("; ".join(problems))
-    return ChatRequest(message, conversation_id)
+    return request or ChatRequest(message, conversation_id)
 
 
 def _strings(fields: _RawFields) -> Tuple[Optional[str], Optional[str], List[str]]:

@@ -31,6 +31,7 @@ SIDEWAYS = {
     ("history", "chat"),
     ("streaming", "canceller"),
     ("streaming", "lifecycle"),
+    ("streaming", "request_id"),
     ("streaming", "timetable"),
     ("validation", "lifecycle"),
     ("routes", "openapi"),
