@@ -79,7 +79,6 @@ class EventStream:
         self._abort = abort
         self._reply = Reply(turn)
         self._times = Timetable(settings, monotonic())
-        self._canceller = Canceller()
 
     # What a stream begins with; one that never waits leaves most of it as it is.
     _begun = False  # the start of the response has been sent
@@ -90,7 +89,8 @@ class EventStream:
     _terminal: Optional[Event] = None  # encoded already; nothing may follow it
     _end: Optional[ChatError] = None  # why it ends before the responder does
     _gone: Optional[str] = None  # how the client left: "disconnected" or "stalled"
-    # What a stream has once it has waited.
+    # What a stream has of its own once it has waited.
+    _canceller = Canceller()
     _watcher: Optional[asyncio.Task[None]] = None
     _timer: Optional[asyncio.TimerHandle] = None
     _beat: Optional[asyncio.Task[None]] = None
@@ -235,6 +235,7 @@ class EventStream:
         return None
 
     def _arm(self) -> None:
+        self._canceller = Canceller()
         self._canceller.attach()
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         self._lifecycle.opened(self)

@@ -86,9 +86,11 @@ class BodyReader:
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._lifecycle = lifecycle
-        self._task: Optional[asyncio.Task[Any]] = None
-        self._timer: Optional[asyncio.TimerHandle] = None
-        self._given_up: Optional[RequestError] = None
+
+    # What a reader has once it has waited.
+    _task: Optional[asyncio.Task[Any]] = None
+    _timer: Optional[asyncio.TimerHandle] = None
+    _given_up: Optional[RequestError] = None
 
     async def read(self) -> bytes:
         """The body.

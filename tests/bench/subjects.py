@@ -146,12 +146,16 @@ def upstream(workload: str) -> ASGIApp:
         asked = json.loads(body)
         wanted = int(asked["messages"][-1]["content"] if "messages" in asked else asked["message"])
         await send(_START)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         for number in range(wanted):
             if workload == "relay":
                 await asyncio.sleep(0)
                 await send(ready[number])
             else:
-                await asyncio.sleep(INTERVAL)
+                # Each keeps to its own beat. If a late token put off the next, streams that met
+                # once would stay together, as no models do, and a relay would get crowds.
+                await asyncio.sleep(begun + (number + 1) * INTERVAL - loop.time())
                 await send(_completion(stamp()))
         usage = {"prompt_tokens": 1, "completion_tokens": wanted, "total_tokens": wanted + 1}
         await send(_completion(None, finish_reason="stop"))
