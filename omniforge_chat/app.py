@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .chat import Responder
@@ -24,7 +23,7 @@ from .lifecycle import Lifecycle
 from .logs import logger
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
-from .routes import CHAT_PATH, chat_routes, error_response, internal_error
+from .routes import FAILURE_LOGGED, chat_routes, error_response, internal_error
 from .settings import Settings
 
 
@@ -41,16 +40,24 @@ class ChatApp(Starlette):
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts
-        self._own_middleware = list(self.user_middleware)
+        self._chat = self.routes[0]
+        self._as_made = self._around_the_chat()
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Starlette's; where a host has added nothing to ours, the chat is reached past it all."""
+        """Starlette's; where a host has changed nothing of it, the chat is reached past it all."""
         stack = super().build_middleware_stack()
-        if self._settings.cors_origins or self.user_middleware != self._own_middleware:
+        if self._settings.cors_origins or self._around_the_chat() != self._as_made:
             return stack
-        chat = self.routes[0]
-        assert isinstance(chat, Route)
-        return _DirectWay(stack, CHAT_PATH, chat.endpoint)
+        return _DirectWay(stack, self._chat)
+
+    def _around_the_chat(self) -> Tuple[object, ...]:
+        """What a host can change of what Starlette puts around the chat."""
+        return (
+            list(self.user_middleware),
+            dict(self.exception_handlers),
+            self.debug,
+            getattr(self, "max_body_size", None),  # Starlette 1.10 has it
+        )
 
     @property
     def open_streams(self) -> int:
@@ -142,7 +149,7 @@ def create_app(
                 expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
             )
         )
-    middleware.append(Middleware(_DirectWay, path=CHAT_PATH, endpoint=routes[0].endpoint))
+    middleware.append(Middleware(_DirectWay, route=routes[0]))
     app = ChatApp(
         settings,
         lifecycle,
@@ -164,10 +171,11 @@ class _DirectWay:
     is there all the same: for a path that a proxy has changed, for other methods, for who lists it.
     """
 
-    def __init__(self, app: ASGIApp, path: str, endpoint: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, route: Any) -> None:
         self._app = app
-        self._path = path
-        self._endpoint = endpoint
+        self._route = route
+        self._path: str = route.path
+        self._endpoint: ASGIApp = route.endpoint
 
     # No coroutine function: it would be a frame on the way of every event.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -176,8 +184,10 @@ class _DirectWay:
             and scope["method"] == "POST"
             and scope["path"] == scope.get("root_path", "") + self._path
         ):
-            scope["endpoint"] = self._endpoint  # as the router does
-            scope["path_params"] = {}
+            # What the router leaves there, too, for middleware that counts by route.
+            scope["endpoint"] = self._endpoint
+            scope["route"] = self._route
+            scope.setdefault("path_params", {})
             return self._endpoint(scope, receive, send)
         return self._app(scope, receive, send)
 
@@ -197,5 +207,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _server_error(request: Request, error: Exception) -> Response:
     """The last resort. It answers outside of all middleware, and the server logs the traceback."""
     reference = request_id(request.scope)
-    logger.error("request failed request_id=%s", reference, exc_info=error)
+    if not request.scope.get(FAILURE_LOGGED):
+        logger.error("request failed request_id=%s", reference, exc_info=error)
     return error_response(internal_error(request.scope), {"X-Request-ID": reference})

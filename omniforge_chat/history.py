@@ -172,6 +172,8 @@ class Recollection:
         except asyncio.CancelledError:
             _keep(asyncio.ensure_future(self._give_up(loading)))
             raise
+        if loading.cancelled():
+            raise RuntimeError("the history's load was cancelled, but not by us")
         earlier = loading.result()
         self._open = True
         return window(earlier, context_chars - len(message))

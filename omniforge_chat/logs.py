@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+import weakref
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import msgspec
 
@@ -32,8 +33,15 @@ def chat_ended(*values: Any) -> None:
 
     They are also on the record, as the dict `record.chat`.
     """
-    if logger.isEnabledFor(logging.INFO):
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    if logging.getLogRecordFactory() is logging.LogRecord:
         logger.handle(_ChatEnded(values))
+    else:  # a host's own, whose fields its formats count on
+        logger.info(_TEXT, *values, extra={"chat": dict(zip(CHAT_FIELDS, values))})
+
+
+_TEXT = "chat ended " + " ".join([f"{name}=%s" for name in CHAT_FIELDS])
 
 
 class _ChatEnded(logging.LogRecord):
@@ -43,29 +51,33 @@ class _ChatEnded(logging.LogRecord):
     nothing else in a short chat costs as much as its log line. Its text is made when the line is.
     """
 
-    _text = "chat ended " + " ".join([f"{name}=%s" for name in CHAT_FIELDS])
-    _constant = logging.LogRecord(
-        logger.name, logging.INFO, __file__, 0, _text, (), None, "chat_ended"
-    ).__dict__
+    _constant: ClassVar[Dict[str, Any]] = {}
 
     def __init__(self, values: Tuple[Any, ...]) -> None:
-        self.__dict__ = record = self._constant.copy()
+        constant = self._constant
+        if not constant:
+            plain = logging.LogRecord(logger.name, logging.INFO, __file__, 0, _TEXT, (), None)
+            plain.funcName = "chat_ended"
+            constant.update(plain.__dict__)
+        self.__dict__ = record = constant.copy()
         thread = threading.current_thread()
         record["created"] = created = time.time()
         record["msecs"] = created % 1 * 1000
+        record["relativeCreated"] += (created - constant["created"]) * 1000
         record["args"] = values
         record["chat"] = dict(zip(CHAT_FIELDS, values))
         record["thread"] = thread.ident
         record["threadName"] = thread.name
-
-    @classmethod
-    def know_process(cls) -> None:
-        """A fork has another id than the process that it comes from."""
-        cls._constant["process"] = os.getpid()
+        if "taskName" in record:  # Python 3.12 and newer
+            record["taskName"] = _task_name()
 
 
-if hasattr(os, "register_at_fork"):  # where there are forks
-    os.register_at_fork(after_in_child=_ChatEnded.know_process)
+def _task_name() -> Optional[str]:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return None
+    return None if task is None else task.get_name()
 
 
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 cannot subscript it
@@ -81,27 +93,37 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
     def __init__(self) -> None:
         super().__init__()
         self._kept: List[logging.LogRecord] = []
-        self._returning: Optional[asyncio.AbstractEventLoop] = None  # where a timer is set
+        # Where a timer is set: the loop, and the thread that it runs in.
+        self._returning: Optional[asyncio.AbstractEventLoop] = None
+        self._thread: Optional[int] = None
+        _handlers.add(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of `record`, now or soon."""
         self._kept.append(record)
-        if len(self._kept) >= self.MOST_LINES or not isinstance(record, _ChatEnded):
+        if len(self._kept) >= self.MOST_LINES or not hasattr(record, "chat"):
             self.flush()
             return
-        if self._returning is not None and self._returning.is_running():
+        # Another thread's loop may be blocked, or end, while this line waits for it.
+        known = self._returning if record.thread == self._thread else None
+        if known is not None and known.is_running():
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # it has ended under the chat
             self.flush()
             return
-        self._returning = loop
+        self._returning, self._thread = loop, record.thread
         loop.call_later(self.DELAY_SECONDS, self._return)
 
     def _return(self) -> None:
         self._returning = None
         self.flush()
+
+    def forget(self) -> None:
+        """Leave the lines that wait, and the timer, to the process that this one comes from."""
+        self._kept = []
+        self._returning = None
 
     def flush(self) -> None:
         """Write the lines that are kept."""
@@ -125,6 +147,19 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
             self.stream.flush()
         except Exception:
             self.handleError(records[-1])
+
+
+_handlers: weakref.WeakSet[LineHandler] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    _ChatEnded._constant.clear()  # another id and, a moment later, another name
+    for handler in _handlers:
+        handler.forget()
+
+
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_forked)
 
 
 class TextFormatter(logging.Formatter):

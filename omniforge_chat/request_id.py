@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from typing import Awaitable
@@ -10,7 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
 _SCOPE_KEY = "omniforge_chat.request_id"
+_random = random.Random()  # of our own: a responder may seed the common one
 _is_usable = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
+
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 def request_id(scope: Scope) -> str:
@@ -23,7 +28,7 @@ def request_id(scope: Scope) -> str:
                 break
         else:
             # It tells requests apart; nobody gains anything by guessing it.
-            known = f"{random.getrandbits(128):032x}"
+            known = f"{_random.getrandbits(128):032x}"
         scope[_SCOPE_KEY] = known
     return known
 
@@ -45,9 +50,10 @@ class RequestIDMiddleware:
 
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                headers = message.get("headers", ())
+                headers = [*message.get("headers", ())]
                 if not any(name == HEADER for name, _ in headers):
-                    message = {**message, "headers": [*headers, header]}
+                    headers.append(header)
+                message = {**message, "headers": headers}
             return send(message)
 
         return self.app(scope, receive, send_with_id)

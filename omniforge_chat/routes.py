@@ -29,6 +29,9 @@ from .streaming import EventStream
 
 CHAT_PATH = "/api/v1/chat"
 
+FAILURE_LOGGED = "omniforge_chat.failure_logged"
+"""Set in the scope of a request whose failure has a line in the log already."""
+
 ABORT = "omniforge_chat.abort"
 """The ASGI extension of a server that lets an app drop a connection: a callable of no arguments."""
 
@@ -119,18 +122,25 @@ class _ChatEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._lifecycle.admit()
-        except RequestError as error:
-            refusal: Optional[Response] = error_response(error)
-        else:
             try:
-                refusal = await self._answer(scope, receive, send)
-            finally:
-                self._lifecycle.release()
-        if refusal is not None:
-            refusal.headers["X-Request-ID"] = request_id(scope)
-            # A client that does not read it holds no place.
-            await refusal(scope, receive, send)
+                self._lifecycle.admit()
+            except RequestError as error:
+                refusal: Optional[Response] = error_response(error)
+            else:
+                try:
+                    refusal = await self._answer(scope, receive, send)
+                finally:
+                    self._lifecycle.release()
+            if refusal is not None:
+                refusal.headers["X-Request-ID"] = request_id(scope)
+                # A client that does not read it holds no place.
+                await refusal(scope, receive, send)
+        except OSError:
+            raise  # a server's way to say that the client has left
+        except Exception:
+            logger.exception("request failed request_id=%s", request_id(scope))
+            scope[FAILURE_LOGGED] = True
+            raise
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
         """Stream the answer; or return what the request is refused with."""

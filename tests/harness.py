@@ -405,7 +405,10 @@ class Exchange:
 
     @property
     def headers(self) -> Dict[str, str]:
-        return {k.decode(): v.decode("latin-1") for k, v in self.sent[0]["headers"]}
+        """The headers, of which none is there twice."""
+        headers = {k.decode(): v.decode("latin-1") for k, v in self.sent[0]["headers"]}
+        assert len(headers) == len(self.sent[0]["headers"]), self.sent[0]["headers"]
+        return headers
 
     @property
     def body(self) -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import AsyncIterator, Awaitable, Callable, Dict, List, NamedTuple
+import random
+import sys
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, NamedTuple
 
 import pytest
 from fastapi import FastAPI
@@ -21,6 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, Turn, chat_routes, create_app
+from omniforge_chat.app import ChatApp
 from omniforge_chat.chat import Responder
 
 from .harness import (
@@ -374,7 +377,116 @@ def test_the_chat_is_found_wherever_it_is_mounted(path: str, root_path: str) -> 
     assert callable(made.scope["endpoint"])
 
 
-@pytest.mark.parametrize("path", ["/api/v1/chat/", "/api/v1/chats", "/api/v1/cha", "/x"])
+@pytest.mark.parametrize("added", [True, False])
+def test_nothing_stands_between_the_server_and_the_chat_but_what_a_host_adds(added: bool) -> None:
+    """Each layer is on the way of every token, and most hand it on and do nothing else."""
+    callers: List[str] = []
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        frame = sys._getframe()
+        while frame.f_back is not None:
+            frame = frame.f_back
+            callers.append(frame.f_globals["__name__"])
+        yield "hi"
+
+    app = create_app(respond, settings=SETTINGS)
+    if added:
+        app.add_exception_handler(500, lambda request, error: PlainTextResponse("sorry", 500))
+    assert last(exchange(app, {"message": "hi"}).frames)[0] == "done"
+    assert ("starlette.middleware.errors" in callers) == added
+    assert "starlette.routing" not in callers
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda app: app.add_exception_handler(Exception, _apologize),
+        lambda app: app.add_middleware(GZipMiddleware),
+        lambda app: setattr(app, "debug", True),
+    ],
+)
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_send_that_fails_is_logged_once_under_the_request_s_id(
+    changed: Callable[[ChatApp], None], fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the chat itself, whatever is around it; a host's own handler is asked as ever."""
+
+    class Failing(Exchange):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            raise RuntimeError("the server's own fault")
+
+    async def main() -> None:
+        app = create_app(settings=SETTINGS)
+        if fails:
+            changed(app)
+        made = Failing({"message": 1}, headers={"x-request-id": "ref-1"})
+        with pytest.raises(RuntimeError, match="the server's own fault"):
+            await made.run(app)
+
+    asyncio.run(main())
+    failures = [r for r in caplog.records if r.getMessage() == "request failed request_id=ref-1"]
+    assert len(failures) == 1
+
+
+async def _apologize(request: Any, error: Exception) -> Any:
+    return PlainTextResponse("sorry", 500)
+
+
+def test_a_table_that_the_host_changes_still_has_the_chat() -> None:
+    """It may put routes of its own before ours."""
+
+    async def hello(request: Any) -> Any:
+        return PlainTextResponse("hello")
+
+    app = create_app(settings=SETTINGS)
+    app.routes.insert(0, Mount("/hello", routes=[Route("/", hello)]))
+    assert last(exchange(app, {"message": "hi"}).frames)[0] == "done"
+    assert exchange(app, method="GET", path="/hello/").body == b"hello"
+
+
+def test_what_the_router_of_a_host_has_found_is_kept() -> None:
+    """Middleware that counts by route reads it when the response has been sent."""
+    app = create_app(settings=SETTINGS)
+    host = Starlette(routes=[Mount("/t/{tenant}", app)])
+
+    async def main() -> Exchange:
+        made = Exchange({"message": "hi"}, path="/t/ada/api/v1/chat")
+        await made.run(host)
+        return made
+
+    scope = asyncio.run(main()).scope
+    assert scope["path_params"] == {"tenant": "ada"}
+
+
+def test_a_raw_app_beside_the_chat_keeps_its_headers() -> None:
+    """ASGI lets them be anything that can be iterated, once."""
+
+    async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = (pair for pair in [(b"x-own", b"1"), (b"x-other", b"2")])
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"raw"})
+
+    app = create_app(settings=SETTINGS)
+    app.mount("/raw", raw)
+    answer = exchange(app, method="GET", path="/raw/x")
+    assert {"x-own", "x-other", "x-request-id"} == set(answer.headers)
+
+
+def test_a_responder_that_seeds_random_numbers_makes_no_two_requests_one() -> None:
+    """A reply that is to come out the same each time is no reason for the same reference."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        random.seed(1)
+        yield "hi"
+
+    app = create_app(respond, settings=SETTINGS)
+    assert len({exchange(app).headers["x-request-id"] for _ in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/chat/", "/api/v1/chats", "/api/v1/cha", "/x", "/x/api/v1/chat"]
+)
 def test_no_other_path_is_taken_for_the_chat(path: str) -> None:
     """Each is answered by the router."""
     answer = exchange(create_app(settings=SETTINGS), {"message": "hi"}, path=path)

@@ -382,6 +382,18 @@ def test_a_history_that_cannot_be_read_refuses_the_chat() -> None:
     assert b"secret" not in refused.body
 
 
+def test_a_history_that_is_cancelled_elsewhere_refuses_the_chat_as_well() -> None:
+    """It is the store's failure; nobody has cancelled the request."""
+
+    class Cancelled(MemoryHistory):
+        async def load(self, conversation_id: str) -> Sequence[Message]:
+            raise asyncio.CancelledError
+
+    refused = exchange(create_app(recall, settings=Settings(), history=Cancelled()))
+    assert refused.status == 500
+    assert refused.json()[2]["code"] == "internal_error"
+
+
 def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

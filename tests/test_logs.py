@@ -7,9 +7,12 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
-from typing import AsyncIterator, Iterator, List, TextIO, Union
+import threading
+from typing import Any, AsyncIterator, Iterator, List, TextIO, Union
 
 import pytest
 
@@ -389,6 +392,139 @@ def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end(
     assert stream.writes == 0
     handler.flush()  # `logging.shutdown` does so when the process ends
     assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_a_line_waits_for_no_loop_but_its_own() -> None:
+    """Another thread's loop may be blocked, or be over before its timer is due."""
+    stream = Lines()
+    handler = _handler(stream)
+    written = threading.Event()
+    handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+    logged, over = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        _chat(1)
+        logged.set()
+        over.wait(PATIENCE)
+
+    async def main() -> None:
+        _chat(2)
+        assert await asyncio.get_running_loop().run_in_executor(None, written.wait, PATIENCE)
+
+    with _logging_to(handler):
+        blocked = threading.Thread(target=lambda: asyncio.run(block()))
+        blocked.start()
+        assert logged.wait(PATIENCE)
+        try:
+            asyncio.run(main())
+        finally:
+            over.set()
+            blocked.join(PATIENCE)
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing() -> None:
+    """A service in a process where loops come and go has its lines in time."""
+    stream = Lines()
+    handler = _handler(stream)
+
+    async def one() -> None:
+        _chat(1)
+
+    async def another() -> None:
+        written = asyncio.Event()
+        handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+        for number in (2, 3):
+            written.clear()
+            _chat(number)
+            await asyncio.wait_for(written.wait(), PATIENCE)
+
+    with _logging_to(handler):
+        asyncio.run(one())
+        asyncio.run(another())
+    assert len(stream.getvalue().splitlines()) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_writes_its_own_lines_and_no_others() -> None:
+    """It is another process, with an id of its own, and its parent's lines are its parent's."""
+    program = """
+import asyncio, logging, os, sys
+from logging.config import dictConfig
+from omniforge_chat.logs import chat_ended, log_config
+
+config = log_config("INFO", "text")
+config["formatters"]["line"] = {"format": "%(process)d %(message)s"}
+dictConfig(config)
+
+async def main():
+    chat_ended("parent", "c", "done", 1, 1, 0.5, 1.5)
+    child = os.fork()
+    if child == 0:
+        chat_ended("child", "c", "done", 1, 1, 0.5, 1.5)
+        logging.getLogger("tool").warning("other %s", os.getpid())
+        os._exit(0)
+    os.waitpid(child, 0)
+    logging.getLogger("tool").warning("parent %s", os.getpid())
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    lines = [line.split(" conversation_id")[0] for line in done.stderr.splitlines()]
+    child, parent = (line.split()[0] for line in (lines[0], lines[2]))
+    assert child != parent
+    assert lines == [
+        f"{child} chat ended request_id=child",
+        f"{child} other {child}",
+        f"{parent} chat ended request_id=parent",
+        f"{parent} parent {parent}",
+    ]
+
+
+def test_a_record_factory_of_the_host_makes_the_records_of_chats_too() -> None:
+    """Tracing puts its ids there, and a format that names them would lose every line without."""
+    stream = Lines()
+    handler = _handler(stream)
+    handler.setFormatter(logging.Formatter("%(trace)s %(message)s %(chat)s"))
+    before = logging.getLogRecordFactory()
+
+    def make(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = before(*arguments, **options)
+        record.trace = "trace-1"
+        return record
+
+    async def main() -> None:
+        _chat(1)
+        assert stream.writes == 0  # it waits as the others do
+        handler.flush()
+
+    logging.setLogRecordFactory(make)
+    try:
+        with _logging_to(handler):
+            asyncio.run(main())
+    finally:
+        logging.setLogRecordFactory(before)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("trace-1 chat ended request_id=ref-1")
+    assert "'outcome': 'done'" in line
+
+
+def test_the_record_of_a_chat_has_what_any_other_has(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a host's format asks for is there, and true."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        _chat(1)
+        logging.getLogger("omniforge_chat").info("plain")
+
+    asyncio.run(main())
+    chat, plain = (vars(record) for record in caplog.records)
+    assert set(chat) - {"chat"} == set(plain)
+    for field in ("process", "processName", "thread", "threadName", "levelname", "name"):
+        assert chat[field] == plain[field]
+    assert chat.get("taskName") == plain.get("taskName")
+    assert 0 <= plain["relativeCreated"] - chat["relativeCreated"] < 1000 * PATIENCE
 
 
 def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import uuid
 from typing import Any, List, Optional, Set, Tuple, Type, Union
 
@@ -550,3 +551,23 @@ def test_cancellation_from_outside_is_not_taken_for_the_time_out() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(read())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks do not count there")
+def test_a_server_that_ends_in_the_moment_of_the_time_out_is_heeded() -> None:
+    """Two cancellations come as one; the request is answered with neither's error then."""
+
+    async def main() -> None:
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        reader = BodyReader(receive, max_bytes=10, seconds=60.0)
+        reading = asyncio.ensure_future(reader.read())
+        await asyncio.sleep(0)
+        reader.shut_down()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(main())
