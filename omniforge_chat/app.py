@@ -91,6 +91,10 @@ class ChatApp(Starlette):
             logger.error("the app did not close within %g s", seconds)
 
 
+def _is_history(candidate: object) -> bool:
+    return all(callable(getattr(candidate, name, None)) for name in ("load", "append"))
+
+
 @contextlib.asynccontextmanager
 async def _lifespan(app: ChatApp) -> AsyncIterator[None]:
     """Nothing is opened at the start: what needs a connection opens it at first use."""
@@ -123,12 +127,14 @@ def create_app(
     remembers conversations; without it, one in this process does where the settings ask for it.
     Where the two have an `aclose()`, the app's own (and so its lifespan, at shutdown) calls it.
 
-    Raises TypeError for what is no responder, SettingsError for a setting of no use.
+    Raises TypeError for what is no responder or no history, SettingsError for a setting of no use.
     """
     if settings is None:
         settings = Settings.from_env(os.environ)
     if responder is None:
         responder = load_responder(settings.responder)
+    if history is not None and (inspect.isclass(history) or not _is_history(history)):
+        raise TypeError(f"history has no `load` and `append` to call: {history!r}")
     if history is None and settings.history == "memory":
         history = MemoryHistory(
             max_conversations=settings.history_conversations,

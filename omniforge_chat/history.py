@@ -18,7 +18,7 @@ from typing import Any, AsyncIterator, Callable, List, Optional, Protocol, Seque
 import msgspec
 
 from .chat import Item, Responder, close, iterate
-from .errors import ConversationBusy
+from .errors import ConversationBusy, SettingsError
 from .logs import logger
 from .models import Message, Turn
 
@@ -52,7 +52,7 @@ class MemoryHistory:
 
     `max_conversations` are kept at most; the least recently used goes. Of each, the newest whole
     turns are kept that have at most `max_messages` and `max_characters` together. What was not used
-    for `max_age` seconds is forgotten.
+    for `max_age` seconds is forgotten. Raises SettingsError for a bound of no use.
     """
 
     def __init__(
@@ -63,6 +63,15 @@ class MemoryHistory:
         max_characters: int = 100_000,
         max_age: float = 86_400.0,
     ) -> None:
+        for name, value in (
+            ("max_conversations", max_conversations),
+            ("max_messages", max_messages),
+            ("max_characters", max_characters),
+        ):
+            if type(value) is not int or value < 1:
+                raise SettingsError(name, value, "a whole number of at least 1")
+        if not isinstance(max_age, (int, float)) or not max_age > 0:
+            raise SettingsError("max_age", max_age, "a number of seconds above 0")
         self._max_conversations = max_conversations
         self._max_messages = max_messages
         self._max_characters = max_characters
@@ -144,6 +153,16 @@ def _characters(turn: Tuple[Message, ...]) -> int:
     return sum(len(message.content) for message in turn)
 
 
+def _encodable(parts: List[str]) -> str:
+    """The text up to the first part that has no UTF-8: that is where its client lost it."""
+    for count, part in enumerate(parts):
+        try:
+            part.encode()
+        except UnicodeEncodeError:
+            return "".join(parts[:count])
+    return "".join(parts)
+
+
 _going_on: Set[asyncio.Future[None]] = set()
 
 
@@ -201,13 +220,13 @@ class Recollection:
                     yield item
                 complete = True
             finally:
-                await close(reply, turn)
-                text = "".join(parts)
-                await self.end(
-                    (Message("user", turn.message), Message("assistant", text, complete))
-                    if text
-                    else ()
-                )
+                try:
+                    await close(reply, turn)
+                finally:
+                    text = _encodable(parts)
+                    complete = complete and len(text) == sum(map(len, parts))
+                    said = (Message("user", turn.message), Message("assistant", text, complete))
+                    await self.end(said if text else ())
 
         return remembering
 

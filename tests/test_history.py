@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import AsyncIterator, Dict, List, Sequence, Tuple
+from typing import Any, AsyncIterator, Dict, List, Sequence, Tuple
 
 import pytest
 
 from omniforge_chat import ChatError, Message, Settings, Turn, create_app
-from omniforge_chat.errors import ConversationBusy
+from omniforge_chat.errors import ConversationBusy, SettingsError
 from omniforge_chat.history import LATE_SECONDS, History, MemoryHistory, window
 
 from .harness import (
@@ -186,6 +186,14 @@ def test_only_the_turns_that_fit_the_context_are_sent() -> None:
         assert converse(live, "three") == "[three]"
 
 
+def test_the_message_itself_takes_of_the_context_too() -> None:
+    """What is left for the past is what it does not need."""
+    settings = Settings(history="memory", context_chars=20)
+    with LiveServer(create_app(recall, settings=settings)) as live:
+        converse(live, "one")
+        assert converse(live, "x" * 13) == f"[{'x' * 13}]"
+
+
 def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
     """Otherwise two replies would be made from the same past, and one of them lost."""
     paced = PacedResponder()
@@ -220,6 +228,62 @@ def test_a_reply_that_fails_is_kept_as_far_as_it_got() -> None:
     with LiveServer(create_app(fail, settings=settings)) as live:
         assert converse(live, "fail") == "half"
         assert converse(live, "go on") == "u:fail|a~:half[go on]"
+
+
+def test_what_no_client_could_be_sent_is_not_kept() -> None:
+    """It would fail every later turn, as no model could be sent it either."""
+
+    async def broken(turn: Turn) -> AsyncIterator[str]:
+        if turn.message == "fail":
+            yield "half"
+            yield "\ud83d"
+            yield "more"
+            return
+        async for item in recall(turn):
+            yield item
+
+    settings = Settings(history="memory")
+    with LiveServer(create_app(broken, settings=settings)) as live:
+        assert converse(live, "fail") == "half"
+        assert converse(live, "go on") == "u:fail|a~:half[go on]"
+
+
+@timeless
+async def test_a_clean_up_without_end_does_not_cost_the_memory_of_the_turn() -> None:
+    """The client has read it, however its responder ends."""
+    history, settings = MemoryHistory(), Settings()
+
+    async def stubborn(turn: Turn) -> AsyncIterator[str]:
+        try:
+            yield "said"
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.Event().wait()
+
+    made = Exchange({"message": "one", "conversation_id": CONVERSATION})
+    chat = asyncio.ensure_future(made.run(create_app(stubborn, settings=settings, history=history)))
+    await settle()
+    made.gone.set()
+    await chat
+    await settle()
+    assert await contents(history, CONVERSATION) == ["one", "said"]
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"max_conversations": 0}, {"max_messages": "5"}, {"max_characters": -1}, {"max_age": None}],
+)
+def test_a_bound_of_no_use_is_named(bounds: Dict[str, Any]) -> None:
+    """When the store is made, and not when the first conversation does not fit."""
+    with pytest.raises(SettingsError, match=next(iter(bounds))):
+        MemoryHistory(**bounds)
+
+
+@pytest.mark.parametrize("history", ["memory", object(), MemoryHistory])
+def test_what_is_no_history_is_refused_at_the_start(history: Any) -> None:
+    """Each chat would fail for it."""
+    with pytest.raises(TypeError, match="history has no `load` and `append`"):
+        create_app(recall, settings=Settings(), history=history)
 
 
 def test_a_turn_that_produced_nothing_leaves_no_trace() -> None:

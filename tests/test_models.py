@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import sys
 import time
 from email.utils import formatdate
 from typing import Any, AsyncGenerator, Awaitable, Callable, Dict, List, Optional, Tuple
@@ -174,6 +175,21 @@ def refusal(status: int, document: Any = None, **headers: str) -> Script:
     return script
 
 
+def test_a_redirect_is_not_followed(wire: Wire) -> None:
+    """It would take the key to whatever address it names."""
+    with Provider(wire.answer("x")) as elsewhere:
+        moved = refusal(307, {}, location=elsewhere.url)
+        with Provider(moved) as provider:
+            client = httpx.AsyncClient(follow_redirects=True)
+
+            async def use(responder: Any) -> Error:
+                async with client:
+                    return failed(await events_of(TURN, responder))
+
+            assert using(wire.make(provider, client=client), use).code == "upstream_error"
+        assert not elsewhere.calls
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
@@ -255,6 +271,8 @@ def test_a_rate_limit_says_how_long_to_wait(
         ({"retry-after": "-1"}, 0.0),
         ({"retry-after": "inf"}, None),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "1e300"}, None),
+        ({"x-ratelimit-reset-requests": f"{'9' * 400}s"}, None),
         ({"retry-after": date_in(-60)}, 0.0),
         ({"x-ratelimit-reset-requests": "120ms"}, 0.12),
         ({"x-ratelimit-reset-requests": "1h", "x-ratelimit-remaining-requests": "5"}, None),
@@ -345,8 +363,8 @@ def test_a_stale_connection_of_the_pool_is_replaced(wire: Wire) -> None:
         assert provider.connections == 20
 
 
-def test_one_stale_connection_is_replaced_and_not_a_second(wire: Wire) -> None:
-    """A provider that falls over a request is not given the same one again and again."""
+def test_after_a_stale_connection_the_next_is_a_new_one(wire: Wire) -> None:
+    """Another old one may be as stale; and who falls over a request is not given it thrice."""
 
     async def script(call: Call) -> None:
         if len(provider.calls) <= 2:
@@ -364,7 +382,7 @@ def test_one_stale_connection_is_replaced_and_not_a_second(wire: Wire) -> None:
 
     with Provider(script) as provider:
         assert failed(using(wire.make(provider), use)).code == "upstream_error"
-        assert (len(provider.calls), provider.connections) == (4, 2)
+        assert (len(provider.calls), provider.connections) == (4, 3)
 
 
 def test_a_pooled_connection_that_brings_no_http_is_not_tried_again(wire: Wire) -> None:
@@ -687,6 +705,60 @@ def test_time_that_the_client_takes_is_no_silence_of_the_provider(wire: Wire) ->
     assert items[-1] == Finish("stop")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks do not count there")
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_cancellation_in_the_moment_of_the_deadline_is_one(wire: Wire, finished: bool) -> None:
+    """Whoever cancelled waits for the task to end, and not for a reply to be told as silent."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        ends = [*wire.finish(wire.stop), wire.end()] if finished else []
+        await call.part(b"".join([*wire.opening(), wire.text("x"), *ends]))
+        await call.left()
+
+    async def use(responder: Any) -> None:
+        async def read() -> None:
+            async for item in responder(TURN):
+                if item == "x":
+                    came.set()
+
+        came = asyncio.Event()
+        reading = asyncio.ensure_future(read())
+        await came.wait()
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.02)  # it waits for more by now
+        # Both are due when the loop gets its next turn, the deadline first.
+        loop.call_later(0.25, reading.cancel)
+        time.sleep(0.3)  # noqa: ASYNC251  # the event loop is busy
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+
+    monkey = pytest.MonkeyPatch()
+    with Provider(script) as provider, monkey.context() as patch:
+        patch.setattr(exchange, "DRAIN_SECONDS", 0.1)
+        using(wire.make(provider, idle_timeout=0.1), use)
+
+
+def test_a_closed_responder_fails_what_still_waited_for_its_turn(wire: Wire) -> None:
+    """It is the provider that cannot be reached, not a bug of the service's."""
+
+    async def use(responder: Any) -> List[Event]:
+        first = responder(TURN)
+        await first.__anext__()
+        second = asyncio.ensure_future(events_of(TURN, responder))
+        await asyncio.sleep(0.01)
+        await responder.aclose()
+        await first.aclose()
+        return await second
+
+    async def script(call: Call) -> None:
+        await start_then_wait(call, wire)
+
+    with Provider(script) as provider:
+        error = failed(using(wire.make(provider, max_connections=1), use))
+    assert error.code == "upstream_error"
+
+
 def test_the_wait_for_a_free_connection_counts(wire: Wire) -> None:
     """Otherwise a pool that is full of stalled replies would hold the next ones without limit."""
 
@@ -868,6 +940,16 @@ def test_a_client_of_ones_own_is_used_and_left_open(wire: Wire) -> None:
         ({"base_url": "http://h", "connect_timeout": "1"}, "connect_timeout"),
         ({"base_url": "http://h", "extra_headers": {"X": "password\n"}}, "extra_headers"),
         ({"base_url": "http://h", "extra_body": {"x": object()}}, "extra_body"),
+        ({"base_url": "http://h", "extra_body": ["pass"]}, "extra_body"),
+        ({"base_url": "http://h", "extra_headers": {"X": 5}}, "extra_headers"),
+        ({"base_url": "http://h", "extra_headers": ["X"]}, "extra_headers"),
+        ({"base_url": "http://h", "extra_query": "a=pass"}, "extra_query"),
+        ({"base_url": "http://h", "extra_query": {"a": None}}, "extra_query"),
+        ({"base_url": "http://h", "extra_query": {"a": "\udcff"}}, "extra_query"),
+        ({"base_url": b"http://h"}, "base_url"),
+        ({"base_url": "http://h", "api_key": b"password"}, "api_key"),
+        ({"base_url": "http://h", "client": httpx.Client}, "client"),
+        ({"base_url": "http://h", "client": httpx.AsyncClient}, "client"),
         ({"base_url": "http://h", "extra_body": {"x": "pass\udcff"}}, "extra_body"),
         ({"base_url": "http://h", "model": "\udcff"}, "model"),
         ({"base_url": "http://h", "system_prompt": "\udcff"}, "system_prompt"),
@@ -923,6 +1005,7 @@ def test_the_environment_describes_a_responder(wire: Wire) -> None:
             {"MODEL_API_KEY": KEY, "CHAT_SYSTEM_PROMPT": "\udcff"},
             "CHAT_SYSTEM_PROMPT='\\udcff': expected text, in UTF-8",
         ),
+        ({"CHAT_IDLE_TIMEOUT": "-1"}, "CHAT_IDLE_TIMEOUT='-1': expected a number of seconds"),
         ({"CHAT_IDLE_TIMEOUT": "long"}, "CHAT_IDLE_TIMEOUT='long': expected a number of seconds"),
         ({"CHAT_MAX_TOKENS": "1.5"}, "CHAT_MAX_TOKENS='1.5': expected a whole number of at least"),
     ],
@@ -940,6 +1023,7 @@ def test_a_variable_of_no_use_is_named(wire: Wire, more: Dict[str, str], line: s
     [
         ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE='/nowhere': expected certificates that can"),
         ("SSL_CERT_FILE", __file__, f"SSL_CERT_FILE='{__file__}': expected certificates that can"),
+        ("SSLKEYLOGFILE", "/nowhere/x", "SSLKEYLOGFILE='/nowhere/x': expected a file that can be"),
         ("ALL_PROXY", "socks5://user:pass@h", "ALL_PROXY='***': expected a proxy that httpx can"),
         ("HTTPS_PROXY", "pass://h", "HTTPS_PROXY='***': expected a proxy that httpx can use"),
     ],

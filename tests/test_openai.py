@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from typing import Any, AsyncIterator, Dict, List
 
 import httpx
@@ -13,7 +14,7 @@ from omniforge_chat import Usage
 from omniforge_chat.models import Done
 from omniforge_chat.responders.openai import OpenAIResponder
 
-from .harness import CONVERSATION
+from .harness import CONVERSATION, events_of
 from .test_models import COUNTED, TURN, ask, failed, said
 from .upstream import KEY, OPENAI, Provider, Script, frame
 
@@ -78,14 +79,16 @@ def test_usage_with_every_frame_counts_once() -> None:
     """The last one is the reply's; without a sum it is made."""
     parts: List[bytes] = []
     for count in range(1, 4):
-        usage = {"prompt_tokens": 7, "completion_tokens": count}
+        usage = {"prompt_tokens": 7.0, "completion_tokens": count}
         delta = {"index": 0, "delta": {"content": "x"}}
         parts.append(frame({"choices": [delta], "usage": usage}))
     with Provider(stream(*parts, DONE)) as provider:
         assert ask(OPENAI.make(provider))[-1] == Done(CONVERSATION, Usage(10, 7, 3))
 
 
-@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": -1, "completion_tokens": 1}])
+@pytest.mark.parametrize(
+    "usage", [{}, {"prompt_tokens": -1, "completion_tokens": 1}, {"total_tokens": "many"}]
+)
 def test_usage_that_says_nothing_is_estimated(usage: Dict[str, int]) -> None:
     """An odd count is no reason to fail a reply that is complete."""
     with Provider(stream(OPENAI.text("Hello"), frame({"usage": usage}), DONE)) as provider:
@@ -163,3 +166,20 @@ def test_openai_itself_is_asked_in_its_own_words() -> None:
     assert body["max_completion_tokens"] == 9
     assert "max_tokens" not in body
     assert body["model"] == OpenAIResponder.default_model
+
+
+def test_an_encryption_that_breaks_is_a_cut() -> None:
+    """httpx does not make an error of its own of it, as it does of every other break."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield OPENAI.text("Hel")
+        raise ssl.SSLError("decryption failed")
+
+    async def main() -> None:
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, content=pieces()))
+        async with httpx.AsyncClient(transport=transport) as client:
+            events = await events_of(TURN, OpenAIResponder(api_key=KEY, client=client))
+        assert said(events) == ["Hel"]
+        assert failed(events).code == "upstream_error"
+
+    asyncio.run(main())

@@ -240,15 +240,17 @@ def test_a_key_in_a_header_is_one_too(wire: Wire, options: Dict[str, Any], secre
 
 def test_a_key_in_a_client_of_ones_own_is_one_too(wire: Wire) -> None:
     """It was set up elsewhere, and is sent with every request."""
-    client = httpx.AsyncClient(headers={"Authorization": f"Bearer {PLAIN}"})
+    headers, params = {"Authorization": f"Bearer {PLAIN}"}, {"key": "secret-0123"}
+    client = httpx.AsyncClient(headers=headers, params=params)
 
     async def use(responder: Any) -> Any:
         async with client:
             return failed(await events_of(TURN, responder))
 
-    with Provider(refusing(400, {"error": {"message": f"wrong: {PLAIN}."}})) as provider:
+    quoting = refusing(400, {"error": {"message": f"wrong: {PLAIN}, secret-0123."}})
+    with Provider(quoting) as provider:
         error = using(wire.make(provider, api_key=None, client=client), use)
-    assert error.message.endswith("rejected the request: wrong: ***.")
+    assert error.message.endswith("rejected the request: wrong: ***, ***.")
 
 
 def test_a_word_that_serves_as_a_key_is_left_in_messages(wire: Wire) -> None:

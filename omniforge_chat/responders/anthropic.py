@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 import msgspec
 
 from ..sse import Frame
-from .model import ModelResponder, Reply
+from .model import ModelResponder, Reply, whole
 
 VERSION = "2023-06-01"
 """The version of the wire format, which every request names."""
@@ -49,10 +49,10 @@ class _Delta(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: Optional[int] = None
-    cache_creation_input_tokens: Optional[int] = None
-    cache_read_input_tokens: Optional[int] = None
-    output_tokens: Optional[int] = None
+    input_tokens: Any = None
+    cache_creation_input_tokens: Any = None
+    cache_read_input_tokens: Any = None
+    output_tokens: Any = None
 
 
 class _Message(msgspec.Struct):
@@ -118,8 +118,9 @@ class MessageReply(Reply):
         if event.usage is not None:
             # The counts are totals, and a later one replaces an earlier one; not all are repeated.
             self._count_input(event.usage)
-            if event.usage.output_tokens is not None:
-                self._output = event.usage.output_tokens
+            output = whole(event.usage.output_tokens)
+            if output is not None:
+                self._output = output
         self.count(sum(self._input.values()) if self._input else None, self._output)
         if event.delta is not None and event.delta.stop_reason:
             reason = event.delta.stop_reason
@@ -128,7 +129,7 @@ class MessageReply(Reply):
     def _count_input(self, usage: _Usage) -> None:
         """Note the tokens of the prompt, whether they came out of the provider's cache or not."""
         for name in _INPUT:
-            tokens = getattr(usage, name)
+            tokens = whole(getattr(usage, name))
             if tokens is not None:
                 self._input[name] = tokens or self._input.get(name, 0)
 

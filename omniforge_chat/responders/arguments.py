@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Mapping, Optional, Tuple
+from typing import List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
-from .upstream import is_address
+from .upstream import is_address, is_client
 
 _is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _tells_of_a_secret = re.compile("auth|key|token|secret|cookie", re.IGNORECASE).search
@@ -43,10 +43,13 @@ def url(text: str) -> str:
 
 def text(name: str, value: Optional[str]) -> None:
     """Raises SettingsError for what is no text, such as a variable's bytes that are not UTF-8."""
+    shown = "***" if name == "api_key" else value
+    if not (value is None or isinstance(value, str)):
+        raise SettingsError(name, shown, "text, which is a str")
     try:
         (value or "").encode()
-    except (AttributeError, UnicodeEncodeError):
-        raise SettingsError(name, value, "text, in UTF-8") from None
+    except UnicodeEncodeError:
+        raise SettingsError(name, shown, "text, in UTF-8") from None
 
 
 def whole(name: str, value: object) -> None:
@@ -83,9 +86,35 @@ def key(value: str) -> None:
 
 def headers(values: Mapping[str, str]) -> None:
     """Raises SettingsError, which quotes no value, for what cannot be sent."""
-    for name, value in values.items():
+    expected = "names and values of visible ASCII"
+    for name, value in _pairs("extra_headers", values, expected):
         if not _is_header_name(name) or not _is_visible(value):
-            raise SettingsError("extra_headers", name, "names and values of visible ASCII")
+            raise SettingsError("extra_headers", name, expected)
+
+
+def query(values: Mapping[str, str]) -> None:
+    """Raises SettingsError, which quotes no value, for what is no query."""
+    for name, value in _pairs("extra_query", values, "names and values"):
+        text("extra_query", name)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise SettingsError("extra_query", name, "text, in UTF-8") from None
+
+
+def _pairs(argument: str, values: object, expected: str) -> List[Tuple[str, str]]:
+    if not isinstance(values, Mapping):
+        raise SettingsError(argument, "***", f"a mapping of {expected}")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise SettingsError(argument, name, f"{expected}, which are str")
+    return list(values.items())
+
+
+def client(value: object) -> None:
+    """Raises SettingsError for what is no client for an event loop."""
+    if value is not None and not is_client(value):
+        raise SettingsError("client", value, "an httpx.AsyncClient")
 
 
 def secrets(api_key: Optional[str], headers: Mapping[str, str]) -> Tuple[str, ...]:

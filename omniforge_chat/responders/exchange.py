@@ -4,13 +4,16 @@ A time limit around each read would cost more than the read of a token itself, a
 stay open while a generator yields. So one timer serves the whole stream. It is set once and, when
 it fires, set again for as long as the deadline has moved on since. Where the deadline has come it
 cancels the one future that the read waits for. The task itself is never cancelled: a cancellation
-from outside stays what it is, and needs nobody to sort out whose it was.
+from outside stays what it is. (Where it comes in the very moment of the deadline, Python 3.9 and
+3.10 do not tell the two apart, and it is taken for the deadline.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import ssl
+import sys
 import types
 from typing import Any, Callable, Generator, Optional
 
@@ -27,11 +30,17 @@ DRAIN_SECONDS = 0.1
 """How long the end of the body may take after the end mark; read to its end, a connection can be
 used again."""
 
+BROKEN = (httpx.TransportError, ssl.SSLError)
+"""What a connection that breaks raises; httpcore lets the latter through."""
+
 _CUT = "The model provider's reply was cut off"
 
 
-class _Silence(Exception):
-    """The deadline has come."""
+class _Silence(BaseException):
+    """The deadline has come.
+
+    No Exception: httpcore keeps those, and raises them in all that share a connection (HTTP/2).
+    """
 
 
 class Exchange:
@@ -63,6 +72,8 @@ class Exchange:
         self._idle_timeout = idle_timeout
         self._timer: Optional[asyncio.TimerHandle] = None
         self._waits_for: Optional[asyncio.Future[Any]] = None
+        self._task: Any = None  # that set the timer
+        self._cancels = 0  # how often that task had been cancelled when the deadline came
         self._began = False
         self._expired = False
         self._finishing = False
@@ -76,11 +87,12 @@ class Exchange:
             while True:
                 self._waits_for = waits_for
                 if self._timer is None and self._deadline < math.inf:
+                    self._task = asyncio.current_task()
                     self._timer = self._call_at(self._deadline, self._due)
                 try:
                     sent = yield waits_for
                 except BaseException as error:
-                    stopped = _Silence() if self._expired else error
+                    stopped = _Silence() if self._is_silence() else error
                     break
                 waits_for = step.send(sent)
         except StopIteration as stop:
@@ -106,7 +118,7 @@ class Exchange:
             if not self._began:
                 silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
             failure = Failure(UpstreamTimeout, f"The model provider {silence}", "silence")
-        except httpx.TransportError as error:
+        except BROKEN as error:
             failure = broken(error)
         if self._finishing:
             return b""
@@ -120,6 +132,11 @@ class Exchange:
             self._timer = self._call_at(self._deadline, self._due)
         elif self._waits_for.cancel():  # False where it is done: then there is something to read
             self._expired = True
+            self._cancels = _cancels(self._task)
+
+    def _is_silence(self) -> bool:
+        """Whether the wait ended because of the deadline, and not of a cancellation with it."""
+        return self._expired and _cancels(self._task) == self._cancels
 
     def cut(self) -> Failure:
         """The failure of a stream that came to its end before the reply did."""
@@ -172,7 +189,13 @@ class Exchange:
             self._closed()
 
 
-def broken(error: httpx.TransportError) -> Failure:
+def _cancels(task: Any) -> int:
+    """How often `task` was cancelled. Before Python 3.11 it does not tell, and 0 stands for it."""
+    cancels: int = task.cancelling() if sys.version_info >= (3, 11) else 0
+    return cancels
+
+
+def broken(error: Exception) -> Failure:
     """The failure of a connection that broke while the answer came."""
     return Failure(UpstreamError, _CUT, describe(error))
 

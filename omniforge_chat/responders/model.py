@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 MAX_FRAME_BYTES = 1024 * 1024
 """The largest frame that is read. Frames of text have some hundred bytes."""
 
+MAX_CONNECTIONS = 1000
+GIVEN_CONNECTIONS = 100
+"""Replies that are read at once; the latter with a client of one's own, as httpx has it."""
+
 _encode = msgspec.json.Encoder().encode
 _Self = TypeVar("_Self", bound="ModelResponder")
 
@@ -78,6 +82,13 @@ class Reply:
                 self.usage = usage
 
 
+def whole(count: object) -> Optional[int]:
+    """A count of tokens as a whole number, if it is one; an odd count fails no reply."""
+    if isinstance(count, float) and count.is_integer():
+        return int(count)
+    return count if type(count) is int else None
+
+
 def _sooner(limit: Optional[float]) -> Optional[float]:
     """A limit that comes a little before the service's own, so that the silence has a name."""
     return None if limit is None else limit - min(10.0, limit / 6)
@@ -96,10 +107,12 @@ class ModelResponder:
     until the provider's first frame, all waiting and trying again included, and `idle_timeout` from
     one frame to the next; either is off with None. Comments and pings are no frames. As long as
     these are shorter than the limits of Settings, a client is told that it was the provider who was
-    silent. At most `max_connections` replies are read at once; more wait their turn within
-    `first_chunk_timeout`.
+    silent. At most `max_connections` replies are read at once (1,000, or 100 with a `client`); more
+    wait their turn within `first_chunk_timeout`.
 
-    A `client` of one's own is used as it is, its own connection limits included, and never closed.
+    A `client` of one's own is used as it is, and never closed. Its limit of connections, which is
+    100 unless it was told otherwise, must not be below `max_connections`. Over HTTP/2 a reply that
+    nobody reads any more does not end the provider's work: httpcore does not tell it.
 
     Raises SettingsError for an argument that is of no use.
     """
@@ -125,9 +138,17 @@ class ModelResponder:
         first_chunk_timeout: Optional[float] = 50.0,
         idle_timeout: Optional[float] = 50.0,
         connect_timeout: float = 5.0,
-        max_connections: int = 1000,
+        max_connections: Optional[int] = None,
         client: Optional[httpx.AsyncClient] = None,
     ) -> None:
+        for name, value in (
+            ("base_url", base_url),
+            ("api_key", api_key),
+            ("model", model),
+            ("system_prompt", system_prompt),
+        ):
+            arguments.text(name, value)
+        arguments.client(client)
         self.base_url = arguments.url(base_url or self.default_url)
         self._is_default_url = self.base_url == self.default_url
         # Another server has models of its own, and may well have only one, which needs no name.
@@ -141,20 +162,25 @@ class ModelResponder:
             arguments.temperature(temperature)
         if max_tokens is not None:
             arguments.whole("max_tokens", max_tokens)
+        if max_connections is None:
+            max_connections = MAX_CONNECTIONS if client is None else GIVEN_CONNECTIONS
         arguments.whole("max_connections", max_connections)
         arguments.seconds("connect_timeout", connect_timeout)
         arguments.headers(extra_headers or {})
-        arguments.text("model", model)
-        arguments.text("system_prompt", system_prompt)
+        arguments.query(extra_query or {})
         self._has_key = bool(api_key)
-        sent = {**(client.headers if client is not None else {}), **(extra_headers or {})}
+        sent: Dict[str, str] = {}
+        if client is not None:
+            sent = {**client.params, **client.headers}
+        sent.update(extra_headers or {})
         fields = self.fields(temperature, max_tokens or self.default_max_tokens)
-        fields.update(extra_body or {})
-        self._fields = {**fields, "stream": True}
         try:
+            fields.update(extra_body or {})
+            self._fields = {**fields, "stream": True}
             _encode(self._fields)
-        except (TypeError, ValueError) as error:
-            raise SettingsError("extra_body", "***", f"what JSON can have; {error}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            expected = f"fields and values that JSON can have; {error}"
+            raise SettingsError("extra_body", "***", expected) from None
         query = f"?{urlencode(extra_query)}" if extra_query else ""
         self._upstream = Upstream(
             self.base_url + self.path() + query,

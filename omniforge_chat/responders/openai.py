@@ -8,7 +8,7 @@ import msgspec
 
 from ..models import Turn
 from ..sse import Frame
-from .model import ModelResponder, Reply
+from .model import ModelResponder, Reply, whole
 
 if TYPE_CHECKING:
     import httpx
@@ -41,7 +41,7 @@ class OpenAIResponder(ModelResponder):
         first_chunk_timeout: Optional[float] = 50.0,
         idle_timeout: Optional[float] = 50.0,
         connect_timeout: float = 5.0,
-        max_connections: int = 1000,
+        max_connections: Optional[int] = None,
         client: Optional[httpx.AsyncClient] = None,
     ) -> None:
         self._include_usage = include_usage
@@ -100,9 +100,9 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: Optional[int] = None
-    completion_tokens: Optional[int] = None
-    total_tokens: Optional[int] = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -150,5 +150,6 @@ class CompletionReply(Reply):
                     self.finish_reason = reason
         if chunk.usage is not None:
             usage = chunk.usage
-            self.count(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+            counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+            self.count(*map(whole, counts))
         return text

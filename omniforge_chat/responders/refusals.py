@@ -6,7 +6,6 @@ are judged by the same table.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -21,6 +20,9 @@ MAX_REASON_CHARACTERS = 300
 
 LONGEST_WAIT = 5.0
 """Seconds that we wait by ourselves where a provider says when to come back."""
+
+LONGEST_TOLD = 31 * 86_400.0
+"""A longer wait is a mistake, and nobody is told of it."""
 
 _RETRIED = {429, 502, 503, 529}
 # Only these are about what the client sent. The words of the others may speak of accounts, models
@@ -172,10 +174,11 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
                 seconds = parsedate_to_datetime(text).timestamp() - time.time()
             except (TypeError, ValueError, OverflowError):
                 return None
-        return max(0.0, seconds) if math.isfinite(seconds) else None
+        return max(0.0, seconds) if seconds <= LONGEST_TOLD else None
     waits = []
     for limit in ("requests", "tokens"):
         reset = _durations(headers.get(f"x-ratelimit-reset-{limit}", ""))
         if reset and headers.get(f"x-ratelimit-remaining-{limit}", "0") == "0":
             waits.append(sum(float(number) * _SECONDS[unit] for number, unit in reset))
-    return max(waits, default=None)
+    wait = max(waits, default=None)
+    return wait if wait is not None and wait <= LONGEST_TOLD else None

@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 
 from ..errors import SettingsError, UpstreamError, UpstreamTimeout
 from ..logs import logger
-from .exchange import Exchange, describe
+from .exchange import BROKEN, Exchange, describe
 from .refusals import Failure, refused
 
 TRIES = 3
@@ -48,10 +48,15 @@ _tls = functools.lru_cache(maxsize=1)(httpx.create_ssl_context)
 
 
 class _Pool(msgspec.Struct):
-    """What one event loop has: the connections, and the room for replies that are read at once."""
+    """What one event loop has: the connections, and the room for replies that are read at once.
+
+    `fresh` keeps no connection, for requests that must not meet a stale one again.
+    """
 
     client: httpx.AsyncClient
+    fresh: httpx.AsyncClient
     room: anyio.Semaphore
+    closed: bool = False
 
 
 class Upstream:
@@ -111,8 +116,11 @@ class Upstream:
     async def aclose(self) -> None:
         """Close the connections of the running loop. The next request would open new ones."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None and self._given is None:
-            await asyncio.shield(asyncio.ensure_future(pool.client.aclose()))
+        if pool is not None:
+            pool.closed = True
+            if self._given is None:
+                both = asyncio.gather(pool.client.aclose(), pool.fresh.aclose())
+                await asyncio.shield(both)
 
     async def _ask(
         self, body: bytes, request_id: str, scope: anyio.CancelScope
@@ -124,7 +132,7 @@ class Upstream:
             await pool.room.acquire()
             answer: Union[httpx.Response, Failure, None] = None
             try:
-                answer = await self._try(pool.client, body, request_id, deadline)
+                answer = await self._try(pool, body, request_id, deadline)
             finally:
                 if not isinstance(answer, httpx.Response):
                     pool.room.release()
@@ -142,11 +150,14 @@ class Upstream:
         return Failure(UpstreamTimeout, f"The model provider {message}", "silence")
 
     async def _try(
-        self, client: httpx.AsyncClient, body: bytes, request_id: str, deadline: float
+        self, pool: _Pool, body: bytes, request_id: str, deadline: float
     ) -> Union[httpx.Response, Failure]:
-        """Send the request up to TRIES times; a connection is found stale only once."""
-        replaced = False
+        """Send the request up to TRIES times; after a stale connection, on one that is new."""
+        client = pool.client
         for tried in range(1, TRIES + 1):
+            if pool.closed:
+                message = "The model provider cannot be reached any more"
+                return Failure(UpstreamError, message, "the responder was closed")
             answer = await self._send(client, body)
             if not isinstance(answer, Failure):
                 break
@@ -154,10 +165,11 @@ class Upstream:
             if not answer.stale:
                 wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
                 wait += answer.wait or 0.0  # all who were told the same do not come back as one
-            again = answer.again or (answer.stale and not replaced)
+            again = answer.again or answer.stale
             if not again or tried == TRIES or anyio.current_time() + wait > deadline:
                 break
-            replaced = replaced or answer.stale
+            if answer.stale:
+                client = pool.fresh
             detail = self.strike(answer.detail)
             logger.info(
                 "upstream tried again request_id=%s try=%d wait_ms=%d %s",
@@ -174,7 +186,8 @@ class Upstream:
                 if other.is_closed():
                     self._pools.pop(other, None)
             pool = self._pools[loop] = _Pool(
-                self._given or _new_client(self._max_connections),
+                self._given or _new_client(min(KEEPALIVE_CONNECTIONS, self._max_connections)),
+                self._given or _new_client(0),
                 # Before the client and not in it: whoever leaves the queue of httpcore's pool in
                 # the moment of being served leaves a connection there that nobody opens or closes.
                 anyio.Semaphore(self._max_connections),
@@ -202,7 +215,7 @@ class Upstream:
         try:
             response = await client.send(request, stream=True, follow_redirects=False)
             if response.status_code == 200:
-                encoding = response.headers.get("content-encoding", "identity")
+                encoding = response.headers.get("content-encoding", "identity").lower()
                 if encoding == "identity":
                     return response
                 await response.aclose()
@@ -213,7 +226,7 @@ class Upstream:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             message = "The model provider cannot be reached"
             return Failure(UpstreamError, message, describe(error), again=True)
-        except httpx.TransportError as error:
+        except BROKEN as error:
             # A connection out of the pool that the provider had closed already: nobody has seen the
             # request. On a new connection the provider may have begun to work for us, and where
             # what came is no HTTP (the same exception with other words), it has.
@@ -243,6 +256,11 @@ def is_address(url: str) -> bool:
         return False
 
 
+def is_client(candidate: object) -> bool:
+    """Whether it is a client for an event loop."""
+    return isinstance(candidate, httpx.AsyncClient)
+
+
 def _check_environment() -> None:
     """Raises SettingsError for variables of httpx's, which would fail every request."""
     try:
@@ -250,11 +268,13 @@ def _check_environment() -> None:
     except OSError as error:  # that of ssl is one, too
         name = "SSL_CERT_FILE" if "SSL_CERT_FILE" in os.environ else "SSL_CERT_DIR"
         expected = f"certificates that can be read; {describe(error)}"
+        if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):
+            name, expected = "SSLKEYLOGFILE", "a file that can be written"
         raise SettingsError(name, os.environ.get(name), expected) from None
     try:
         _new_client(1)
     except (ImportError, ValueError, httpx.InvalidURL) as error:
-        names = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+        names = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
         found = [name for name in names if {name, name.lower()} & set(os.environ)]
         expected = f"a proxy that httpx can use; {type(error).__name__}"
         if isinstance(error, ImportError):
@@ -262,10 +282,11 @@ def _check_environment() -> None:
         raise SettingsError(" or ".join(found) or "proxy", "***", expected) from None
 
 
-def _new_client(max_connections: int) -> httpx.AsyncClient:
+def _new_client(kept: int) -> httpx.AsyncClient:
+    """A client that keeps so many idle connections."""
     limits = httpx.Limits(
         max_connections=None,
-        max_keepalive_connections=min(KEEPALIVE_CONNECTIONS, max_connections),
+        max_keepalive_connections=kept,
         keepalive_expiry=KEEPALIVE_SECONDS,
     )
     return httpx.AsyncClient(limits=limits, verify=_tls())
@@ -289,7 +310,7 @@ async def _start(response: httpx.Response) -> bytes:
                 body += part
                 if len(body) >= MAX_REFUSAL_BYTES:
                     break
-    except httpx.TransportError:
+    except BROKEN:
         pass  # the status is known, and that is what counts
     finally:
         await response.aclose()
