@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from time import monotonic
+from types import AsyncGeneratorType
 from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Union
 
 from .driver import pause
@@ -232,7 +233,9 @@ async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
             reply.fail(error)
     finally:
         reply.closing = True
-        await close(items, turn)
+        # A generator that has come to its end has closed itself.
+        if not (reply.complete and type(items) is AsyncGeneratorType):
+            await close(items, turn)
 
 
 def _room_beside(ready: List[str]) -> int:

@@ -1,6 +1,7 @@
 """The data that pass through the service: what comes in, what a responder sees, what goes out.
 
-All are frozen msgspec Structs. Requests are decoded into them, frames are encoded from them, and
+All are frozen msgspec Structs, which the garbage collector need not look at: they hold text and
+numbers, and so are in no cycle. Requests are decoded into them, frames are encoded from them, and
 the OpenAPI document is made from them. `Optional` stands where `| None` would read better because
 msgspec evaluates the annotations, and Python 3.9 has no such operator for types.
 """
@@ -19,7 +20,7 @@ UUID4_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f
 """A UUID of version 4 in canonical form: lower case, with hyphens (RFC 9562)."""
 
 
-class ChatRequest(msgspec.Struct, frozen=True):
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """A message to be answered, and the conversation that it belongs to."""
 
     # The constraints are written down for the OpenAPI document only: msgspec would stop at the
@@ -40,7 +41,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     ] = None
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """An earlier message of a conversation; `role` is "user" or "assistant".
 
     `complete` is False for a reply that was cut or abandoned: it is kept as far as it got.
@@ -51,7 +52,7 @@ class Message(msgspec.Struct, frozen=True):
     complete: bool = True
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One message to be answered: what a responder is called with.
 
     `message` is the text exactly as the client sent it, `conversation_id` the canonical UUID that
@@ -65,7 +66,7 @@ class Turn(msgspec.Struct, frozen=True):
     history: Tuple[Message, ...] = ()
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a reply cost in tokens, in all and in parts. Without a responder's own it is estimated.
 
     A responder may yield it more than once; the last one holds. One with `prompt_tokens` alone is
@@ -84,7 +85,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-class Finish(msgspec.Struct, frozen=True):
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """Why the reply ended. A responder that knows may yield it; `done` carries the last one.
 
     `stop` for a natural end, `length` for a limit on its length, `content_filter` for a refusal;
@@ -100,7 +101,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     content: str
 
 
-class Done(msgspec.Struct, frozen=True, omit_defaults=True):
+class Done(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The reply is complete."""
 
     conversation_id: str
@@ -111,7 +112,7 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-class Error(msgspec.Struct, frozen=True, omit_defaults=True):
+class Error(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What went wrong. In a stream it is the last event, with the usage of what was produced."""
 
     code: str
