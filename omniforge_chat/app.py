@@ -173,8 +173,9 @@ class _DirectWay:
     """The chat itself, past the router: it is asked for all the time, and its path is known.
 
     The router, and the layers of Starlette's that make responses of what it raises, cost a short
-    chat a good part of its time, and each token of a long one some frames more on its way. The route
-    is there all the same: for a path that a proxy has changed, for other methods, for who lists it.
+    chat a good part of its time, and each token of a long one some frames more on its way. The
+    route is there all the same: for a path that a proxy has changed, for other methods, for who
+    lists it.
     """
 
     def __init__(self, app: ASGIApp, route: Any) -> None:
