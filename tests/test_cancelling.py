@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import socket
+import sys
 import types
 from typing import Any, Callable, Coroutine, Generator, List, Optional
 
@@ -98,6 +99,9 @@ async def refuse(call: Call) -> None:
     await call.refuse(500, b"x" * (MAX_REFUSAL_BYTES + 10_000))
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="a connection that is left while it is made stays open there"
+)
 @pytest.mark.parametrize(
     ("script", "leaves_after_text"), [(answer, False), (answer, True), (refuse, False)]
 )
@@ -164,7 +168,7 @@ def test_a_silent_reply_ends_alone_on_a_connection_that_is_shared() -> None:
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
-    silenced = asyncio.Event()
+    silenced: asyncio.Event
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         asked = json.loads((await receive())["body"])
@@ -178,18 +182,23 @@ def test_a_silent_reply_ends_alone_on_a_connection_that_is_shared() -> None:
         await say(OPENAI.text("x"))
         await silenced.wait()
         if asked["silent"]:
-            await asyncio.Event().wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
         await say(OPENAI.text("y"), *OPENAI.finish(OPENAI.stop), OPENAI.end(), more=False)
 
     async def main() -> None:
+        nonlocal silenced
+        silenced = asyncio.Event()
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         config = Config()
         config.bind = [f"fd://{listener.detach()}"]
         config.graceful_timeout = 0.1
         config.errorlog = None
-        over = asyncio.Event()
-        serving = asyncio.ensure_future(serve(app, config, shutdown_trigger=over.wait))
+        # With a trigger of its own it takes no signals.
+        never = asyncio.Event()
+        serving = asyncio.ensure_future(serve(app, config, shutdown_trigger=never.wait))
         async with httpx.AsyncClient(http1=False, http2=True) as client:
 
             def make(**options: Any) -> Any:
@@ -205,7 +214,7 @@ def test_a_silent_reply_ends_alone_on_a_connection_that_is_shared() -> None:
                 await texts(make(idle_timeout=0.1))
             silenced.set()
             assert await asyncio.gather(*lively) == [["x", "y"], ["x", "y"]]
-        over.set()
-        await serving
+        serving.cancel()
+        await asyncio.wait([serving])
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
