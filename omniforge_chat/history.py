@@ -21,6 +21,7 @@ from .chat import Item, Responder, close, iterate
 from .errors import ConversationBusy, SettingsError
 from .logs import logger
 from .models import Message, Turn
+from .settings import AT_LEAST_ONE, check
 
 
 class History(Protocol):
@@ -68,8 +69,7 @@ class MemoryHistory:
             ("max_messages", max_messages),
             ("max_characters", max_characters),
         ):
-            if type(value) is not int or value < 1:
-                raise SettingsError(name, value, "a whole number of at least 1")
+            check(name, value, AT_LEAST_ONE)
         if not isinstance(max_age, (int, float)) or not max_age > 0:
             raise SettingsError("max_age", max_age, "a number of seconds above 0")
         self._max_conversations = max_conversations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 import msgspec
 
@@ -47,10 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_seconds: float = 86_400.0
 
     def __post_init__(self) -> None:
-        for field, (expected, holds) in _RULES.items():
-            value = getattr(self, field)
-            if not holds(value):
-                raise SettingsError(field, value, expected)
+        for field, rule in _RULES.items():
+            check(field, getattr(self, field), rule)
 
     @property
     def shortest_limit(self) -> float:
@@ -80,6 +78,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**values)
 
 
+class Rule(NamedTuple):
+    """What a value must be, in words and as a test."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def check(name: str, value: object, rule: Rule) -> None:
+    """Raises SettingsError for a value that `rule` does not hold for."""
+    if not rule.holds(value):
+        raise SettingsError(name, value, rule.expected)
+
+
 def read(field: str, environ: Mapping[str, str]) -> Any:
     """The value of one field of Settings alone: the one that `environ` names, or the default.
 
@@ -88,13 +99,13 @@ def read(field: str, environ: Mapping[str, str]) -> Any:
     text = environ.get(variable(field))
     if text is None:
         return getattr(Settings(), field)
-    expected, holds = _RULES[field]
+    rule = _RULES[field]
     try:
         value = _READERS[field](text.strip())
     except ValueError:
-        raise SettingsError(variable(field), text, expected) from None
-    if not holds(value):
-        raise SettingsError(variable(field), text, expected)
+        raise SettingsError(variable(field), text, rule.expected) from None
+    if not rule.holds(value):
+        raise SettingsError(variable(field), text, rule.expected)
     return value
 
 
@@ -136,37 +147,37 @@ def _seconds(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf
 
 
-_AT_LEAST_ONE = ("a whole number of at least 1", _whole(1))
-_SECONDS = ("a number of seconds above 0", _seconds)
-_SECONDS_OR_OFF = ("a number of seconds above 0, or off", lambda v: v is None or _seconds(v))
+AT_LEAST_ONE = Rule("a whole number of at least 1", _whole(1))
+SECONDS = Rule("a number of seconds above 0", _seconds)
+_SECONDS_OR_OFF = Rule("a number of seconds above 0, or off", lambda v: v is None or _seconds(v))
 
-_RULES: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
-    "host": ("a host name or an address", lambda value: isinstance(value, str) and value != ""),
-    "port": ("a whole number from 0 to 65535", _whole(0, 65535)),
-    "workers": _AT_LEAST_ONE,
-    "log_level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
-    "log_format": ("text or json", lambda value: value in _FORMATS),
-    "cors_origins": (
+_RULES: Dict[str, Rule] = {
+    "host": Rule("a host name or an address", lambda value: isinstance(value, str) and value != ""),
+    "port": Rule("a whole number from 0 to 65535", _whole(0, 65535)),
+    "workers": AT_LEAST_ONE,
+    "log_level": Rule(f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
+    "log_format": Rule("text or json", lambda value: value in _FORMATS),
+    "cors_origins": Rule(
         "*, or origins such as https://example.com with commas between",
         lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
     ),
-    "responder": ("a name", lambda value: isinstance(value, str) and value != ""),
-    "max_streams": _AT_LEAST_ONE,
-    "max_body_bytes": _AT_LEAST_ONE,
-    "body_timeout": _SECONDS,
+    "responder": Rule("a name", lambda value: isinstance(value, str) and value != ""),
+    "max_streams": AT_LEAST_ONE,
+    "max_body_bytes": AT_LEAST_ONE,
+    "body_timeout": SECONDS,
     "heartbeat_seconds": _SECONDS_OR_OFF,
     "first_chunk_timeout": _SECONDS_OR_OFF,
     "idle_timeout": _SECONDS_OR_OFF,
     "total_timeout": _SECONDS_OR_OFF,
     "send_timeout": _SECONDS_OR_OFF,
-    "close_timeout": _SECONDS,
-    "drain_seconds": ("a number of seconds of at least 0", _between(0)),
-    "history": ("off or memory", lambda value: value in ("off", "memory")),
-    "context_chars": ("a whole number of at least 0", _whole(0)),
-    "history_conversations": _AT_LEAST_ONE,
-    "history_messages": _AT_LEAST_ONE,
-    "history_chars": _AT_LEAST_ONE,
-    "history_seconds": _SECONDS,
+    "close_timeout": SECONDS,
+    "drain_seconds": Rule("a number of seconds of at least 0", _between(0)),
+    "history": Rule("off or memory", lambda value: value in ("off", "memory")),
+    "context_chars": Rule("a whole number of at least 0", _whole(0)),
+    "history_conversations": AT_LEAST_ONE,
+    "history_messages": AT_LEAST_ONE,
+    "history_chars": AT_LEAST_ONE,
+    "history_seconds": SECONDS,
 }
 
 _READERS: Dict[str, Callable[[str], Any]] = {

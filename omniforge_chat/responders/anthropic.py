@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 import msgspec
 
 from ..sse import Frame
-from .model import ModelResponder, Reply, whole
+from .model import ModelResponder, Reply, as_count
 
 VERSION = "2023-06-01"
 """The version of the wire format, which every request names."""
@@ -118,7 +118,7 @@ class MessageReply(Reply):
         if event.usage is not None:
             # The counts are totals, and a later one replaces an earlier one; not all are repeated.
             self._count_input(event.usage)
-            output = whole(event.usage.output_tokens)
+            output = as_count(event.usage.output_tokens)
             if output is not None:
                 self._output = output
         self.count(sum(self._input.values()) if self._input else None, self._output)
@@ -129,7 +129,7 @@ class MessageReply(Reply):
     def _count_input(self, usage: _Usage) -> None:
         """Note the tokens of the prompt, whether they came out of the provider's cache or not."""
         for name in _INPUT:
-            tokens = whole(getattr(usage, name))
+            tokens = as_count(getattr(usage, name))
             if tokens is not None:
                 self._input[name] = tokens or self._input.get(name, 0)
 

@@ -8,6 +8,7 @@ from typing import List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
+from ..settings import SECONDS, check
 from .upstream import is_address, is_client
 
 _is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
@@ -52,23 +53,11 @@ def text(name: str, value: Optional[str]) -> None:
         raise SettingsError(name, shown, "text, in UTF-8") from None
 
 
-def whole(name: str, value: object) -> None:
-    """Raises SettingsError for what is no whole number of at least 1."""
-    if type(value) is not int or value < 1:
-        raise SettingsError(name, value, "a whole number of at least 1")
-
-
-def seconds(name: str, value: object) -> None:
-    """Raises SettingsError for what is no time limit."""
-    if not (_is_number(value) and value > 0):  # type: ignore[operator]  # _is_number looked
-        raise SettingsError(name, value, "a number of seconds above 0")
-
-
 def seconds_or_off(name: str, value: Optional[float]) -> float:
     """The time limit, infinite where it is None. Raises SettingsError for what is none."""
     if value is None:
         return math.inf
-    seconds(name, value)
+    check(name, value, SECONDS)
     return value
 
 

@@ -1,6 +1,6 @@
 """One answered request to a model provider: reading its stream within time limits, and leaving it.
 
-A time limit around each read would cost more than the read of a token itself, and a scope must not
+A time limit around each read would cost some microseconds for every token, and a scope must not
 stay open while a generator yields. So one timer serves the whole stream. It is set once and, when
 it fires, set again for as long as the deadline has moved on since. Where the deadline has come it
 cancels the one future that the read waits for. The task itself is never cancelled: a cancellation

@@ -82,7 +82,7 @@ class Reply:
                 self.usage = usage
 
 
-def whole(count: object) -> Optional[int]:
+def as_count(count: object) -> Optional[int]:
     """A count of tokens as a whole number, if it is one; an odd count fails no reply."""
     if isinstance(count, float) and count.is_integer():
         return int(count)
@@ -161,11 +161,11 @@ class ModelResponder:
         if temperature is not None:
             arguments.temperature(temperature)
         if max_tokens is not None:
-            arguments.whole("max_tokens", max_tokens)
+            settings.check("max_tokens", max_tokens, settings.AT_LEAST_ONE)
         if max_connections is None:
             max_connections = MAX_CONNECTIONS if client is None else GIVEN_CONNECTIONS
-        arguments.whole("max_connections", max_connections)
-        arguments.seconds("connect_timeout", connect_timeout)
+        settings.check("max_connections", max_connections, settings.AT_LEAST_ONE)
+        settings.check("connect_timeout", connect_timeout, settings.SECONDS)
         arguments.headers(extra_headers or {})
         arguments.query(extra_query or {})
         self._has_key = bool(api_key)

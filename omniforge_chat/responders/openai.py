@@ -8,7 +8,7 @@ import msgspec
 
 from ..models import Turn
 from ..sse import Frame
-from .model import ModelResponder, Reply, whole
+from .model import ModelResponder, Reply, as_count
 
 if TYPE_CHECKING:
     import httpx
@@ -151,5 +151,5 @@ class CompletionReply(Reply):
         if chunk.usage is not None:
             usage = chunk.usage
             counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
-            self.count(*map(whole, counts))
+            self.count(*map(as_count, counts))
         return text
