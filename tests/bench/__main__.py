@@ -38,7 +38,9 @@ How
 
     Where it has its core for itself, the load generator never sleeps: a send that wakes its reader
     costs the server as much as half of a short reply on some machines, and the slower a server is,
-    the more of its sends would. "Load's core" is what it was busy without that.
+    the more of its sends would. "Load's core" is what it was busy without that; how much a
+    look for work costs that finds none is measured before, so it is an estimate, and may be a few
+    per cent too low, or even below 0.
 
     The machine must be quiet: how long each side waited for its core is printed.
 
