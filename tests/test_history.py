@@ -214,36 +214,30 @@ def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
             assert last(third.frames())[0] == "done"
 
 
-def test_a_reply_that_fails_is_kept_as_far_as_it_got() -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(ChatError("no more"), id="failed"),
+        # No client could be sent it, and no model: it would fail every later turn.
+        pytest.param("\ud83d", id="not text"),
+    ],
+)
+def test_a_reply_that_fails_is_kept_as_far_as_it_got(fault: Any) -> None:
     """The next turn knows what the user has read, and that it was not the end."""
 
-    async def fail(turn: Turn) -> AsyncIterator[str]:
+    async def respond(turn: Turn) -> AsyncIterator[str]:
         if turn.message == "fail":
             yield "half"
-            raise ChatError("no more")
-        async for item in recall(turn):
-            yield item
-
-    settings = Settings(history="memory")
-    with LiveServer(create_app(fail, settings=settings)) as live:
-        assert converse(live, "fail") == "half"
-        assert converse(live, "go on") == "u:fail|a~:half[go on]"
-
-
-def test_what_no_client_could_be_sent_is_not_kept() -> None:
-    """It would fail every later turn, as no model could be sent it either."""
-
-    async def broken(turn: Turn) -> AsyncIterator[str]:
-        if turn.message == "fail":
-            yield "half"
-            yield "\ud83d"
+            if isinstance(fault, Exception):
+                raise fault
+            yield fault
             yield "more"
             return
         async for item in recall(turn):
             yield item
 
     settings = Settings(history="memory")
-    with LiveServer(create_app(broken, settings=settings)) as live:
+    with LiveServer(create_app(respond, settings=settings)) as live:
         assert converse(live, "fail") == "half"
         assert converse(live, "go on") == "u:fail|a~:half[go on]"
 

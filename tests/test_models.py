@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import re
 import socket
 import sys
 import time
+import weakref
 from email.utils import formatdate
 from typing import Any, AsyncGenerator, Awaitable, Callable, Dict, List, Optional, Tuple
 
+import anyio
 import httpx
 import pytest
 
@@ -235,6 +238,25 @@ def test_a_refusal_without_the_usual_document_is_one_too(wire: Wire, body: bytes
     """Proxies and gateways answer in their own ways."""
     with Provider(refusal(500, body)) as provider:
         assert failed(ask(wire.make(provider))).message == "The model provider failed"
+
+
+@pytest.mark.parametrize(("seconds", "endless"), [(0.05, False), (2 * PATIENCE, True)])
+def test_a_refusal_is_read_only_so_far(
+    wire: Wire, seconds: float, endless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status is known; a body that stalls, or has no end, is not waited for."""
+    monkeypatch.setattr(upstream, "REFUSAL_SECONDS", seconds)
+
+    async def script(call: Call) -> None:
+        await call.refuse(404, b"x", content_length=str(10**18))
+        while endless:
+            await call.send(b"x" * 65536)
+        await call.left()
+
+    with Provider(script) as provider:
+        message = failed(ask(wire.make(provider))).message
+        assert message.startswith("The model provider does not know the model")
+        provider.wait_for_open_connections(0)
 
 
 def date_in(seconds: float) -> str:
@@ -552,15 +574,27 @@ def test_an_error_in_the_middle_is_the_end(
     assert "reason='hm'" in caplog.text
 
 
-def test_what_follows_the_finish_does_not_decide(wire: Wire) -> None:
-    """The text is complete, and the client has all of it."""
+def finished(wire: Wire, then: Script, *, ended: bool = False) -> Script:
+    """A reply up to why its text has ended, or up to the end mark, and what comes after that."""
+    end = [wire.end()] if ended else []
 
     async def script(call: Call) -> None:
         await call.head()
-        await call.part(b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]))
-        call.writer.write_eof()
+        await call.part(
+            b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop), *end])
+        )
+        await then(call)
 
-    with Provider(script) as provider:
+    return script
+
+
+async def no_more(call: Call) -> None:
+    call.writer.write_eof()
+
+
+def test_what_follows_the_finish_does_not_decide(wire: Wire) -> None:
+    """The text is complete, and the client has all of it."""
+    with Provider(finished(wire, no_more)) as provider:
         events = ask(wire.make(provider))
     assert (said(events), events[-1]) == (["Hello"], Done(CONVERSATION, COUNTED, "stop"))
 
@@ -570,13 +604,7 @@ def test_a_finish_without_an_end_is_waited_for_only_shortly(
 ) -> None:
     """The usage may follow, but `done` is not held back for it as long as a token is."""
     monkeypatch.setattr(exchange, "FINISH_SECONDS", 0.05)
-
-    async def script(call: Call) -> None:
-        await call.head()
-        await call.part(b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]))
-        await call.left()
-
-    with Provider(script) as provider:
+    with Provider(finished(wire, Call.left)) as provider:
         assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
         assert provider.call().gone.wait(PATIENCE)
 
@@ -587,12 +615,21 @@ def test_frames_after_the_finish_do_not_hold_back_the_end(
     """However lively the provider is, the reply is complete."""
     monkeypatch.setattr(exchange, "FINISH_SECONDS", 0.1)
 
-    async def script(call: Call) -> None:
-        await call.head()
-        await call.part(b"".join([*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]))
+    async def go_on(call: Call) -> None:
         await keep_sending(call, b"".join(wire.opening()))
 
-    with Provider(script) as provider:
+    with Provider(finished(wire, go_on)) as provider:
+        assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
+        assert provider.call().gone.wait(PATIENCE)
+
+
+def test_the_end_of_the_body_is_waited_for_even_more_shortly(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the end mark there is nothing left to learn but whether the connection is free."""
+    monkeypatch.setattr(exchange, "FINISH_SECONDS", 2 * PATIENCE)
+    monkeypatch.setattr(exchange, "DRAIN_SECONDS", 0.05)
+    with Provider(finished(wire, Call.left, ended=True)) as provider:
         assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
         assert provider.call().gone.wait(PATIENCE)
 
@@ -726,7 +763,6 @@ def test_a_cancellation_in_the_moment_of_the_deadline_is_one(wire: Wire, finishe
         reading = asyncio.ensure_future(read())
         await came.wait()
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(0.02)  # it waits for more by now
         # Both are due when the loop gets its next turn, the deadline first.
         loop.call_later(0.25, reading.cancel)
         time.sleep(0.3)  # noqa: ASYNC251  # the event loop is busy
@@ -746,7 +782,7 @@ def test_a_closed_responder_fails_what_still_waited_for_its_turn(wire: Wire) -> 
         first = responder(TURN)
         await first.__anext__()
         second = asyncio.ensure_future(events_of(TURN, responder))
-        await asyncio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         await responder.aclose()
         await first.aclose()
         return await second
@@ -890,6 +926,25 @@ def test_a_responder_serves_one_event_loop_after_the_other(wire: Wire) -> None:
         responder = wire.make(provider)
         for _ in range(2):
             assert isinstance(ask(responder)[-1], Done)
+
+
+def test_a_loop_that_has_ended_is_let_go(wire: Wire) -> None:
+    """Where somebody runs one after the other and closes nothing, memory must not grow."""
+
+    async def ask_and_forget() -> weakref.ref[asyncio.AbstractEventLoop]:
+        assert isinstance((await events_of(TURN, responder))[-1], Done)
+        return weakref.ref(asyncio.get_running_loop())
+
+    async def answer_and_close(call: Call) -> None:
+        await wire.answer("x")(call)
+        call.close()
+
+    with Provider(answer_and_close) as provider:
+        responder = wire.make(provider)
+        first = asyncio.run(ask_and_forget())
+        asyncio.run(ask_and_forget())
+        gc.collect()
+        assert first() is None
 
 
 def test_a_client_of_ones_own_is_used_and_left_open(wire: Wire) -> None:
