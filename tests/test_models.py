@@ -936,7 +936,10 @@ def test_a_loop_that_has_ended_is_let_go(wire: Wire) -> None:
         return weakref.ref(asyncio.get_running_loop())
 
     async def answer_and_close(call: Call) -> None:
-        await wire.answer("x")(call)
+        await call.head(connection="close")  # so that there is nothing to keep
+        for part in wire.reply("x"):
+            await call.part(part)
+        await call.end()
         call.close()
 
     with Provider(answer_and_close) as provider:
