@@ -185,6 +185,7 @@ def soak(seconds: float, seed: int) -> List[str]:
 
 
 def _soak(seconds: float, seed: int) -> List[str]:
+    before = _in_memory()  # another test may hold on to some
     app = create_app(respond, settings=SETTINGS)
     service = LiveService(app, SETTINGS)
     with service:
@@ -201,11 +202,16 @@ def _soak(seconds: float, seed: int) -> List[str]:
             troubles.append(f"something is left: {error}")
         asyncio.run(_drain(at_work, service))
         service.join()
-    gc.collect()
-    left = sum(isinstance(thing, EventStream) for thing in gc.get_objects())
+    left = _in_memory() - before
     if left or app.open_streams:
         troubles.append(f"{left} streams are left in memory, {app.open_streams} open")
     return troubles
+
+
+def _in_memory() -> int:
+    """How many streams there are, open or not."""
+    gc.collect()
+    return sum(isinstance(thing, EventStream) for thing in gc.get_objects())
 
 
 async def _drain(at_work: Soak, service: LiveService) -> None:
