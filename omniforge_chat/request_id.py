@@ -28,7 +28,7 @@ def request_id(scope: Scope) -> str:
                 break
         else:
             # It tells requests apart; nobody gains anything by guessing it.
-            known = f"{_random.getrandbits(128):032x}"
+            known = _random.randbytes(16).hex()
         scope[_SCOPE_KEY] = known
     return known
 

@@ -98,30 +98,31 @@ class EventStream:
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
         cancelled: Optional[asyncio.CancelledError] = None
+        steps = self._run
         try:
-            try:
-                reply = converse(self._turn, self._responder, self._reply)
-                await drive(reply, self._before_wait)
-            except asyncio.CancelledError as error:
-                cancelled = self._judge(error)
-            except Abandoned:
-                logger.error("responder given up request_id=%s", self._turn.request_id)
-            except (GeneratorExit, KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                # The server failed to send what was said; or it is of a kind of its own, as the
-                # panics of extension modules are.
-                self._reply.fail(error)
             while not self._over and self._gone is None:
                 try:
-                    await drive(self._finish(), self._before_wait)
+                    await drive(steps(), self._before_wait)
                 except asyncio.CancelledError as error:
-                    if cancelled is not None:
+                    if self._ending and cancelled is not None:
                         break  # asked twice, the server is not kept waiting for the client
-                    judged = self._judge(error)
-                    cancelled = error if self._gone is None else judged
-                    # The last frame gets one more try, with `close_timeout` to be taken.
-                    self._end_early()
+                    cancelled = self._judge(error)
+                    if self._ending:
+                        if self._gone is None:
+                            cancelled = error
+                        # The last frame gets one more try, with `close_timeout` to be taken.
+                        self._end_early()
+                except Abandoned:
+                    logger.error("responder given up request_id=%s", self._turn.request_id)
+                except (GeneratorExit, KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    if self._ending:
+                        raise
+                    # The server failed to send what was said; or it is of a kind of its own, as
+                    # the panics of extension modules are.
+                    self._reply.fail(error)
+                steps = self._finish
         finally:
             self._release()
         if self._gone == "stalled" and self._abort is not None:
@@ -129,6 +130,11 @@ class EventStream:
             await asyncio.sleep(0)  # the server hears of it in the next turn of the loop
         if cancelled is not None:
             raise cancelled
+
+    async def _run(self) -> None:
+        """The whole response; where something comes between, `_finish` is called again."""
+        await converse(self._turn, self._responder, self._reply)
+        await self._finish()
 
     async def _finish(self) -> None:
         """The terminal frame, if it is still owed, and the end of the response."""
