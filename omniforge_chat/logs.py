@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, ClassVar, Dict, List, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Optional, Tuple, Union
 
 import msgspec
 
@@ -35,10 +35,32 @@ def chat_ended(*values: Any) -> None:
     """
     if not logger.isEnabledFor(logging.INFO):
         return
-    if logging.getLogRecordFactory() is logging.LogRecord:
-        logger.handle(_ChatEnded(values))
-    else:  # a host's own, whose fields its formats count on
+    if logging.getLogRecordFactory() is not logging.LogRecord:
+        # A host's own, whose fields its formats count on.
         logger.info(_TEXT, *values, extra={"chat": dict(zip(CHAT_FIELDS, values))})
+        return
+    handler = _only_handler()
+    if handler is None:
+        logger.handle(_ChatEnded(time.time(), values))
+    else:
+        handler.keep((time.time(), values))
+
+
+def _only_handler() -> Optional[LineHandler]:
+    """The handler of `log_config`, where nothing else gets to see a record.
+
+    Then none is made before the line is written: to make many at once costs a busy service far less
+    than to make each of them between two chats.
+    """
+    parent = logger.parent
+    if logger.handlers or logger.filters or not logger.propagate or logger.disabled:
+        return None
+    if parent is None or parent.parent is not None or len(parent.handlers) != 1:
+        return None
+    (handler,) = parent.handlers
+    if type(handler) is LineHandler and handler.is_plain():
+        return handler
+    return None
 
 
 _TEXT = "chat ended " + " ".join([f"{name}=%s" for name in CHAT_FIELDS])
@@ -53,7 +75,7 @@ class _ChatEnded(logging.LogRecord):
 
     _constant: ClassVar[Dict[str, Any]] = {}
 
-    def __init__(self, values: Tuple[Any, ...]) -> None:
+    def __init__(self, created: float, values: Tuple[Any, ...]) -> None:
         constant = self._constant
         if not constant:
             plain = logging.LogRecord(logger.name, logging.INFO, __file__, 0, _TEXT, (), None)
@@ -61,7 +83,7 @@ class _ChatEnded(logging.LogRecord):
             constant.update(plain.__dict__)
         self.__dict__ = record = constant.copy()
         thread = threading.current_thread()
-        record["created"] = created = time.time()
+        record["created"] = created
         record["msecs"] = created % 1 * 1000
         record["relativeCreated"] += (created - constant["created"]) * 1000
         record["args"] = values
@@ -80,6 +102,14 @@ def _task_name() -> Optional[str]:
     return None if task is None else task.get_name()
 
 
+_End = Tuple[float, Tuple[Any, ...]]
+"""When a chat ended, and the values of CHAT_FIELDS."""
+
+
+def _record(kept: Union[logging.LogRecord, _End]) -> logging.LogRecord:
+    return _ChatEnded(*kept) if isinstance(kept, tuple) else kept
+
+
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 cannot subscript it
     """Lines to standard error; those that tell of the end of a chat are written several at once.
 
@@ -92,20 +122,40 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: List[logging.LogRecord] = []
+        self._kept: List[Union[logging.LogRecord, _End]] = []
         # Where a timer is set: the loop, and the thread that it runs in.
         self._returning: Optional[asyncio.AbstractEventLoop] = None
         self._thread: Optional[int] = None
         _handlers.add(self)
 
+    def is_plain(self) -> bool:
+        """Whether nothing of a host's own is in it, which might want a record at once."""
+        return (
+            not self.filters
+            and self.level <= logging.INFO
+            and type(self.formatter) in (TextFormatter, JSONFormatter)
+        )
+
+    def keep(self, end: _End) -> None:
+        """Write a line of the end of a chat soon."""
+        self._kept.append(end)
+        self._see_to_it()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of `record`, now or soon."""
         self._kept.append(record)
-        if len(self._kept) >= self.MOST_LINES or not hasattr(record, "chat"):
+        if hasattr(record, "chat"):
+            self._see_to_it()
+        else:
+            self.flush()
+
+    def _see_to_it(self) -> None:
+        if len(self._kept) >= self.MOST_LINES:
             self.flush()
             return
         # Another thread's loop may be blocked, or end, while this line waits for it.
-        known = self._returning if record.thread == self._thread else None
+        thread = threading.get_ident()
+        known = self._returning if thread == self._thread else None
         if known is not None and known.is_running():
             return
         try:
@@ -113,7 +163,7 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
         except RuntimeError:  # it has ended under the chat
             self.flush()
             return
-        self._returning, self._thread = loop, record.thread
+        self._returning, self._thread = loop, thread
         loop.call_later(self.DELAY_SECONDS, self._return)
 
     def _return(self) -> None:
@@ -129,9 +179,10 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
         """Write the lines that are kept."""
         self.acquire()
         try:
-            kept, self._kept = self._kept, []
+            kept = self._kept[:]
             if kept:
-                self._write(kept)
+                del self._kept[: len(kept)]  # in its place: another thread may add to it meanwhile
+                self._write([_record(one) for one in kept])
         finally:
             self.release()
 

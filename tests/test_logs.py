@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import threading
-from typing import Any, AsyncIterator, Iterator, List, TextIO, Union
+import time
+from datetime import datetime
+from typing import Any, AsyncIterator, Callable, Iterator, List, TextIO, Union
 
 import pytest
 
@@ -306,23 +308,52 @@ def _handler(stream: TextIO) -> LineHandler:
 
 
 @contextlib.contextmanager
-def _logging_to(handler: logging.Handler) -> Iterator[None]:
-    logger = logging.getLogger("omniforge_chat")
-    level = logger.level
+def _alone(handler: logging.Handler) -> Iterator[None]:
+    """Nothing but `handler` sees what is logged, as in a service."""
+    root, logger = logging.getLogger(), logging.getLogger("omniforge_chat")
+    before, level = root.handlers[:], logger.level
+    root.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        root.handlers[:] = before
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _beside_others(handler: logging.Handler) -> Iterator[None]:
+    """A host has handlers of its own, for which there have to be records at once."""
+    logger = logging.getLogger("omniforge_chat")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # pytest's own handler raises where a line cannot be formatted
+    logger.addHandler(handler)
+    logger.addHandler(logging.NullHandler())
+    try:
+        yield
+    finally:
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level)
+
+
+LoggingTo = Callable[[logging.Handler], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture(params=[_alone, _beside_others])
+def logging_to(request: pytest.FixtureRequest) -> LoggingTo:
+    found: LoggingTo = request.param
+    return found
 
 
 def _chat(number: int) -> None:
     chat_ended(f"ref-{number}", CONVERSATION, "done", 1, 1, 0.5, 1.5)
 
 
-def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon() -> None:
+def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon(
+    logging_to: LoggingTo,
+) -> None:
     """A write for each costs a busy service as much as the chat."""
     stream = Lines()
     handler = _handler(stream)
@@ -335,7 +366,7 @@ def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon() -> None
         handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
         await asyncio.wait_for(written.wait(), PATIENCE)
 
-    with _logging_to(handler):
+    with logging_to(handler):
         asyncio.run(main())
     assert stream.writes == 1
     lines = stream.getvalue().splitlines()
@@ -350,7 +381,7 @@ def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon() -> None
     )
 
 
-def test_any_other_line_takes_those_along_that_wait() -> None:
+def test_any_other_line_takes_those_along_that_wait(logging_to: LoggingTo) -> None:
     """The order of what happened is kept, and what went wrong is seen at once."""
     stream = Lines()
 
@@ -360,11 +391,11 @@ def test_any_other_line_takes_those_along_that_wait() -> None:
         assert [" ref-1 " in stream.getvalue().replace("=", " "), stream.writes] == [True, 1]
         assert stream.getvalue().splitlines()[-1].endswith("reply failed")
 
-    with _logging_to(_handler(stream)):
+    with logging_to(_handler(stream)):
         asyncio.run(main())
 
 
-def test_no_more_lines_wait_than_a_few() -> None:
+def test_no_more_lines_wait_than_a_few(logging_to: LoggingTo) -> None:
     """They take memory, and would be lost if the process were killed."""
     stream = Lines()
 
@@ -374,11 +405,13 @@ def test_no_more_lines_wait_than_a_few() -> None:
         assert stream.writes == 1
         assert len(stream.getvalue().splitlines()) == LineHandler.MOST_LINES
 
-    with _logging_to(_handler(stream)):
+    with logging_to(_handler(stream)):
         asyncio.run(main())
 
 
-def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end() -> None:
+def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end(
+    logging_to: LoggingTo,
+) -> None:
     """A timer that never fires must not hold them back."""
     stream = Lines()
     handler = _handler(stream)
@@ -386,7 +419,7 @@ def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end(
     async def main(number: int) -> None:
         _chat(number)
 
-    with _logging_to(handler):
+    with logging_to(handler):
         asyncio.run(main(1))
         asyncio.run(main(2))
     assert stream.writes == 0
@@ -394,7 +427,7 @@ def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end(
     assert len(stream.getvalue().splitlines()) == 2
 
 
-def test_a_line_waits_for_no_loop_but_its_own() -> None:
+def test_a_line_waits_for_no_loop_but_its_own(logging_to: LoggingTo) -> None:
     """Another thread's loop may be blocked, or be over before its timer is due."""
     stream = Lines()
     handler = _handler(stream)
@@ -411,7 +444,7 @@ def test_a_line_waits_for_no_loop_but_its_own() -> None:
         _chat(2)
         assert await asyncio.get_running_loop().run_in_executor(None, written.wait, PATIENCE)
 
-    with _logging_to(handler):
+    with logging_to(handler):
         blocked = threading.Thread(target=lambda: asyncio.run(block()))
         blocked.start()
         assert logged.wait(PATIENCE)
@@ -423,7 +456,9 @@ def test_a_line_waits_for_no_loop_but_its_own() -> None:
     assert len(stream.getvalue().splitlines()) == 2
 
 
-def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing() -> None:
+def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing(
+    logging_to: LoggingTo,
+) -> None:
     """A service in a process where loops come and go has its lines in time."""
     stream = Lines()
     handler = _handler(stream)
@@ -439,7 +474,7 @@ def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing(
             _chat(number)
             await asyncio.wait_for(written.wait(), PATIENCE)
 
-    with _logging_to(handler):
+    with logging_to(handler):
         asyncio.run(one())
         asyncio.run(another())
     assert len(stream.getvalue().splitlines()) == 3
@@ -482,7 +517,7 @@ asyncio.run(main())
     ]
 
 
-def test_a_record_factory_of_the_host_makes_the_records_of_chats_too() -> None:
+def test_a_record_factory_of_the_host_makes_the_records_of_chats_too(logging_to: LoggingTo) -> None:
     """Tracing puts its ids there, and a format that names them would lose every line without."""
     stream = Lines()
     handler = _handler(stream)
@@ -501,13 +536,78 @@ def test_a_record_factory_of_the_host_makes_the_records_of_chats_too() -> None:
 
     logging.setLogRecordFactory(make)
     try:
-        with _logging_to(handler):
+        with logging_to(handler):
             asyncio.run(main())
     finally:
         logging.setLogRecordFactory(before)
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("trace-1 chat ended request_id=ref-1")
     assert "'outcome': 'done'" in line
+
+
+def _refuses(_: logging.LogRecord) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("where", ["logger", "handler"])
+def test_a_filter_sees_the_end_of_a_chat_as_any_other_record(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host's, or an operator's, in the configuration of the service's own log."""
+    stream = Lines()
+    handler = _handler(stream)
+    filtered = handler if where == "handler" else logging.getLogger("omniforge_chat")
+    monkeypatch.setattr(filtered, "filters", [_refuses])
+
+    async def main() -> None:
+        _chat(1)
+        handler.flush()
+
+    with _alone(handler):
+        asyncio.run(main())
+    assert stream.getvalue() == ""
+
+
+def test_a_formatter_of_the_host_s_own_is_asked_in_the_thread_of_the_chat() -> None:
+    """It may name the thread, or whatever belongs to it."""
+    stream = Lines()
+    handler = _handler(stream)
+    handler.setFormatter(logging.Formatter("%(threadName)s %(chat)s"))
+
+    async def main() -> None:
+        _chat(1)
+
+    with _alone(handler):
+        thread = threading.Thread(target=lambda: asyncio.run(main()), name="the-chat-s")
+        thread.start()
+        thread.join(PATIENCE)
+        handler.flush()
+    assert stream.getvalue().startswith("the-chat-s {")
+
+
+def test_a_line_says_when_the_chat_ended_and_not_when_it_was_written(
+    logging_to: LoggingTo,
+) -> None:
+    """They may be a tenth of a second apart."""
+    stream = Lines()
+    handler = _handler(stream)
+    handler.setFormatter(JSONFormatter())
+    before = time.time()
+
+    async def main() -> float:
+        _chat(1)
+        ended = time.time()
+        while time.time() < ended + 0.01:
+            pass
+        handler.flush()
+        return ended
+
+    with logging_to(handler):
+        after = asyncio.run(main())
+    line = json.loads(stream.getvalue())
+    said = datetime.fromisoformat(line["time"].replace("Z", "+00:00")).timestamp()
+    assert before - 0.001 <= said <= after
+    assert line["outcome"] == "done"
 
 
 def test_the_record_of_a_chat_has_what_any_other_has(caplog: pytest.LogCaptureFixture) -> None:
@@ -528,20 +628,18 @@ def test_the_record_of_a_chat_has_what_any_other_has(caplog: pytest.LogCaptureFi
 
 
 def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    logging_to: LoggingTo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Logging never raises into what logs."""
     stream = Lines()
     logger = logging.getLogger("omniforge_chat")
-    # pytest's own handler would raise.
-    monkeypatch.setattr(logger, "propagate", False)
-    with _logging_to(_handler(stream)):
+    with logging_to(_handler(stream)):
         logger.error("%d", "no number")
         logger.error("fine")
     assert stream.getvalue().splitlines()[-1].endswith("fine")
     assert "Logging error" in capsys.readouterr().err
     stream.close()  # so that to flush it fails as well
-    with _logging_to(_handler(stream)):
+    with logging_to(_handler(stream)):
         logger.error("nowhere to go")
         _chat(1)  # with no loop whose timer could come back to it
     assert "Logging error" in capsys.readouterr().err
