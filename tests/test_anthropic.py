@@ -32,6 +32,7 @@ def test_what_is_no_text_is_passed_over() -> None:
         event("content_block_delta", delta={"type": "later_delta", "text": "no"}),
         event("a_later_event", delta="a string", usage=[]),
         b"event: another\ndata: no JSON\n\n",
+        frame({"id": 1}),
         ANTHROPIC.text("Hello"),
     ]
     reply = [*ANTHROPIC.opening(), *parts, *ANTHROPIC.finish("end_turn"), ANTHROPIC.end()]

@@ -130,6 +130,22 @@ def test_the_request_carries_the_conversation_and_asks_for_no_compression(wire: 
     ]
 
 
+def test_a_header_of_ones_own_replaces_ours_however_it_is_written(wire: Wire) -> None:
+    """Two keys, or two types, and a server may take either."""
+    theirs = {
+        "AUTHORIZATION": "Bearer theirs",
+        "X-API-KEY": "theirs",
+        "accept-encoding": "br",
+        "content-Type": "application/json; charset=utf-8",
+    }
+    with Provider(wire.answer("x")) as provider:
+        ask(wire.make(provider, extra_headers=theirs))
+        call = provider.call()
+    for name, value in theirs.items():
+        assert call.header_names.count(name.lower()) == 1
+        assert call.headers[name.lower()] == value
+
+
 def test_frames_may_come_byte_by_byte(wire: Wire) -> None:
     """A read may end within a frame, and within a character."""
     stream = b": hello\n\n" + b"".join(wire.reply("Gr\u00fc\u00dfe ", "\U0001f600"))
@@ -222,6 +238,25 @@ def test_a_refusal_is_told_as_far_as_it_is_the_clients_business(
     assert "request_id=request-1" in line
     assert f"status={status}" in line
     assert ("no such luck" in line) == (status != 401)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Your credit balance is too low. Please go to Plans & Billing to upgrade.",
+        "This organization has been disabled.",
+        "You exceeded your current quota",
+    ],
+)
+def test_a_reason_that_is_about_the_operator_s_account_is_told_to_the_operator(
+    wire: Wire, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some providers give these the status of a bad request."""
+    document = {"error": {"message": reason, "type": "invalid_request_error"}}
+    with Provider(refusal(400, document)) as provider:
+        error = failed(ask(wire.make(provider)))
+    assert error.message == "The model provider rejected the request"
+    assert reason in caplog.text
 
 
 def test_a_reason_is_bounded_and_on_one_line(wire: Wire) -> None:
@@ -424,6 +459,95 @@ def test_a_pooled_connection_that_brings_no_http_is_not_tried_again(wire: Wire) 
     with Provider(script) as provider:
         assert failed(using(wire.make(provider), use)).code == "upstream_error"
         assert (len(provider.calls), provider.connections) == (2, 1)
+
+
+def test_a_client_of_ones_own_gets_one_more_connection_and_no_third(wire: Wire) -> None:
+    """It keeps connections, which may all be stale; each that is not is work for the provider."""
+
+    async def script(call: Call) -> None:
+        if any(call is not c and call.connection == c.connection for c in provider.calls):
+            call.close()
+        else:
+            await call.stream(*wire.reply("x"))
+
+    async def use(client: httpx.AsyncClient) -> List[Event]:
+        responder = wire.make(provider, client=client)
+        replies = [responder(TURN) for _ in range(3)]
+        for reply in replies:
+            assert await reply.__anext__()
+        for reply in replies:
+            assert [item async for item in reply][-1] == Finish("stop")
+        return await events_of(TURN, responder)
+
+    async def main() -> List[Event]:
+        async with httpx.AsyncClient() as client:
+            return await asyncio.wait_for(use(client), PATIENCE)
+
+    with Provider(script) as provider:
+        assert failed(asyncio.run(main())).code == "upstream_error"
+        assert len(provider.calls) == 3 + 2
+
+
+class _Silent(httpx.AsyncHTTPTransport):
+    """A transport that does not tell what it does."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions.pop("trace")
+        return await super().handle_async_request(request)
+
+
+def test_a_transport_that_tells_nothing_is_asked_once(wire: Wire) -> None:
+    """Whether its connection was a new one is not known."""
+
+    async def main() -> List[Event]:
+        async with httpx.AsyncClient(transport=_Silent()) as client:
+            return await events_of(TURN, wire.make(provider, client=client))
+
+    async def script(call: Call) -> None:
+        call.close()
+
+    with Provider(script) as provider:
+        assert failed(asyncio.run(main())).code == "upstream_error"
+        assert len(provider.calls) == 1
+
+
+def test_a_new_connection_by_way_of_a_proxy_is_a_new_one(wire: Wire) -> None:
+    """SOCKS has steps of its own, by other names."""
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """RFC 1928, for one client that asks for nothing special."""
+        await reader.readexactly(3)
+        writer.write(b"\x05\x00")
+        await reader.readexactly(4 + 4)
+        port = int.from_bytes(await reader.readexactly(2), "big")
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x05\x00\x00\x01" + bytes(6))
+        await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
+
+    async def main() -> List[Event]:
+        server = await asyncio.start_server(relay, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            async with httpx.AsyncClient(proxy=f"socks5://127.0.0.1:{port}") as client:
+                return await events_of(TURN, wire.make(provider, client=client))
+        finally:
+            server.close()
+
+    async def script(call: Call) -> None:
+        call.close()
+
+    with Provider(script) as provider:
+        assert failed(asyncio.run(main())).code == "upstream_error"
+        assert len(provider.calls) == 1
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        data = await reader.read(65536)
+        if not data:
+            break
+        writer.write(data)
+    writer.close()
 
 
 @pytest.mark.parametrize("asked", ["0", "Wed, 01 Jan 2020 00:00:00 GMT"])
@@ -632,6 +756,38 @@ def test_the_end_of_the_body_is_waited_for_even_more_shortly(
     with Provider(finished(wire, Call.left, ended=True)) as provider:
         assert ask(wire.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
         assert provider.call().gone.wait(PATIENCE)
+
+
+def test_text_after_a_finish_has_its_time(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers give a reason with every frame."""
+    monkeypatch.setattr(exchange, "FINISH_SECONDS", 0.2)
+    words = [f"{number} " for number in range(8)]
+
+    async def go_on(call: Call) -> None:
+        for word in words:
+            await asyncio.sleep(0.05)
+            await call.part(b"".join([wire.text(word), *wire.finish(wire.stop)]))
+        await call.part(wire.end())
+        await call.end()
+
+    with Provider(finished(wire, go_on)) as provider:
+        events = ask(wire.make(provider))
+    assert said(events) == ["Hello", *words]
+    assert isinstance(events[-1], Done)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_cannot_be_read_after_the_finish_decides_nothing(wire: Wire, at_once: bool) -> None:
+    """The text is complete, also where one read brings all of it."""
+    parts = [*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]
+    parts.append(b"event: message_delta\ndata: no JSON\n\n")
+
+    async def script(call: Call) -> None:
+        await call.stream(*([b"".join(parts)] if at_once else parts))
+
+    with Provider(script) as provider:
+        events = ask(wire.make(provider))
+    assert (said(events), events[-1]) == (["Hello"], Done(CONVERSATION, COUNTED, "stop"))
 
 
 # Silence
@@ -1091,6 +1247,7 @@ def test_a_variable_that_httpx_reads_is_named_too(
 ) -> None:
     """Each message would fail for it, one after the other."""
     monkeypatch.setenv(variable, value)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # an extra of httpx's, as if it were absent
     upstream._tls.cache_clear()
     with pytest.raises(SettingsError) as raised:
         wire.responder(base_url="http://h")

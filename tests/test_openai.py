@@ -75,6 +75,29 @@ def test_an_empty_reason_is_none() -> None:
     assert failed(events).code == "upstream_error"
 
 
+def test_text_in_parts_is_read_and_thoughts_are_not() -> None:
+    """Mistral's models that think send both in one list."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [
+        choice(delta={"content": [thought]}),
+        choice(delta={"content": [thought, {"type": "text", "text": "Hel"}]}),
+        choice(delta={"content": [{"type": "text", "text": "l"}, {"type": "text"}, {}]}),
+        choice(delta={"content": "o"}, finish_reason="stop"),
+    ]
+    with Provider(stream(*parts, OPENAI.end())) as provider:
+        events = ask(OPENAI.make(provider))
+    assert "".join(said(events)) == "Hello"
+    assert isinstance(events[-1], Done)
+
+
+def test_white_space_around_the_data_says_nothing() -> None:
+    """Nor do data that are nothing else."""
+    parts = [b"data: \n\n", OPENAI.text("Hello"), b"data:  \n\n", b"data: [DONE] \n\n"]
+    with Provider(stream(*parts)) as provider:
+        events = ask(OPENAI.make(provider))
+    assert (said(events), type(events[-1])) == (["Hello"], Done)
+
+
 def test_usage_with_every_frame_counts_once() -> None:
     """The last one is the reply's; without a sum it is made."""
     parts: List[bytes] = []
@@ -126,6 +149,8 @@ def test_the_system_prompt_is_the_first_message() -> None:
         frame({"message": "Context size exceeded"}, "error"),
         frame({"object": "error", "message": "Context size exceeded", "code": 500}),
         choice(delta={}, finish_reason="error"),
+        choice(delta={}, finish_reason="abort"),  # vLLM
+        choice(delta={}, finish_reason="insufficient_system_resource"),  # DeepSeek
     ],
 )
 def test_an_error_frame_in_all_its_forms_is_the_end(problem: bytes) -> None:

@@ -197,6 +197,7 @@ def test_the_service_writes_no_key_at_any_level(
         {"API_KEY": PLAIN, "BASE_URL": f"ftp://host/v1#{PLAIN}"},
         {"API_KEY": PLAIN, "BASE_URL": "nowhere"},
         {"API_KEY": PLAIN, "BASE_URL": PLAIN},
+        {"API_KEY": PLAIN, "BASE_URL": f"http://user:{PLAIN}@host/\udcff"},
     ],
 )
 def test_a_setting_of_no_use_is_told_without_the_secret_in_it(

@@ -32,9 +32,9 @@ class Call:
     ) -> None:
         first, *lines = head.decode("latin-1").rstrip().split("\r\n")
         self.path = first.split()[1]
-        self.headers = {
-            name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)
-        }
+        fields = [line.partition(":") for line in lines]
+        self.header_names = [name.lower() for name, _, _ in fields]
+        self.headers = {name.lower(): value.strip() for name, _, value in fields}
         self.body: Dict[str, Any] = json.loads(body)
         self.connection = connection
         self.gone = threading.Event()

@@ -60,7 +60,7 @@ class _Message(msgspec.Struct):
 
 
 class _Type(msgspec.Struct):
-    type: str
+    type: Optional[str] = None
 
 
 class _Event(msgspec.Struct):
@@ -95,7 +95,7 @@ class MessageReply(Reply):
     def read(self, frame: Frame) -> str:
         name = frame.event
         if name == "message":  # the frame has no name; the data have it too
-            name = _decode_type(frame.data).type
+            name = _decode_type(frame.data).type or ""
         if name.startswith(("content_block", "message")):
             self.progressed = True
         if name == "content_block_delta":

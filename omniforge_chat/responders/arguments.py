@@ -44,7 +44,7 @@ def url(text: str) -> str:
 
 def text(name: str, value: Optional[str]) -> None:
     """Raises SettingsError for what is no text, such as a variable's bytes that are not UTF-8."""
-    shown = "***" if name == "api_key" else value
+    shown = "***" if name in ("api_key", "base_url") else value  # there may be a password in it
     if not (value is None or isinstance(value, str)):
         raise SettingsError(name, shown, "text, which is a str")
     try:

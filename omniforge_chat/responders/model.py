@@ -182,14 +182,18 @@ class ModelResponder:
             expected = f"fields and values that JSON can have; {error}"
             raise SettingsError("extra_body", "***", expected) from None
         query = f"?{urlencode(extra_query)}" if extra_query else ""
+        given = {name.lower() for name in extra_headers or {}}
+        ours = {
+            "Accept": "text/event-stream",
+            # A compressor may hold a token back until it has more to compress.
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            **self.headers(api_key),
+        }
         self._upstream = Upstream(
             self.base_url + self.path() + query,
             headers={
-                "Accept": "text/event-stream",
-                # A compressor may hold a token back until it has more to compress.
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                **self.headers(api_key),
+                **{name: value for name, value in ours.items() if name.lower() not in given},
                 **(extra_headers or {}),
             },
             secrets=arguments.secrets(api_key, sent),
@@ -285,9 +289,9 @@ class ModelResponder:
             read = reply.read
             feed = Decoder(max_frame_bytes=MAX_FRAME_BYTES).feed
             usage: Optional[Usage] = None
-            finishing = False
+            finishing = unreadable = False
             failure: Optional[Failure] = None
-            while not reply.ended and failure is None:
+            while not (reply.ended or unreadable):
                 data = await exchange.read()
                 if not data:
                     break
@@ -298,8 +302,11 @@ class ModelResponder:
                         if reply.ended:
                             break
                 except (msgspec.DecodeError, FrameTooLarge, RecursionError) as error:
-                    message = "The model provider sent something that cannot be read"
-                    failure = Failure(UpstreamError, message, f"{type(error).__name__}: {error}")
+                    unreadable = True
+                    if reply.finish_reason is None:
+                        message = "The model provider sent something that cannot be read"
+                        detail = f"{type(error).__name__}: {error}"
+                        failure = Failure(UpstreamError, message, detail)
                 # All that one read brought goes out as one, and before anything that went wrong.
                 if text:
                     yield text
@@ -307,11 +314,11 @@ class ModelResponder:
                     usage = reply.usage
                     assert usage is not None
                     yield usage
-                if finishing:
-                    continue
                 if reply.finish_reason is not None:
-                    finishing = True
-                    exchange.finish()
+                    # Some repeat it, with text to come: that text has its time again.
+                    if text or not finishing:
+                        finishing = True
+                        exchange.finish()
                 elif reply.progressed:
                     reply.progressed = False
                     exchange.progressed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Union
 
 import msgspec
 
@@ -88,8 +88,13 @@ class OpenAIResponder(ModelResponder):
 
 
 # Only the fields that are needed: what is not named here is skipped without being built.
+class _Part(msgspec.Struct):
+    type: Optional[str] = None
+    text: Any = None
+
+
 class _Delta(msgspec.Struct):
-    content: Optional[str] = None
+    content: Union[str, List[_Part], None] = None
     refusal: Optional[str] = None
 
 
@@ -116,16 +121,28 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
+_CUT = ("abort", "error", "insufficient_system_resource")
+"""Reasons that are none: the server gave the request up. What vLLM, gateways and DeepSeek say."""
+
+
+def _text(parts: List[_Part]) -> str:
+    """What is to be read in a content of several parts: Mistral's models think in others."""
+    texts = [part.text for part in parts if part.type == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 class CompletionReply(Reply):
     """Reads `chat.completion.chunk` objects up to `[DONE]`."""
 
     __slots__ = ()
 
     def read(self, frame: Frame) -> str:
-        data = frame.data
+        data = frame.data.strip()
         if data == "[DONE]":
             self.ended = True
             return ""
+        if not data:
+            return ""  # it says nothing
         if frame.event == "error":
             self.fail(_decode_any(data))
             return ""
@@ -142,10 +159,13 @@ class CompletionReply(Reply):
             choice = chunk.choices[0]
             if choice.index == 0:
                 if choice.delta is not None:
-                    text = choice.delta.content or choice.delta.refusal or ""
+                    content = choice.delta.content
+                    if isinstance(content, list):
+                        content = _text(content)
+                    text = content or choice.delta.refusal or ""
                 reason = choice.finish_reason
-                if reason == "error":  # what gateways make of a provider that failed
-                    self.fail("finish_reason is error")
+                if reason in _CUT:
+                    self.fail(f"finish_reason is {reason}")
                 elif reason:  # some servers send "" in every chunk before the last
                     self.finish_reason = reason
         if chunk.usage is not None:

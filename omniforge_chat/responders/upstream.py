@@ -153,7 +153,7 @@ class Upstream:
         self, pool: _Pool, body: bytes, request_id: str, deadline: float
     ) -> Union[httpx.Response, Failure]:
         """Send the request up to TRIES times; after a stale connection, on one that is new."""
-        client = pool.client
+        client, stale = pool.client, False
         for tried in range(1, TRIES + 1):
             if pool.closed:
                 message = "The model provider cannot be reached any more"
@@ -165,11 +165,11 @@ class Upstream:
             if not answer.stale:
                 wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
                 wait += answer.wait or 0.0  # all who were told the same do not come back as one
-            again = answer.again or answer.stale
+            again = answer.again or (answer.stale and not stale)
             if not again or tried == TRIES or anyio.current_time() + wait > deadline:
                 break
             if answer.stale:
-                client = pool.fresh
+                client, stale = pool.fresh, True
             detail = self.strike(answer.detail)
             logger.info(
                 "upstream tried again request_id=%s try=%d wait_ms=%d %s",
@@ -196,11 +196,11 @@ class Upstream:
 
     async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[httpx.Response, Failure]:
         """One try: the open response, or why there is none."""
-        connected = False
+        first_step = ""
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
-            nonlocal connected
-            connected = connected or event.startswith("connection.connect_")
+            nonlocal first_step
+            first_step = first_step or event.split(".")[1]
 
         # Reads have no limit of httpx's: until the head has come the caller has set one, and after
         # that the exchange has its own, which a comment of the provider's does not reset.
@@ -229,10 +229,12 @@ class Upstream:
         except BROKEN as error:
             # A connection out of the pool that the provider had closed already: nobody has seen the
             # request. On a new connection the provider may have begun to work for us, and where
-            # what came is no HTTP (the same exception with other words), it has.
+            # what came is no HTTP (the same exception with other words), it has. A new one begins
+            # with steps of its own, and a transport that tells none is trusted with nothing.
             silent = isinstance(error, httpx.NetworkError) or "disconnected" in str(error)
             message = "The model provider closed the connection without an answer"
-            return Failure(UpstreamError, message, describe(error), stale=silent and not connected)
+            stale = silent and first_step == "send_request_headers"
+            return Failure(UpstreamError, message, describe(error), stale=stale)
 
     def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
         """Log a failure, and make the error that the client is told of."""
