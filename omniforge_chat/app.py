@@ -123,7 +123,8 @@ def create_app(
 
     `responder` is any async generator function of text that takes a Turn; without it the one that
     the settings name answers (the placeholder, unless they say otherwise). Without `settings` they
-    are read from the environment, as a service does; given settings, nothing is read. `history`
+    are read from the environment, as a service does; given settings, nothing is read but the
+    address, key and name of a model, if it is one of those that the settings name. `history`
     remembers conversations; without it, one in this process does where the settings ask for it.
     Where the two have an `aclose()`, the app's own (and so its lifespan, at shutdown) calls it.
 
@@ -132,7 +133,7 @@ def create_app(
     if settings is None:
         settings = Settings.from_env(os.environ)
     if responder is None:
-        responder = load_responder(settings.responder)
+        responder = load_responder(settings.responder, settings)
     if history is not None and (inspect.isclass(history) or not _is_history(history)):
         raise TypeError(f"history has no `load` and `append` to call: {history!r}")
     if history is None and settings.history == "memory":

@@ -35,7 +35,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         settings = Settings.from_env({**os.environ, **flags})
         _check(settings)
-        responder = load_responder(settings.responder)
+        responder = load_responder(settings.responder, settings)
     except SettingsError as error:
         return _fail(2, str(error))
     try:

@@ -4,7 +4,8 @@ A history is asked twice for each turn. `load` begins the turn: it gives the ear
 claims the conversation, so that a second chat in it is told to wait. `append` ends the turn: it
 adds what came of it and gives the conversation free. Each is one round trip for a store on another
 machine, and nothing but ids and messages passes. Such a store should let a claim lapse that nobody
-ends, as the process that made it may have died.
+ends, as the process that made it may have died; and it should renew those of its own process until
+they end, as a turn may take longer than is worth waiting for a process that has died.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 import itertools
 from collections import OrderedDict
 from time import monotonic
-from typing import Any, AsyncIterator, Callable, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, AsyncIterator, Callable, List, Protocol, Sequence, Set, Tuple
 
 import msgspec
 
@@ -173,12 +174,21 @@ def _keep(task: asyncio.Future[None]) -> asyncio.Future[None]:
     return task
 
 
-class Recollection:
-    """One turn's dealings with a history, from `load` to exactly one `append`."""
+def late_history(seconds: float) -> TimeoutError:
+    """The error of a history whose `load` took longer than `seconds`."""
+    return TimeoutError(f"the history did not answer within {seconds:g} seconds")
 
-    def __init__(self, history: History, conversation_id: str) -> None:
+
+class Recollection:
+    """One turn's dealings with a history, from `load` to exactly one `append`.
+
+    An `append` that takes longer than `seconds` goes on without being waited for.
+    """
+
+    def __init__(self, history: History, conversation_id: str, *, seconds: float) -> None:
         self._history = history
         self._conversation_id = conversation_id
+        self._seconds = seconds
         self._open = False
 
     async def begin(self, message: str, *, context_chars: int) -> Tuple[Message, ...]:
@@ -230,13 +240,8 @@ class Recollection:
 
         return remembering
 
-    async def end(
-        self, messages: Sequence[Message] = (), *, seconds: Optional[float] = None
-    ) -> None:
-        """Give the conversation free, with what came of the turn; a second call does nothing.
-
-        A store that takes longer than `seconds`, if given, goes on without being waited for.
-        """
+    async def end(self, messages: Sequence[Message] = ()) -> None:
+        """Give the conversation free, with what came of the turn; a second call does nothing."""
         if not self._open:
             return
         self._open = False
@@ -245,10 +250,16 @@ class Recollection:
         # cancels twice; then the task goes on without it.
         ending = _keep(asyncio.ensure_future(self._append(messages)))
         try:
-            await asyncio.wait([ending], timeout=seconds)
+            await asyncio.wait([ending], timeout=self._seconds)
         except asyncio.CancelledError:
-            await asyncio.wait([ending], timeout=seconds)
+            await asyncio.wait([ending], timeout=self._seconds)
             raise
+        if not ending.done():
+            # The client has its reply, and is told so.
+            logger.warning(
+                "history has not answered within %g s conversation_id=%s",
+                *(self._seconds, self._conversation_id),
+            )
 
     async def _append(self, messages: Sequence[Message]) -> None:
         try:

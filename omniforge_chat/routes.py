@@ -6,7 +6,6 @@ import uuid
 from importlib.resources import files
 from typing import List, Mapping, Optional, Tuple
 
-import anyio
 import msgspec
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -17,11 +16,12 @@ from starlette.types import Receive, Scope, Send
 from . import validation
 from .chat import Responder
 from .errors import InternalError, RequestError, RequestTimeout
-from .history import History, Recollection
+from .history import History, Recollection, late_history
 from .lifecycle import Lifecycle
 from .logs import logger
 from .models import Error, Message, Turn
 from .openapi import document
+from .patience import Patience
 from .request_id import RequestIDMiddleware, request_id
 from .responders import check_responder
 from .settings import Settings
@@ -150,22 +150,21 @@ class _ChatEndpoint:
             try:
                 limit = settings.max_body_bytes
                 validation.check_headers(scope["headers"], max_body_bytes=limit)
-                body = await validation.BodyReader(
-                    receive,
-                    max_bytes=limit,
-                    seconds=settings.body_timeout,
-                    lifecycle=self._lifecycle,
-                ).read()
+                body = await Patience(
+                    settings.body_timeout, validation.late_body, self._lifecycle
+                ).run(validation.read_body(receive, max_bytes=limit))
                 request = validation.parse(body)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
                 responder = self._responder
                 history: Tuple[Message, ...] = ()
                 if self._history is not None:
-                    recollection = Recollection(self._history, conversation_id)
-                    with anyio.fail_after(settings.body_timeout):
-                        history = await recollection.begin(
-                            request.message, context_chars=settings.context_chars
-                        )
+                    # Half of the time, as a clean-up of the responder's own may come before.
+                    recollection = Recollection(
+                        self._history, conversation_id, seconds=settings.close_timeout / 2
+                    )
+                    history = await Patience(
+                        settings.body_timeout, late_history, self._lifecycle
+                    ).run(recollection.begin(request.message, context_chars=settings.context_chars))
                     responder = recollection.of(responder)
             except ClientDisconnect:
                 return None
@@ -186,7 +185,7 @@ class _ChatEndpoint:
             return None
         finally:
             if recollection is not None:
-                await recollection.end(seconds=settings.close_timeout)
+                await recollection.end()
 
 
 def internal_error(scope: Scope) -> InternalError:

@@ -5,26 +5,21 @@ Written by hand: a client is told of all wrong fields at once, in words, whateve
 
 from __future__ import annotations
 
-import asyncio
 import re
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from .driver import drive
 from .errors import (
     InvalidBody,
     InvalidFields,
     MessageTooLong,
     PayloadTooLarge,
-    RequestError,
     RequestTimeout,
-    ShuttingDown,
     UnsupportedMediaType,
 )
-from .lifecycle import Lifecycle
 from .models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN, ChatRequest
 
 _is_uuid4 = re.compile(UUID4_PATTERN[1:-1]).fullmatch  # `$` would let a last line feed through
@@ -68,85 +63,32 @@ def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int
         raise UnsupportedMediaType(f"Content-Type: must be application/json, {given}")
 
 
-class BodyReader:
-    """Reads the whole body of a request, of at most `max_bytes`, that arrives within `seconds`.
+async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
+    """The whole body of a request.
 
-    Most are there already, and then neither a timer nor a scope is made.
+    Raises PayloadTooLarge without reading any further, or ClientDisconnect.
     """
+    parts: List[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        more = message.get("more_body", False)
+        if not (more or parts):
+            return part
+        parts.append(part)
+    return b"".join(parts)
 
-    def __init__(
-        self,
-        receive: Receive,
-        *,
-        max_bytes: int,
-        seconds: float,
-        lifecycle: Optional[Lifecycle] = None,
-    ) -> None:
-        self._receive = receive
-        self._max_bytes = max_bytes
-        self._seconds = seconds
-        self._lifecycle = lifecycle
 
-    # What a reader has once it has waited.
-    _task: Optional[asyncio.Task[Any]] = None
-    _timer: Optional[asyncio.TimerHandle] = None
-    _given_up: Optional[RequestError] = None
-
-    async def read(self) -> bytes:
-        """The body.
-
-        Raises PayloadTooLarge without reading any further, RequestTimeout, ShuttingDown where the
-        drain of `lifecycle` ends meanwhile, or ClientDisconnect.
-        """
-        try:
-            return await drive(self._parts(), self._before_wait)
-        except asyncio.CancelledError:
-            if self._given_up is None:
-                raise
-            uncancel = getattr(self._task, "uncancel", None)
-            if uncancel is not None and uncancel() > 0:
-                raise  # somebody else has cancelled it as well
-            raise self._given_up from None
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                if self._lifecycle is not None:
-                    self._lifecycle.closed(self)
-
-    async def _parts(self) -> bytes:
-        parts: List[bytes] = []
-        size = 0
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            part: bytes = message.get("body", b"")
-            size += len(part)
-            if size > self._max_bytes:
-                raise _too_large(self._max_bytes)
-            more = message.get("more_body", False)
-            if not (more or parts):
-                return part
-            parts.append(part)
-        return b"".join(parts)
-
-    def _before_wait(self) -> None:
-        if self._timer is None:
-            self._task = asyncio.current_task()
-            late = RequestTimeout(f"body: did not arrive within {self._seconds:g} seconds")
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._seconds, self._give_up, late)
-            if self._lifecycle is not None:
-                self._lifecycle.opened(self)
-
-    def shut_down(self) -> None:
-        self._give_up(ShuttingDown("Server is shutting down"))
-
-    def _give_up(self, error: RequestError) -> None:
-        if self._given_up is None and self._task is not None:
-            self._given_up = error
-            self._task.cancel()
+def late_body(seconds: float) -> RequestTimeout:
+    """The error of a body that did not arrive within `seconds`."""
+    return RequestTimeout(f"body: did not arrive within {seconds:g} seconds")
 
 
 def parse(body: bytes) -> ChatRequest:

@@ -8,13 +8,14 @@ import sys
 import pytest
 
 import omniforge_chat
-from omniforge_chat import Settings
+from omniforge_chat import Settings, create_app
 from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders import load_responder
 from omniforge_chat.responders.anthropic import AnthropicResponder
 from omniforge_chat.responders.openai import OpenAIResponder
 
-from .harness import environment
+from .harness import environment, exchange, last
+from .upstream import Call, Provider
 
 
 def python(code: str, **variables: str) -> str:
@@ -85,3 +86,15 @@ def test_a_missing_extra_is_named() -> None:
         f"omniforge-chat: CHAT_RESPONDER='openai': expected one that can be imported; {advice}",
         "2",
     ]
+
+
+def test_a_chosen_model_has_its_limits_from_the_settings_that_were_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are a little shorter, so that the client is told who was silent."""
+    with Provider(Call.left) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        settings = Settings(responder="openai", first_chunk_timeout=0.3)
+        name, data = last(exchange(create_app(settings=settings), {"message": "hi"}).frames)
+    assert (name, data["code"]) == ("error", "upstream_timeout")
+    assert data["message"].endswith("within 0.25 seconds")

@@ -371,6 +371,25 @@ async def test_a_store_that_hangs_does_not_hold_a_chat_that_never_began() -> Non
     await settle()
 
 
+@timeless
+async def test_a_store_that_hangs_does_not_keep_a_client_from_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It has the whole reply, and nobody's limit for a model is for a store."""
+    history, settings = Distant(), Settings()
+    app = create_app(recall, settings=settings, history=history)
+    made = Exchange({"message": "one", "conversation_id": CONVERSATION})
+    chat = asyncio.ensure_future(made.run(app))
+    await asyncio.wait([chat], timeout=settings.close_timeout)
+    assert chat.done()
+    assert last(made.frames)[0] == "done"
+    assert "history has not answered within 2.5 s" in caplog.text
+    assert "responder" not in caplog.text
+    history.arrives.set()
+    await settle()
+    assert await contents(history, CONVERSATION) == ["one", "[one]"]
+
+
 class Slow(MemoryHistory):
     """A store that claims at once and answers late, when the test lets it."""
 
@@ -384,7 +403,7 @@ class Slow(MemoryHistory):
         return messages
 
 
-@pytest.mark.parametrize("cause", ["time", "host"])
+@pytest.mark.parametrize("cause", ["time", "host", "drain"])
 @timeless
 async def test_a_claim_that_nobody_waited_for_is_given_back(cause: str) -> None:
     """The client has been refused, or is gone; its conversation must not be locked for that."""
@@ -395,6 +414,9 @@ async def test_a_claim_that_nobody_waited_for_is_given_back(cause: str) -> None:
     await settle()
     if cause == "host":
         chat.cancel()
+    if cause == "drain":
+        await asyncio.wait_for(app.drain(1), 2)
+        assert made.json()[2]["code"] == "shutting_down"
     await asyncio.wait([chat], timeout=settings.body_timeout + 1)
     assert chat.done()
     if cause == "time":

@@ -15,7 +15,7 @@ PACKAGE = Path(omniforge_chat.__file__).parent
 LAYERS: Tuple[Set[str], ...] = (
     {"driver", "errors", "logs", "models", "settings"},
     {"sse", "chat", "responders", "history"},
-    {"validation", "streaming", "timetable", "canceller", "lifecycle", "request_id"},
+    {"validation", "streaming", "timetable", "canceller", "lifecycle", "patience", "request_id"},
     {"routes", "openapi"},
     {"app"},
     {"server"},
@@ -33,7 +33,7 @@ SIDEWAYS = {
     ("streaming", "lifecycle"),
     ("streaming", "request_id"),
     ("streaming", "timetable"),
-    ("validation", "lifecycle"),
+    ("patience", "lifecycle"),
     ("routes", "openapi"),
 }
 """Who may import whom within one layer."""

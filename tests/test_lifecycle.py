@@ -11,8 +11,9 @@ from starlette.types import Message
 from omniforge_chat import Settings, Turn, create_app
 from omniforge_chat.errors import Overloaded, RequestTimeout, ShuttingDown
 from omniforge_chat.lifecycle import Lifecycle
+from omniforge_chat.patience import Patience
 from omniforge_chat.responders import placeholder
-from omniforge_chat.validation import BodyReader
+from omniforge_chat.validation import late_body, read_body
 
 from .harness import Exchange, last, refusal
 from .timeless import now, passing, settle, timeless
@@ -211,7 +212,7 @@ def _part(body: bytes, *, more: bool) -> Message:
 
 
 async def _read(lifecycle: Lifecycle, receive: Any) -> bytes:
-    return await BodyReader(receive, max_bytes=100, seconds=15, lifecycle=lifecycle).read()
+    return await Patience(15, late_body, lifecycle).run(read_body(receive, max_bytes=100))
 
 
 @timeless

@@ -25,7 +25,8 @@ from omniforge_chat.errors import (
     UnsupportedMediaType,
 )
 from omniforge_chat.models import ChatRequest
-from omniforge_chat.validation import BodyReader, check_headers, parse
+from omniforge_chat.patience import Patience
+from omniforge_chat.validation import check_headers, late_body, parse, read_body
 
 from .harness import CONVERSATION
 
@@ -477,7 +478,7 @@ class Body:
         return self.parts.pop(0)
 
     def read(self, *, max_bytes: int = 10, seconds: float = 60.0) -> bytes:
-        return asyncio.run(BodyReader(self, max_bytes=max_bytes, seconds=seconds).read())
+        return asyncio.run(Patience(seconds, late_body).run(read_body(self, max_bytes=max_bytes)))
 
 
 def part(body: bytes, *, more: bool = True) -> Message:
@@ -523,7 +524,7 @@ def test_the_time_is_for_the_whole_body_not_for_each_part() -> None:
         return part(b"")
 
     async def read() -> bytes:
-        return await BodyReader(trickle, max_bytes=10, seconds=0.01).read()
+        return await Patience(0.01, late_body).run(read_body(trickle, max_bytes=10))
 
     with pytest.raises(RequestTimeout):
         asyncio.run(read())
@@ -547,7 +548,7 @@ def test_cancellation_from_outside_is_not_taken_for_the_time_out() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        await BodyReader(receive, max_bytes=10, seconds=60.0).read()
+        await Patience(60.0, late_body).run(read_body(receive, max_bytes=10))
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(read())
@@ -562,10 +563,10 @@ def test_a_server_that_ends_in_the_moment_of_the_time_out_is_heeded() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        reader = BodyReader(receive, max_bytes=10, seconds=60.0)
-        reading = asyncio.ensure_future(reader.read())
+        patience = Patience(60.0, late_body)
+        reading = asyncio.ensure_future(patience.run(read_body(receive, max_bytes=10)))
         await asyncio.sleep(0)
-        reader.shut_down()
+        patience.shut_down()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading

@@ -6,11 +6,11 @@ import functools
 import importlib
 import inspect
 import os
-from typing import Any
+from typing import Any, Optional
 
 from ..chat import Responder
 from ..errors import SettingsError
-from ..settings import variable
+from ..settings import Settings, variable
 from .placeholder import placeholder
 
 __all__ = ["check_responder", "load_responder", "placeholder"]
@@ -59,17 +59,18 @@ def check_responder(candidate: object) -> Responder:
     return candidate
 
 
-def load_responder(name: str) -> Responder:
+def load_responder(name: str, limits: Optional[Settings] = None) -> Responder:
     """The responder called `name`: one of this package's, or `package.module:attribute`.
 
-    `openai` and `anthropic` are set up from the process's environment. Raises SettingsError where
-    there is none by that name, what is there is no responder, or it lacks something. An error
-    inside the named module passes through: its traceback is the user's own.
+    `openai` and `anthropic` are set up from the process's environment; their time limits follow
+    those of `limits`, where given. Raises SettingsError where there is none by that name, what is
+    there is no responder, or it lacks something. An error inside the named module passes through:
+    its traceback is the user's own.
     """
     if name == "placeholder":
         return placeholder
     if name in _MODELS:
-        return _model(name)
+        return _model(name, limits)
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute) or module_name.startswith("."):
         raise SettingsError(_VARIABLE, name, _EXPECTED)
@@ -88,7 +89,7 @@ def load_responder(name: str) -> Responder:
         raise SettingsError(_VARIABLE, name, f"{_EXPECTED}; {error}") from None
 
 
-def _model(name: str) -> Responder:
+def _model(name: str, limits: Optional[Settings]) -> Responder:
     """A responder that relays a model. Its module needs httpx, which is an extra."""
     try:
         module = importlib.import_module(f".{name}", __name__)
@@ -96,5 +97,6 @@ def _model(name: str) -> Responder:
         if error.name != "httpx":
             raise
         raise SettingsError(_VARIABLE, name, f"one that can be imported; {error}") from None
-    responder: Responder = getattr(module, _MODELS[name]).from_env(os.environ)
+    kind = getattr(module, _MODELS[name])
+    responder: Responder = kind.from_env(os.environ, limits=limits)
     return responder

@@ -22,6 +22,7 @@ import msgspec
 from .. import settings
 from ..errors import SettingsError, UpstreamError
 from ..models import Finish, Message, Turn, Usage
+from ..settings import Settings
 from ..sse import Decoder, Frame, FrameTooLarge
 from . import arguments
 from .refusals import Failure, reported
@@ -207,12 +208,14 @@ class ModelResponder:
         )
 
     @classmethod
-    def from_env(cls: Type[_Self], environ: Mapping[str, str]) -> _Self:
+    def from_env(
+        cls: Type[_Self], environ: Mapping[str, str], *, limits: Optional[Settings] = None
+    ) -> _Self:
         """The responder that `environ` describes; an empty variable counts as absent.
 
         `*_API_KEY`, `*_BASE_URL` and `*_MODEL` with the provider's name, and CHAT_SYSTEM_PROMPT,
-        CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The time limits follow those that Settings reads
-        there. Raises SettingsError, which names the variable.
+        CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The time limits follow those of `limits`, or those
+        that Settings reads there. Raises SettingsError, which names the variable.
         """
         names = {
             "api_key": f"{cls.variables}_API_KEY",
@@ -222,10 +225,10 @@ class ModelResponder:
             "temperature": "CHAT_TEMPERATURE",
             "max_tokens": "CHAT_MAX_TOKENS",
         }
-        values: Dict[str, Any] = {
-            field: _sooner(settings.read(field, environ))
-            for field in ("first_chunk_timeout", "idle_timeout")
-        }
+        values: Dict[str, Any] = {}
+        for field in ("first_chunk_timeout", "idle_timeout"):
+            limit = getattr(limits, field) if limits else settings.read(field, environ)
+            values[field] = _sooner(limit)
         for argument, name in names.items():
             text = environ.get(name, "").strip()
             if text:
