@@ -123,6 +123,8 @@ class Reply:
                     count is not None or field == "tokens"
                 ):
                     raise StreamError(f"Usage.{field} must be a whole number >= 0, not {count!r}")
+            if not isinstance(item.estimated, (bool, type(None))):
+                raise StreamError(f"Usage.estimated must be a bool, not {item.estimated!r}")
             self.reported = item
             return ""
         if isinstance(item, Finish):

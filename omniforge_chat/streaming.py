@@ -113,14 +113,15 @@ class EventStream:
                         # The last frame gets one more try, with `close_timeout` to be taken.
                         self._end_early()
                 except Abandoned:
-                    logger.error("responder given up request_id=%s", self._turn.request_id)
-                except (GeneratorExit, KeyboardInterrupt, SystemExit):
+                    refuses = "send" if self._ending else "responder"
+                    logger.error("%s given up request_id=%s", refuses, self._turn.request_id)
+                except (GeneratorExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:
                     if self._ending:
                         raise
-                    # The server failed to send what was said; or it is of a kind of its own, as
-                    # the panics of extension modules are.
+                    # It is of a kind of its own, as the panics of extension modules are; or a
+                    # SystemExit, which is not a responder's to raise while others are served.
                     self._reply.fail(error)
                 steps = self._finish
         finally:
@@ -172,6 +173,7 @@ class EventStream:
             return body + encode(self._terminal)
         except (TypeError, ValueError) as error:
             reply.fail(_unencodable("what ended it", error))
+            reply.reported = None  # it may be what cannot be encoded
             self._terminal = reply.terminal()
             return body + encode(self._terminal)
 
@@ -192,6 +194,15 @@ class EventStream:
             raise
         except OSError:
             self._left()
+            self._close()
+            raise asyncio.CancelledError from None
+        except Exception as error:
+            if last:
+                raise
+            # The server, or a middleware, failed to send. That is no business of the responder's,
+            # which might catch it and go on for ever: it is told to end as ever.
+            reply.fail(error)
+            reply.stop()
             self._close()
             raise asyncio.CancelledError from None
         finally:

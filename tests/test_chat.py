@@ -491,6 +491,11 @@ class Watched:
         pytest.param(["a", ChatError("no")], ChatError, id="failed on purpose"),
         pytest.param(["a", b"b", "c"], GeneratorExit, id="yielded what is no text"),
         pytest.param(["a", Usage(-1), "c"], GeneratorExit, id="reported what is no count"),
+        pytest.param(
+            ["a", Usage(1, estimated="no"), "c"],  # type: ignore[arg-type]  # which is the point
+            GeneratorExit,
+            id="reported an estimate that is none",
+        ),
     ],
 )
 def test_a_reply_that_ended_has_closed_its_responder(

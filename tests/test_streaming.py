@@ -7,6 +7,7 @@ an event loop in which waiting takes no time, so that each limit is met to the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import sys
@@ -1481,6 +1482,74 @@ async def test_a_send_that_fails_otherwise_is_the_server_s_error() -> None:
         await line.end()
     assert script.closed is not None
     assert line.app.open_streams == 0
+
+
+@timeless
+async def test_a_send_that_fails_does_not_tear_the_clean_up(records: Records) -> None:
+    """It is no failure of the responder's, which is told to end as ever, and has its time."""
+    seen: List[object] = []
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.sleep(1)
+            yield "b"
+            await asyncio.sleep(1)
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+        finally:
+            await asyncio.sleep(2)
+            seen.append("cleaned up")
+
+    line = Line(respond)
+    await line.until("a")
+    line.fails = RuntimeError("what the server says")
+    with pytest.raises(RuntimeError, match="what the server says"):
+        await line.end()
+    assert seen == [asyncio.CancelledError, "cleaned up"]
+
+
+@timeless
+async def test_a_responder_that_catches_all_it_can_does_not_go_on_when_a_send_has_failed() -> None:
+    """One that tries again and again would never give the loop a turn."""
+    rounds = 0
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        nonlocal rounds
+        while rounds < 1000:
+            with contextlib.suppress(Exception):
+                rounds += 1
+                await asyncio.sleep(0.5)
+                yield "token"
+
+    line = Line(respond)
+    line.fails = TypeError("what a middleware says")
+    with pytest.raises(TypeError, match="what a middleware says"):
+        await line.end()
+    assert rounds == 1
+
+
+class _Priced(Usage, frozen=True):
+    price: object = None
+
+
+@pytest.mark.parametrize("how", ["exit", "usage"])
+@timeless
+async def test_whatever_a_responder_does_the_client_is_told_the_end(how: str) -> None:
+    """Also where the usage cannot be told, and where it wants to end the process."""
+
+    async def respond(turn: Turn) -> AsyncIterator[Any]:
+        yield "a"
+        await asyncio.sleep(1)
+        if how == "exit":
+            sys.exit(3)
+        yield _Priced(5, price=object())
+
+    line = Line(respond)
+    await line.end()
+    assert line.said == "a"
+    assert line.error() == ("processing_error" if how == "exit" else "stream_error", 1)
 
 
 @timeless
