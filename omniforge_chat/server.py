@@ -34,6 +34,9 @@ _SHORTEST_LIFE = 1.0
 BACKLOG = 2048
 """How many connections may wait to be accepted."""
 
+READ_AHEAD_BYTES = 4096
+"""How much of the requests that follow is read while one is answered."""
+
 
 class Server(uvicorn.Server):
     """uvicorn, except for how it ends: it drains its app first, and a stop by signal is a success.
@@ -61,14 +64,17 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM while serving, and put back what was there before."""
+        """Handle SIGINT and SIGTERM while serving, and put back what was there before.
+
+        After a stop by signal the process ends, and one more signal must not make a failure of it.
+        """
         heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         originals = {number: signal.signal(number, self.handle_exit) for number in heard}
         try:
             yield
         finally:
             for number, original in originals.items():
-                signal.signal(number, original)
+                signal.signal(number, signal.SIG_IGN if "signal" in self._asked else original)
 
     def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
         """Begin the drain, or hurry it."""
@@ -119,26 +125,66 @@ class _Abortable:
         return self._app(scope, receive, send)
 
 
-def _abortable(protocol: Type[Any]) -> Type[Any]:
-    """`protocol`, one of uvicorn's for HTTP, with its app made abortable."""
+def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
+    """`protocol`, one of uvicorn's for HTTP, with its app made abortable, and with two cares more.
 
-    class AbortableProtocol(protocol):  # type: ignore[misc]  # a base known at run time only
+    A connection whose request has not begun after `head_seconds` is closed. And that the client
+    leaves is noticed also where it has sent its next request already (pipelining, RFC 9112, section
+    9.3.2).
+    """
+
+    class CarefulProtocol(protocol):  # type: ignore[misc]  # a base known at run time only
         app: Any
+        _head_timer: Optional[asyncio.TimerHandle] = None
+        _answered: Any = None  # the request during which what is `_ahead` has come
+        _ahead = 0  # bytes
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.app = _Abortable(self.app, self)
 
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._head_timer = self.loop.call_later(head_seconds, self._no_head)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is None or self.cycle.response_complete:
+                if self._head_timer is None:
+                    self._head_timer = self.loop.call_later(head_seconds, self._no_head)
+            elif self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            if self.flow.read_paused:
+                self._read_on(len(data))
+
+        def _no_head(self) -> None:
+            if self.transport.get_protocol() is self:  # and it did not become a WebSocket
+                self.transport.close()
+
+        def _read_on(self, size: int) -> None:
+            """Go on reading, or the end of the connection would not be seen, but not for ever."""
+            request = getattr(self.app.receive, "__self__", None)
+            if request is None or request.response_complete or request.more_body:
+                return  # it is its own body that comes faster than it is read
+            if request is not self._answered:
+                self._answered, self._ahead = request, 0
+            self._ahead += size
+            if self._ahead <= READ_AHEAD_BYTES:
+                self.flow.resume_reading()
+
         def connection_lost(self, exc: Optional[Exception]) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
             # With httptools uvicorn tells only the request that it has read last of this, which may
-            # be one that waits for its turn (pipelining, RFC 9112, section 9.3.2).
+            # be one that waits for its turn.
             request = getattr(self.app.receive, "__self__", None)
             if request is not None and not request.response_complete:
                 request.disconnected = True
                 request.message_event.set()
             super().connection_lost(exc)
 
-    return AbortableProtocol
+    return CarefulProtocol
 
 
 def listen(host: str, port: int, *, send_timeout: Optional[float] = None) -> socket.socket:
@@ -158,7 +204,7 @@ def listen(host: str, port: int, *, send_timeout: Optional[float] = None) -> soc
             # Accepted connections inherit it: the kernel drops one whose peer has taken nothing
             # for so long, also when all of a reply was handed over already (RFC 5482).
             # Twice, so that the stream's own limit is the first to act and the log says "stalled".
-            milliseconds = math.ceil(2 * 1000 * send_timeout)
+            milliseconds = min(math.ceil(2 * 1000 * send_timeout), 2**31 - 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listener.bind(address)
         # From here on nobody else can have the address, and who connects waits for the app.
@@ -205,7 +251,7 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
         **options,
     )
     config.load()
-    config.http_protocol_class = _abortable(config.http_protocol_class)
+    config.http_protocol_class = _careful(config.http_protocol_class, settings.body_timeout)
     return Server(config, app)
 
 
@@ -244,7 +290,7 @@ class _Supervisor:
             raise
         finally:
             for number, original in originals.items():
-                signal.signal(number, original)
+                signal.signal(number, signal.SIG_IGN if self._stopping else original)
         return True
 
     def _start(self) -> None:

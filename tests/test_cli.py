@@ -522,6 +522,27 @@ def test_a_service_that_ends_closes_what_its_responder_holds_open(directory: Pat
     assert "\n".join(service.log).count("closed after the chats") == 2
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_moment_makes_no_failure_of_a_stop(
+    directory: Path, number: int, workers: str
+) -> None:
+    """Somebody who presses Ctrl-C twice, or a supervisor that asks again, sees a success too."""
+    with running(directory, WEB_CONCURRENCY=workers) as service:
+        assert service.reply()
+        service.process.send_signal(signal.SIGTERM)
+        for _ in range(int(workers)):
+            service.wait_for("Finished server process")
+        assert service.end(number) == 0
+
+
+def test_a_limit_beyond_what_the_kernel_counts_is_its_longest(directory: Path) -> None:
+    """TCP_USER_TIMEOUT is a number of milliseconds in 31 bits."""
+    with running(directory, CHAT_SEND_TIMEOUT="2000000") as service:
+        assert service.reply()
+        assert service.end() == 0
+
+
 # What it says
 
 

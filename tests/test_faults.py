@@ -242,6 +242,50 @@ def test_a_pipelined_request_waits_for_the_first_and_leaves_with_it(stage: Stage
     assert calls == ["first", "second"]
 
 
+@pytest.mark.parametrize("how", HOWS)
+def test_a_client_that_leaves_after_its_next_request_is_noticed(
+    wire: Dict[str, Any], how: str
+) -> None:
+    """Not only when something is sent to it, which without heartbeats may be never."""
+    stage = Stage(wire, heartbeat_seconds=None)
+    stage.responder = paced = PacedResponder()
+    with stage.service as service:
+        client = service.chat()
+        client.head()
+        paced.ask()
+        assert client.frame().event == "chunk"
+        client.ask("/health")
+        getattr(client, how)()
+        assert paced.closed.wait(PATIENCE)
+        service.rest()
+
+
+def test_no_more_is_read_ahead_than_a_few_requests(wire: Dict[str, Any]) -> None:
+    """They lie in memory for as long as the first one is answered."""
+    stage = Stage(wire, heartbeat_seconds=None)
+    stage.responder = paced = PacedResponder()
+    with stage.service as service, service.chat() as client:
+        client.head()
+        paced.ask()
+        assert client.frame().event == "chunk"
+        client.socket.settimeout(0.5)
+        with pytest.raises(socket.timeout):  # the kernel's buffers are full, the server's are not
+            client.send(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n" * 500_000)
+        client.reset()
+
+
+@pytest.mark.parametrize("sent", ["nothing", "part of a head", "a request and part of a head"])
+def test_a_head_that_does_not_come_is_not_waited_for(wire: Dict[str, Any], sent: str) -> None:
+    """Connections that ask for nothing would take all descriptors, and no limit counts them."""
+    stage = Stage(wire, body_timeout=0.2)
+    with stage.service as service, service.connect() as client:
+        if sent.startswith("a request"):
+            assert_next_request_works(client)
+        if sent != "nothing":
+            client.send(b"POST /api/v1/chat HTTP/1.1\r\nHost")
+        client.wait_closed()
+
+
 def test_a_thousand_clients_that_vanish_leave_nothing_behind(stage: Stage) -> None:
     """Port scanners, health checks, and phones in a tunnel."""
     dice = random.Random(1)
