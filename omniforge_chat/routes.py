@@ -35,6 +35,9 @@ FAILURE_LOGGED = "omniforge_chat.failure_logged"
 ABORT = "omniforge_chat.abort"
 """The ASGI extension of a server that lets an app drop a connection: a callable of no arguments."""
 
+UNSENT = "omniforge_chat.unsent"
+"""That of one that tells how many bytes the client has not taken yet: such a callable, too."""
+
 
 def chat_routes(
     responder: Responder,
@@ -178,9 +181,16 @@ class _ChatEndpoint:
                 logger.exception("request failed request_id=%s", request_id(scope))
                 return error_response(internal_error(scope))
             turn = Turn(request.message, conversation_id, request_id(scope), history)
-            abort = scope.get("extensions", {}).get(ABORT)
+            extensions = scope.get("extensions", {})
             await EventStream(
-                turn, responder, settings, self._lifecycle, receive, send, abort
+                turn,
+                responder,
+                settings,
+                self._lifecycle,
+                receive,
+                send,
+                extensions.get(ABORT),
+                extensions.get(UNSENT),
             ).respond()
             return None
         finally:

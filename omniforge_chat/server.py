@@ -13,18 +13,23 @@ import socket
 import sys
 import threading
 import time
+from array import array
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional, Type
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from .app import ChatApp, create_app
 from .logs import log_config, logger
-from .routes import ABORT
+from .routes import ABORT, UNSENT
 from .settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -106,10 +111,11 @@ class Server(uvicorn.Server):
 
 
 class _Abortable:
-    """An app whose streams can drop their connection (the extension `omniforge_chat.abort`).
+    """An app whose streams can drop their connection, and see what the client takes of it.
 
-    ASGI has no way to say so. Without it, a connection whose client does not read is only closed
-    when the client has read what was sent before, which may be never.
+    (The extensions `omniforge_chat.abort` and `omniforge_chat.unsent`.) ASGI has no way to say
+    either. Without the first, a connection whose client does not read is only closed when the
+    client has read what was sent before, which may be never.
     """
 
     def __init__(self, app: Any, protocol: Any) -> None:
@@ -120,9 +126,21 @@ class _Abortable:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         # A plain function, and a bound method: nothing is added to the way of a frame.
-        scope.setdefault("extensions", {})[ABORT] = self._protocol.transport.abort
+        extensions = scope.setdefault("extensions", {})
+        extensions[ABORT] = self._protocol.transport.abort
+        extensions[UNSENT] = self._protocol.unsent
         self.receive = receive
         return self._app(scope, receive, send)
+
+
+def _unsent(connection: Any) -> int:
+    """How many bytes are on their way in the kernel, where it tells: SIOCOUTQ, tcp(7)."""
+    if sys.platform != "linux" or connection is None:
+        return 0
+    count = array("i", [0])
+    with contextlib.suppress(OSError, ValueError):  # it is closed
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)
+    return count[0]
 
 
 def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
@@ -157,6 +175,11 @@ def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
                 self._head_timer = None
             if self.flow.read_paused:
                 self._read_on(len(data))
+
+        def unsent(self) -> int:
+            """How many bytes were handed over that the client has not taken yet."""
+            count: int = self.transport.get_write_buffer_size()
+            return count + _unsent(self.transport.get_extra_info("socket"))
 
         def _no_head(self) -> None:
             if self.transport.get_protocol() is self:  # and it did not become a WebSocket

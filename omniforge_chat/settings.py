@@ -52,13 +52,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shortest_limit(self) -> float:
-        """The shortest time, in seconds, after which anything in a stream can be due."""
+        """The shortest time, in seconds, after which anything in a stream can be due.
+
+        What a client takes is looked at once within `send_timeout`, to have something to compare.
+        """
         limits = (
             self.heartbeat_seconds,
             self.first_chunk_timeout,
             self.idle_timeout,
             self.total_timeout,
-            self.send_timeout,
+            None if self.send_timeout is None else self.send_timeout / 2,
             self.close_timeout,
         )
         return min(limit for limit in limits if limit is not None)

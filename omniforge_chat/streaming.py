@@ -57,7 +57,8 @@ class EventStream:
 
     Exactly one terminal frame is the last thing sent, unless the client has left or does not read;
     then the responder is cancelled and closed, and `abort`, where the server offers it, drops the
-    connection with all that is unsent.
+    connection with all that is unsent. Where `unsent` tells how many bytes that is, a client that
+    takes some of them reads, however slowly; otherwise it is one that takes what a `send` brings.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class EventStream:
         receive: Receive,
         send: Send,
         abort: Optional[Callable[[], None]] = None,
+        unsent: Optional[Callable[[], int]] = None,
     ) -> None:
         self._turn = turn
         self._responder = responder
@@ -77,6 +79,7 @@ class EventStream:
         self._receive = receive
         self._send = send
         self._abort = abort
+        self._unsent = unsent
         self._reply = Reply(turn)
         self._times = Timetable(settings, monotonic())
 
@@ -315,6 +318,8 @@ class EventStream:
     def _tick(self) -> None:
         """Do what is due, and come again when the next thing may be."""
         now = monotonic()
+        if self._unsent is not None and self._times.sending_since is not None:
+            self._times.look(self._unsent(), now)
         due, what, limit = self._times.next()
         if due <= now:
             self._act(what, limit)

@@ -44,6 +44,7 @@ class Timetable:
         "quiet_since",
         "sending_since",
         "started",
+        "unsent",
     )
 
     def __init__(self, limits: Settings, now: float) -> None:
@@ -56,6 +57,17 @@ class Timetable:
         self.closing_since: Optional[float] = None
         self.end_at: Optional[float] = None
         self.attempts = 0
+        self.unsent = 0  # bytes, at the last look
+
+    def look(self, unsent: int, now: float) -> None:
+        """Note that so many bytes of what was sent have not been taken by the client.
+
+        One that has taken something since the last look, if not yet all of a send, has its time
+        again; but not once the end is decided, or its slowness would put that off.
+        """
+        if unsent < self.unsent and self.end_at is None:
+            self.sending_since = now
+        self.unsent = unsent
 
     def next(self) -> Tuple[float, Due, float]:
         """When the next thing is due in the present state, what it is, and its limit in seconds."""

@@ -521,6 +521,24 @@ def _shut_down(client: Client) -> None:
     client.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel tells what was not taken")
+def test_a_client_that_reads_slowly_is_not_cut() -> None:
+    """It takes what a `send` brought only after several times the limit, but it takes something."""
+    stage = Stage({}, send_timeout=1.5)
+    stage.responder = endless = Endless()
+    with stage.service as service, service.chat() as client:
+        client.head()
+        service.until(stage.sending)
+        said = endless.characters
+        ends = time.monotonic() + 4.0
+        while time.monotonic() < ends:  # some 200,000 bytes a second, of several millions
+            assert client.socket.recv(10_000)
+            time.sleep(0.05)
+        assert not endless.closed.is_set()
+        assert endless.characters < said + 2**20  # they are not kept for it, either
+        assert endless.closed.wait(PATIENCE)  # as soon as it reads no more
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_crowd_that_never_reads_costs_little_and_gives_all_of_it_back(directory: Path) -> None:
     """Memory for one stream is bounded, whatever there is to say, and freed when it is cut.

@@ -34,7 +34,7 @@ from starlette.types import Message
 from omniforge_chat import Settings, Turn, Usage, create_app
 from omniforge_chat.chat import BUFFER_BYTES, BUFFER_SECONDS, Responder
 from omniforge_chat.lifecycle import Lifecycle
-from omniforge_chat.routes import ABORT
+from omniforge_chat.routes import ABORT, UNSENT
 from omniforge_chat.sse import HEARTBEAT, Decoder
 from omniforge_chat.streaming import EventStream
 from omniforge_chat.timetable import ATTEMPT_SECONDS, ATTEMPTS
@@ -1482,6 +1482,44 @@ async def test_a_send_that_fails_otherwise_is_the_server_s_error() -> None:
         await line.end()
     assert script.closed is not None
     assert line.app.open_streams == 0
+
+
+class _Connection:
+    """What a client has not taken yet of what was sent: less at each look until `least`."""
+
+    def __init__(self, most: int, least: int) -> None:
+        self.left = most
+        self.least = least
+
+    def __call__(self) -> int:
+        self.left = max(self.least, self.left - 1)
+        return self.left
+
+
+@timeless
+async def test_a_client_that_takes_something_reads_however_slowly(records: Records) -> None:
+    """It slows its responder, and is not cut for that; when it stops, it has its time once more."""
+    script = Script("a", None, "b", FOREVER)
+    line = Line(script, heartbeat_seconds=None, total_timeout=None, close_timeout=20.0)
+    line.scope["extensions"][UNSENT] = _Connection(most=20, least=10)
+    await line.until("a")
+    line.stop_reading()
+    script.go_on()
+    # It is looked at every 15 s, and from the second time to the tenth has taken something.
+    assert await line.end() == 10 * 15 + 30
+    assert outcome(records) == "stalled"
+
+
+@timeless
+async def test_a_slow_client_is_not_waited_for_once_the_end_is_decided() -> None:
+    """A drain, and a deadline, would have no end either."""
+    script = Script("a", None, "b", FOREVER)
+    line = Line(script, heartbeat_seconds=None, total_timeout=40.0)
+    line.scope["extensions"][UNSENT] = _Connection(most=1000, least=0)
+    await line.until("a")
+    line.stop_reading()
+    script.go_on()
+    assert await line.end() == 45
 
 
 @timeless
