@@ -155,10 +155,8 @@ def main() -> None:
     handler = LineHandler()
     handler.setFormatter(TextFormatter())
     handler.setStream(open(os.devnull, "w"))  # noqa: SIM115  # as long as the process
-    logger = logging.getLogger("omniforge_chat")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logging.getLogger().addHandler(handler)  # and no other, as in a service
+    logging.getLogger("omniforge_chat").setLevel(logging.INFO)
     uvloop.run(measure("short", times=50))
     uvloop.run(measure("long", times=2))
     cores = sorted(os.sched_getaffinity(0))
