@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Dict, List, Optional, Tuple, Union
 import msgspec
 
 logger = logging.getLogger("omniforge_chat")
+_call_handlers: Any = logging.Logger.callHandlers
+if getattr(_call_handlers, "__module__", "") != logging.__name__:
+    _call_handlers = None  # somebody else's already
 
 
 CHAT_FIELDS = (
@@ -57,6 +60,8 @@ def _only_handler() -> Optional[LineHandler]:
         return None
     if parent is None or parent.parent is not None or len(parent.handlers) != 1:
         return None
+    if logging.Logger.callHandlers is not _call_handlers:
+        return None  # Sentry's own takes its place, to see each record
     (handler,) = parent.handlers
     if type(handler) is LineHandler and handler.is_plain():
         return handler

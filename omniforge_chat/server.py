@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging.config
 import math
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import socket
 import sys
@@ -18,7 +20,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, Dict, Iterator, List, Optional, Type
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Type
 
 if sys.platform == "linux":
     import fcntl
@@ -71,15 +73,17 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGINT and SIGTERM while serving, and put back what was there before.
 
-        After a stop by signal the process ends, and one more signal must not make a failure of it.
+        After a stop by signal the process ends, and one more must not make a failure of it.
         """
         heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         originals = {number: signal.signal(number, self.handle_exit) for number in heard}
         try:
             yield
         finally:
-            for number, original in originals.items():
-                signal.signal(number, signal.SIG_IGN if "signal" in self._asked else original)
+            if "signal" in self._asked:
+                _last_signals(originals)
+            else:
+                _restore_signals(originals)
 
     def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
         """Begin the drain, or hurry it."""
@@ -108,6 +112,27 @@ class Server(uvicorn.Server):
     async def _drain(self, seconds: Optional[float]) -> None:
         await self._app.drain(seconds)
         self.should_exit = True
+
+
+def _restore_signals(originals: Mapping[signal.Signals, Any]) -> None:
+    for number, original in originals.items():
+        signal.signal(number, original)
+
+
+def _last_signals(numbers: Iterable[signal.Signals]) -> None:
+    """From here to the end of the process, a signal can only make it come sooner.
+
+    It may still wait for a thread of a responder's, which nobody can end. When it waits for nothing
+    any more it is deaf, as at the very end Python does not call handlers.
+    """
+    for number in numbers:
+        signal.signal(number, _exit)
+        atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def _exit(number: int, frame: Optional[FrameType]) -> None:
+    logging.shutdown()
+    os._exit(0)
 
 
 class _Abortable:
@@ -312,8 +337,10 @@ class _Supervisor:
             self._stop()  # or they would serve on, and nobody would look after them
             raise
         finally:
-            for number, original in originals.items():
-                signal.signal(number, signal.SIG_IGN if self._stopping else original)
+            if self._stopping:
+                _last_signals(originals)
+            else:
+                _restore_signals(originals)
         return True
 
     def _start(self) -> None:

@@ -54,14 +54,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def shortest_limit(self) -> float:
         """The shortest time, in seconds, after which anything in a stream can be due.
 
-        What a client takes is looked at once within `send_timeout`, to have something to compare.
+        What a client takes is looked at four times within `send_timeout`.
         """
         limits = (
             self.heartbeat_seconds,
             self.first_chunk_timeout,
             self.idle_timeout,
             self.total_timeout,
-            None if self.send_timeout is None else self.send_timeout / 2,
+            None if self.send_timeout is None else self.send_timeout / 4,
             self.close_timeout,
         )
         return min(limit for limit in limits if limit is not None)

@@ -479,6 +479,11 @@ async def deaf(turn):
         except BaseException:
             continue
 
+async def threaded(turn):
+    """Wait for a thread that nobody can end."""
+    yield "begun"
+    await asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+
 async def until_told(turn):
     """Say which process this is, and end when there is a file of the name `go`."""
     yield str(os.getpid())
@@ -580,6 +585,20 @@ def test_a_crowd_that_never_reads_costs_little_and_gives_all_of_it_back(director
         assert held[1] - held[0] < 20
         assert held[2] - held[1] < 3
         assert service.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_thread_that_goes_on_does_not_keep_the_process_from_a_second_signal(
+    directory: Path, number: int
+) -> None:
+    """Python waits for it at the end, and somebody waits for Python."""
+    options = {"CHAT_RESPONDER": "faults:threaded", "CHAT_DRAIN_SECONDS": "0"}
+    with running(directory, CHAT_CLOSE_TIMEOUT="0.2", **options) as service:
+        ((client, _),) = _open(service, 1)
+        service.process.send_signal(signal.SIGTERM)
+        _shut_down(client)
+        service.wait_for("Finished server process")
+        assert service.end(number) == 0
 
 
 def test_sigterm_under_300_open_streams_ends_each_with_its_last_frame(directory: Path) -> None:

@@ -568,6 +568,22 @@ def test_a_filter_sees_the_end_of_a_chat_as_any_other_record(
     assert stream.getvalue() == ""
 
 
+def test_what_takes_the_place_of_logging_s_own_way_sees_the_end_of_a_chat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sentry does so, to have each record as a breadcrumb."""
+    seen = []
+    handler = _handler(Lines())
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: seen.append(record))
+
+    async def main() -> None:
+        _chat(1)
+
+    with _alone(handler):
+        asyncio.run(main())
+    assert [record.chat["request_id"] for record in seen] == ["ref-1"]
+
+
 def test_a_formatter_of_the_host_s_own_is_asked_in_the_thread_of_the_chat() -> None:
     """It may name the thread, or whatever belongs to it."""
     stream = Lines()

@@ -246,6 +246,9 @@ def test_a_refusal_is_told_as_far_as_it_is_the_clients_business(
         "Your credit balance is too low. Please go to Plans & Billing to upgrade.",
         "This organization has been disabled.",
         "You exceeded your current quota",
+        "Your credit_balance is 0 for org-Abc123",
+        "insufficient_quota for proj_abc",
+        "Insufficient funds: top up",
     ],
 )
 def test_a_reason_that_is_about_the_operator_s_account_is_told_to_the_operator(

@@ -1505,8 +1505,8 @@ async def test_a_client_that_takes_something_reads_however_slowly(records: Recor
     await line.until("a")
     line.stop_reading()
     script.go_on()
-    # It is looked at every 15 s, and from the second time to the tenth has taken something.
-    assert await line.end() == 10 * 15 + 30
+    # It is looked at every 7.5 s, and from the second time to the tenth has taken something.
+    assert await line.end() == 10 * 7.5 + 30
     assert outcome(records) == "stalled"
 
 

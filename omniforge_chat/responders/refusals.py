@@ -29,8 +29,8 @@ _RETRIED = {429, 502, 503, 529}
 # and addresses that are the operator's business: they go to the log alone.
 _ABOUT_THE_REQUEST = {400, 413, 422}
 _is_the_operators = re.compile(
-    r"\b(accounts?|api.?keys?|balance|billing|credits?|organi[sz]ations?|payments?|plans?|quotas?"
-    r"|subscriptions?)\b",
+    r"(?<![a-z])(accounts?|api.?keys?|balance|billing|credits?|deployments?|funds|organi[sz]ations?"
+    r"|org-\w+|payments?|plans?|projects?|quotas?|subscriptions?|wallets?|workspaces?)(?![a-z])",
     re.IGNORECASE,
 ).search
 
@@ -126,7 +126,7 @@ def reported(problem: object, strike: Strike) -> Failure:
 
 def _judged(status: int, kinds: str, reason: str, again: bool, wait: Optional[float]) -> Failure:
     kind, message = _MEANINGS.get(status, (UpstreamError, "The model provider failed"))
-    if status in _ABOUT_THE_REQUEST and reason and not _is_the_operators(reason):
+    if status in _ABOUT_THE_REQUEST and reason and not _is_the_operators(f"{kinds} {reason}"):
         message = f"{message}: {reason}"
     # What a provider says to a wrong key may quote the key.
     detail = f"status={status} kind={kinds}"

@@ -227,10 +227,10 @@ class Upstream:
             message = "The model provider cannot be reached"
             return Failure(UpstreamError, message, describe(error), again=True)
         except BROKEN as error:
-            # A connection out of the pool that the provider had closed already: nobody has seen the
-            # request. On a new connection the provider may have begun to work for us, and where
-            # what came is no HTTP (the same exception with other words), it has. A new one begins
-            # with steps of its own, and a transport that tells none is trusted with nothing.
+            # A connection out of the pool that the provider had closed already, most likely: nobody
+            # has seen the request. On a new connection the provider may have begun to work for us,
+            # and where what came is no HTTP (the same exception with other words), it has. A new
+            # one begins with steps of its own; a transport that tells none is trusted with nothing.
             silent = isinstance(error, httpx.NetworkError) or "disconnected" in str(error)
             message = "The model provider closed the connection without an answer"
             stale = silent and first_step == "send_request_headers"
