@@ -58,6 +58,7 @@ class Server(uvicorn.Server):
         self._drains: List[asyncio.Task[None]] = []
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._asked: Dict[str, int] = {}
+        self._closed = False
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         """Begin to serve, and tell where."""
@@ -68,6 +69,11 @@ class Server(uvicorn.Server):
             logger.info("serving on %s", _url(listener))
         self._loop = asyncio.get_running_loop()
         self._heed()
+
+    async def shutdown(self, sockets: Optional[List[socket.socket]] = None) -> None:
+        """Close everything."""
+        await super().shutdown(sockets)
+        self._closed = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -86,7 +92,9 @@ class Server(uvicorn.Server):
                 _restore_signals(originals)
 
     def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
-        """Begin the drain, or hurry it."""
+        """Begin the drain, or hurry it; or end the process, where all is closed already."""
+        if self._closed:
+            _exit(sig, frame)
         self.stop("signal")
 
     def stop(self, source: str) -> None:
