@@ -56,7 +56,7 @@ def _only_handler() -> Optional[LineHandler]:
     than to make each of them between two chats.
     """
     parent = logger.parent
-    if logger.handlers or logger.filters or not logger.propagate or logger.disabled:
+    if logger.handlers or logger.filters or not logger.propagate:
         return None
     if parent is None or parent.parent is not None or len(parent.handlers) != 1:
         return None

@@ -1568,6 +1568,25 @@ async def test_a_responder_that_catches_all_it_can_does_not_go_on_when_a_send_ha
     assert rounds == 1
 
 
+@timeless
+async def test_a_send_that_refuses_to_end_is_given_up_and_not_blamed_on_the_responder(
+    records: Records,
+) -> None:
+    """Whoever reads the log looks for the fault where it is."""
+
+    class Stubborn(Line):
+        async def send(self, message: Message) -> None:
+            while message["type"] == "http.response.body":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            await super().send(message)
+
+    line = Stubborn(Script("a"))
+    await line.end()
+    assert records.troubles[-1] == f"send given up request_id={REFERENCE}"
+    assert outcome(records) == "stalled"
+
+
 class _Priced(Usage, frozen=True):
     price: object = None
 
