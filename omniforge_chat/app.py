@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from typing import Any, AsyncIterator, Awaitable, Optional, Tuple
+from typing import Any, AsyncIterator, Awaitable, List, Optional, Tuple
 
 import anyio
 from starlette.applications import Starlette
@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .chat import Responder
@@ -31,33 +32,60 @@ class ChatApp(Starlette):
     """A chat service as an ASGI app, with what a host needs to end it tidily.
 
     `parts` are what may hold something open: the responder, and the history if there is one.
+
+    Its own layers are not in Starlette's lists. So whatever is in `user_middleware` or
+    `exception_handlers` is somebody else's, however it got there, and stands around the chat.
     """
 
     def __init__(
-        self, settings: Settings, lifecycle: Lifecycle, parts: Tuple[object, ...], **options: Any
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        routes: List[Route],
+        parts: Tuple[object, ...],
     ) -> None:
-        super().__init__(lifespan=_lifespan, **options)
+        super().__init__(routes=routes, lifespan=_lifespan)
+        # A redirect would be one more answer that is not in the contract's shape.
+        self.router.redirect_slashes = False
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts
-        self._chat = self.routes[0]
-        self._as_made = self._around_the_chat()
+        self._chat = routes[0]
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Starlette's; where a host has changed nothing of it, the chat is reached past it all."""
-        stack = super().build_middleware_stack()
-        if self._settings.cors_origins or self._around_the_chat() != self._as_made:
-            return stack
-        return _DirectWay(stack, self._chat)
-
-    def _around_the_chat(self) -> Tuple[object, ...]:
-        """What a host can change of what Starlette puts around the chat."""
-        return (
-            list(self.user_middleware),
-            dict(self.exception_handlers),
-            self.debug,
-            getattr(self, "max_body_size", None),  # Starlette 1.10 has it
+        """Starlette's layers, those that others have added, and inside of all ours."""
+        others, handlers = self.user_middleware, self.exception_handlers
+        untouched = not (
+            others or handlers or self.debug or getattr(self, "max_body_size", None) is not None
         )
+        # Starlette reads its lists here, and only here.
+        self.user_middleware = [*others, *self._layers()]
+        self.exception_handlers = {
+            HTTPException: _http_error,
+            Exception: _server_error,
+            **handlers,
+        }
+        try:
+            stack = super().build_middleware_stack()
+        finally:
+            self.user_middleware, self.exception_handlers = others, handlers
+        if untouched and not self._settings.cors_origins:
+            return _DirectWay(stack, self.router, self._chat)
+        return stack
+
+    def _layers(self) -> List[Middleware]:
+        layers = [Middleware(RequestIDMiddleware)]
+        if self._settings.cors_origins:
+            layers.append(
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=self._settings.cors_origins,
+                    allow_methods=["GET", "POST"],
+                    allow_headers=["Content-Type", "X-Request-ID"],
+                    expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
+                )
+            )
+        return [*layers, Middleware(_DirectWay, router=self.router, route=self._chat)]
 
     @property
     def open_streams(self) -> int:
@@ -145,29 +173,7 @@ def create_app(
         )
     lifecycle = Lifecycle(max_streams=settings.max_streams)
     routes = chat_routes(responder, settings=settings, lifecycle=lifecycle, history=history)
-    middleware = [Middleware(RequestIDMiddleware)]
-    if settings.cors_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["Content-Type", "X-Request-ID"],
-                expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
-            )
-        )
-    middleware.append(Middleware(_DirectWay, route=routes[0]))
-    app = ChatApp(
-        settings,
-        lifecycle,
-        (responder, history),
-        routes=routes,
-        middleware=middleware,
-        exception_handlers={HTTPException: _http_error, Exception: _server_error},
-    )
-    # A redirect would be one more answer that is not in the contract's shape.
-    app.router.redirect_slashes = False
-    return app
+    return ChatApp(settings, lifecycle, routes, (responder, history))
 
 
 class _DirectWay:
@@ -179,18 +185,22 @@ class _DirectWay:
     lists it.
     """
 
-    def __init__(self, app: ASGIApp, route: Any) -> None:
+    def __init__(self, app: ASGIApp, router: Router, route: Any) -> None:
         self._app = app
+        self._router = router
         self._route = route
         self._path: str = route.path
         self._endpoint: ASGIApp = route.endpoint
 
-    # No coroutine function: it would be a frame on the way of every event.
+    # As in RequestIDMiddleware: no coroutine function, and still no app of ASGI 2.
+    _asgi_single_callable = True
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if (
             scope["type"] == "http"
             and scope["method"] == "POST"
             and scope["path"] == scope.get("root_path", "") + self._path
+            and self._router.routes[0] is self._route  # or one that a host has put first may match
         ):
             # What the router leaves there, too, for middleware that counts by route.
             scope["endpoint"] = self._endpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import random
 import sys
@@ -337,20 +338,66 @@ def test_a_middleware_of_the_host_adds_to_the_stream_s_headers() -> None:
 # Past the router
 
 
-def test_what_a_host_puts_around_the_app_is_around_the_chat_too() -> None:
+class _Guard:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await PlainTextResponse("Who are you?", 401)(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        pytest.param(lambda app: app.add_middleware(_Guard), id="add_middleware"),
+        pytest.param(lambda app: app.user_middleware.append(Middleware(_Guard)), id="its list"),
+        pytest.param(
+            lambda app: setattr(app, "user_middleware", [Middleware(_Guard)]), id="another list"
+        ),
+        pytest.param(
+            lambda app: app.router.routes.insert(
+                0, Route("/api/v1/chat", _Guard(app), methods=["POST"])
+            ),
+            id="a route before it",
+        ),
+    ],
+)
+@pytest.mark.parametrize("origins", [(), ("*",)], ids=["no CORS", "CORS"])
+def test_what_a_host_puts_around_the_app_is_around_the_chat_too(
+    add: Callable[[ChatApp], None], origins: Any
+) -> None:
     """The chat is reached past the router; it must not be past who guards it."""
-    app = create_app(settings=SETTINGS)
-
-    class Guard:
-        def __init__(self, app: ASGIApp) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            assert scope["type"] == "http"
-            await PlainTextResponse("Who are you?", 401)(scope, receive, send)
-
-    app.add_middleware(Guard)
+    app = create_app(settings=Settings(cors_origins=origins))
+    add(app)
     assert exchange(app, {"message": "hi"}).status == 401
+
+
+def test_a_tool_that_adds_its_middleware_while_an_app_is_made_is_around_the_chat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So do those that replace Starlette by a class of their own."""
+    make = Starlette.__init__
+
+    def instrumented(app: Any, *arguments: Any, **options: Any) -> None:
+        make(app, *arguments, **options)
+        app.add_middleware(_Guard)
+
+    monkeypatch.setattr(Starlette, "__init__", instrumented)
+    assert exchange(create_app(settings=SETTINGS), {"message": "hi"}).status == 401
+
+
+def test_every_app_of_ours_says_that_it_is_no_asgi_2_app() -> None:
+    """Tools guess it from a `__call__` that is no coroutine function, and call it with a scope."""
+    app = create_app(settings=SETTINGS)
+    inner: Any = app.build_middleware_stack()
+    seen = set()
+    while inner is not app.router:
+        called = getattr(inner, "_asgi_single_callable", False)
+        assert called or inspect.iscoroutinefunction(type(inner).__call__), inner
+        seen.add(type(inner).__name__)
+        inner = getattr(inner, "app", None) or inner._app
+    assert {"RequestIDMiddleware", "_DirectWay"} <= seen
 
 
 @pytest.mark.parametrize(
