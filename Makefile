@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-model test test-model check coverage soak bench test-browser clean
+.PHONY: help install run run-model test test-model test-compat check coverage soak bench test-browser clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: install ## Run the tests
 	$(BIN)/python -m pytest
 test-model: install $(VENV)/.model ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/model
+
+test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools (Python 3.10 or newer)
+	$(BIN)/python -m pytest tests/compat
 
 check: install ## Check format, style and types
 	$(BIN)/ruff format --check .

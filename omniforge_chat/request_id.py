@@ -42,7 +42,10 @@ class RequestIDMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    # No coroutine functions here: each would add a frame to the way of every event.
+    # No coroutine functions here: each would add a frame to the way of every event. Tools that take
+    # such an app for one of ASGI 2 have to be told that it is not (asgiref, `compatibility.py`).
+    _asgi_single_callable = True
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or _SCOPE_KEY in scope:
             return self.app(scope, receive, send)
