@@ -34,6 +34,9 @@ from .logs import log_config, logger
 from .routes import ABORT, UNSENT
 from .settings import Settings
 
+with contextlib.suppress(ImportError):  # the extra `fast` brings it
+    import httptools
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHORTEST_LIFE = 1.0
 """Seconds: a worker that lived less is not replaced sooner than this after its start."""
@@ -176,13 +179,47 @@ def _unsent(connection: Any) -> int:
     return count[0]
 
 
-def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
-    """`protocol`, one of uvicorn's for HTTP, with its app made abortable, and with two cares more.
+def _parser_class() -> Type[Any]:
+    """httptools' parser, for a server that takes no upgrade.
 
-    A connection whose request has not begun after `head_seconds` is closed. And that the client
-    leaves is noticed also where it has sent its next request already (pipelining, RFC 9112, section
-    9.3.2).
+    llhttp takes the body of a request with an upgrade for the new protocol. So that head is parsed
+    again, without its Upgrade, and the body after it.
     """
+
+    class Parser(httptools.HttpRequestParser):
+        def __init__(self, protocol: Any) -> None:
+            self._protocol = protocol
+            self._begin()
+
+        def _begin(self) -> None:
+            super().__init__(self._protocol)
+            with contextlib.suppress(AttributeError):  # httptools < 0.6.3
+                self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+        def feed_data(self, data: Any) -> None:
+            while data:
+                try:
+                    super().feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = memoryview(data)[upgrade.args[0] :]
+                if self.get_method() == b"CONNECT":  # an upgrade by itself
+                    raise httptools.HttpParserError("CONNECT")
+                head = self._protocol.head_without_upgrade()
+                self._begin()
+                super().feed_data(head)
+
+    return Parser
+
+
+def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
+    """`protocol`, one of uvicorn's for HTTP, with its app made abortable, and with more cares.
+
+    A connection whose request has not begun after `head_seconds` is closed. That the client leaves
+    is noticed also where it has sent its next request already (pipelining, RFC 9112, section
+    9.3.2). An upgrade is ignored (RFC 9110, section 7.8).
+    """
+    parser_class = _parser_class() if hasattr(protocol, "on_headers_complete") else None
 
     class CarefulProtocol(protocol):  # type: ignore[misc]  # a base known at run time only
         app: Any
@@ -193,6 +230,8 @@ def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.app = _Abortable(self.app, self)
+            if parser_class is not None:
+                self.parser = parser_class(self)
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -209,14 +248,34 @@ def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
             if self.flow.read_paused:
                 self._read_on(len(data))
 
+        def _should_upgrade(self) -> bool:
+            return False
+
+        def head_without_upgrade(self) -> bytes:
+            """The head that was just read (httptools)."""
+            line = b"%s %s HTTP/%s" % (
+                self.parser.get_method(),
+                self.url,
+                self.parser.get_http_version().encode(),
+            )
+            fields = [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+            return b"\r\n".join([line, *fields, b"", b""])
+
+        def on_headers_complete(self) -> None:
+            if not self.parser.should_upgrade():  # or this head comes once more
+                super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            if not self.parser.should_upgrade():
+                super().on_message_complete()
+
         def unsent(self) -> int:
             """How many bytes were handed over that the client has not taken yet."""
             count: int = self.transport.get_write_buffer_size()
             return count + _unsent(self.transport.get_extra_info("socket"))
 
         def _no_head(self) -> None:
-            if self.transport.get_protocol() is self:  # and it did not become a WebSocket
-                self.transport.close()
+            self.transport.close()
 
         def _read_on(self, size: int) -> None:
             """Go on reading, or the end of the connection would not be seen, but not for ever."""
@@ -302,6 +361,7 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
         backlog=BACKLOG,
         access_log=False,
         server_header=False,
+        ws="none",
         # After the drain only the last bytes are left to be taken.
         timeout_graceful_shutdown=math.ceil(settings.close_timeout),
         **options,
