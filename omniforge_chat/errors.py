@@ -11,6 +11,7 @@ ChatError                     processing_error        500
 │   ├── UnsupportedMediaType  unsupported_media_type  415
 │   ├── InvalidFields         validation_error        422
 │   │   └── MessageTooLong    message_too_long        422
+│   ├── HeadersTooLarge       headers_too_large       431
 │   ├── InternalError         internal_error          500
 │   └── Unavailable           (with Retry-After)      503
 │       ├── Overloaded        overloaded              503
@@ -119,6 +120,13 @@ class MessageTooLong(InvalidFields):
     """The message has more characters than are allowed."""
 
     code = "message_too_long"
+
+
+class HeadersTooLarge(RequestError):
+    """The head of the request is larger than our own server reads."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class InternalError(RequestError):

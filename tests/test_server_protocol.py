@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, Dict, Iterator, List, Tuple, cast
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.server import Server, make_server
+from omniforge_chat.server import HEAD_BYTES, HEAD_FIELDS, Server, make_server
 
-from .harness import WIRES, LiveService, assert_next_request_works, last, request
+from .harness import PATIENCE, WIRES, LiveService, assert_next_request_works, last, refusal, request
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,8 +50,8 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-async def conversation(server: Server, pieces: List[bytes]) -> Tuple[List[str], bool]:
-    """The echoes of `pieces`, each of which is one read, and whether the connection was closed."""
+async def conversation(server: Server, pieces: List[bytes]) -> Tuple[bytes, bool]:
+    """What answers `pieces`, each of which is one read, and whether the connection was closed."""
     state, wire = server.server_state, Wire()
     protocol = server.config.http_protocol_class(  # type: ignore[call-arg]
         config=server.config, server_state=state, app_state={}
@@ -59,19 +60,33 @@ async def conversation(server: Server, pieces: List[bytes]) -> Tuple[List[str], 
     for piece in pieces:
         if not wire.closed:
             protocol.data_received(piece)
+            await asyncio.sleep(0)  # a request begins
     while state.tasks:
-        await asyncio.wait(state.tasks)
+        assert (await asyncio.wait(state.tasks, timeout=PATIENCE))[0]
     protocol.connection_lost(None)
-    answers = wire.written.split(b"HTTP/1.1 ")[1:]
-    assert all(answer.startswith(b"200 ") for answer in answers), wire.written
-    return [answer.partition(b"\r\n\r\n")[2].decode() for answer in answers], wire.closed
+    return wire.written, wire.closed
+
+
+def echoes(written: bytes) -> List[str]:
+    answers = written.split(b"HTTP/1.1 ")[1:]
+    assert all(answer.startswith(b"200 ") for answer in answers), written
+    return [answer.partition(b"\r\n\r\n")[2].decode() for answer in answers]
+
+
+def cut(data: bytes, size: int) -> List[bytes]:
+    """`data` in pieces of this size."""
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+def serving(app: ASGIApp, http: str) -> Server:
+    """A server of `app`, which is driven by hand."""
+    pytest.importorskip(http)
+    return make_server(cast(ChatApp, app), Settings(), log_config=None, http=http)
 
 
 @pytest.fixture(params=["httptools", "h11"])
-def server(request: pytest.FixtureRequest) -> Server:
-    """A server of `echo`, which is driven by hand."""
-    pytest.importorskip(request.param)
-    return make_server(cast(ChatApp, echo), Settings(), log_config=None, http=request.param)
+def http(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(params=WIRES)
@@ -100,17 +115,18 @@ CLOSE = (
 
 
 @pytest.mark.parametrize("kind", UPGRADES)
-def test_an_upgrade_is_ignored_however_the_request_is_cut(server: Server, kind: str) -> None:
+def test_an_upgrade_is_ignored_however_the_request_is_cut(http: str, kind: str) -> None:
     """One request has one answer, its body is its body (RFC 9110, section 7.8)."""
     first, echoed = UPGRADES[kind]
     whole = first + first + CLOSE + first
-    expected = ([echoed, echoed, "POST by"], True)
+    server = serving(echo, http)
 
     async def run() -> None:
-        for pieces in ([whole], [whole[i : i + 1] for i in range(len(whole))]):
-            assert await conversation(server, pieces) == expected
-        for cut in range(1, len(whole)):
-            assert await conversation(server, [whole[:cut], whole[cut:]]) == expected, cut
+        twice = [[whole[:index], whole[index:]] for index in range(1, len(whole))]
+        for pieces in ([whole], cut(whole, 1), *twice):
+            written, closed = await conversation(server, pieces)
+            assert closed
+            assert echoes(written) == [echoed, echoed, "POST by"], pieces
 
     asyncio.run(run())
 
@@ -126,3 +142,90 @@ def test_a_chat_may_ask_for_an_upgrade(service: LiveService) -> None:
         assert client.head()[0] == 200
         assert last(client.frames())[0] == "done"
         assert_next_request_works(client)
+
+
+# Limits
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
+LONG = b"a" * HEAD_BYTES
+MANY = b"a: b\r\n" * (HEAD_FIELDS + 1)
+TOO_LARGE = {
+    "a field": GET + b"A: " + LONG + b"\r\n\r\n",
+    "a field without end": GET + b"A: " + LONG,
+    "a name without end": GET + LONG,
+    "the target": b"GET /" + LONG + b" HTTP/1.1\r\nHost: test\r\n\r\n",
+    "fields": GET + MANY + b"\r\n",
+    "fields without end": GET + b"a: b\r\n" * (HEAD_BYTES // 6 + 1),
+    "the next head": GET + b"\r\n" + GET + b"A: " + LONG + b"\r\n\r\n",
+    "trailers": CHUNKED + b"0\r\n" + MANY + b"\r\n",
+    "a trailer": CHUNKED + b"0\r\nA: " + LONG + b"\r\n\r\n",
+    "a chunk extension": CHUNKED + b"1;" + LONG * 6,
+}
+
+
+@pytest.mark.parametrize("size", [1000, 2**18])
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_a_head_that_is_too_large_is_refused(http: str, what: str, size: int) -> None:
+    """It would lie in memory until it ends, which may be never."""
+    pieces = cut(TOO_LARGE[what], size)
+    written, closed = asyncio.run(conversation(serving(echo, http), [*pieces, b"1", b"1"]))
+    answer = written.rpartition(b"HTTP/1.1 ")[2]
+    before = echoes(written[: -len(answer)].rpartition(b"HTTP/1.1 ")[0])
+    assert before in ([], ["GET "] if what == "the next head" else [])
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    fields = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:])
+    assert refusal(int(head[:3]), fields, json.loads(body))[:2] == (431, "headers_too_large")
+    assert (fields["connection"], fields["cache-control"]) == ("close", "no-store")
+    assert int(fields["content-length"]) == len(body)
+    assert closed
+
+
+@pytest.mark.parametrize("size", [1000, 2**18])
+def test_a_head_within_the_limits_is_taken_whatever_comes_with_it(http: str, size: int) -> None:
+    """A limit is for one head, or the trailers, and not for a connection."""
+    large = b"A: " + LONG[:-200] + b"\r\n"
+    many = b"a: b\r\n" * HEAD_FIELDS
+    whole = (GET + large + b"\r\n") * 2 + CHUNKED + b"0\r\n" + many + b"\r\n"
+    whole += (
+        b"POST / HTTP/1.1\r\n"
+        + many[12:]
+        + b"Host: test\r\nContent-Length: %d\r\n\r\n" % len(LONG * 2)
+    )
+    written, _ = asyncio.run(conversation(serving(echo, http), cut(whole + LONG * 2, size)))
+    assert echoes(written) == ["GET ", "GET ", "POST x", "POST " + (LONG * 2).decode()]
+
+
+NEXT = b"0\r\n\r\n"  # the end of a body
+
+
+@pytest.mark.parametrize(
+    "rest", [b"0\r\n" + MANY, b"1;" + LONG + LONG, b"no chunk", NEXT + GET + LONG, NEXT + b"{}"]
+)
+def test_nothing_is_answered_within_an_answer(http: str, rest: bytes) -> None:
+    """The connection is closed, and the app sees the client as gone."""
+    if http == "h11" and rest.startswith(NEXT):
+        pytest.skip("it reads no next head before it has answered")
+    seen: List[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not seen or seen[-1] != "http.disconnect":
+            seen.append((await receive())["type"])
+        await send({"type": "http.response.body", "body": b"late"})
+
+    pieces = [CHUNKED, *cut(rest + b"\r\n", 1000)]
+    written, closed = asyncio.run(conversation(serving(app, http), pieces))
+    assert closed
+    assert written.count(b"HTTP/1.1") == 1
+    assert written.endswith(b"\r\n\r\n")
+    assert seen[-1] == "http.disconnect"
+
+
+def test_a_client_is_told_of_a_head_that_is_too_large(service: LiveService) -> None:
+    """Before the connection ends; the others don't notice."""
+    with service.connect() as client, service.connect() as other:
+        client.send(GET + LONG)
+        assert refusal(*client.json())[:2] == (431, "headers_too_large")
+        client.wait_closed()
+        assert_next_request_works(other)
