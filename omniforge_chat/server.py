@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from array import array
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -163,29 +164,30 @@ class _Abortable:
     client has read what was sent before, which may be never.
     """
 
-    def __init__(self, app: Any, protocol: Any) -> None:
+    def __init__(self, app: Any, transport: Any) -> None:
         self._app = app
-        self._protocol = protocol
+        # No method of the protocol's, nor of this: a scope that holds it would be held by it.
+        self._extensions = {ABORT: transport.abort, UNSENT: partial(_unsent, transport)}
         self.receive: Optional[Receive] = None
         """That of the request which is being answered, or was last."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         # A plain function, and a bound method: nothing is added to the way of a frame.
-        extensions = scope.setdefault("extensions", {})
-        extensions[ABORT] = self._protocol.transport.abort
-        extensions[UNSENT] = self._protocol.unsent
+        scope.setdefault("extensions", {}).update(self._extensions)
         self.receive = receive
         return self._app(scope, receive, send)
 
 
-def _unsent(connection: Any) -> int:
-    """How many bytes are on their way in the kernel, where it tells: SIOCOUTQ, tcp(7)."""
+def _unsent(transport: Any) -> int:
+    """How many bytes were handed over that the client has not taken yet."""
+    count: int = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
     if sys.platform != "linux" or connection is None:
-        return 0
-    count = array("i", [0])
+        return count
+    in_kernel = array("i", [0])  # SIOCOUTQ, tcp(7)
     with contextlib.suppress(OSError, ValueError):  # it is closed
-        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)
-    return count[0]
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, in_kernel)
+    return count + in_kernel[0]
 
 
 def _too_large(target: bytes, fields: Any) -> bool:
@@ -291,12 +293,12 @@ def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.app = _Abortable(self.app, self)
             self.headers: List[Tuple[bytes, bytes]] = []
             setattr(self, parser, parser_class(self))
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self.app = _Abortable(self.app, transport)
             self._head_timer = self.loop.call_later(head_seconds, self._no_head)
 
         def data_received(self, data: bytes) -> None:
@@ -385,11 +387,6 @@ def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
                     request.disconnected = True
                     request.message_event.set()
 
-        def unsent(self) -> int:
-            """How many bytes were handed over that the client has not taken yet."""
-            count: int = self.transport.get_write_buffer_size()
-            return count + _unsent(self.transport.get_extra_info("socket"))
-
         def _no_head(self) -> None:
             self.transport.close()
 
@@ -409,6 +406,11 @@ def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
                 self._head_timer.cancel()
             self._disconnect()
             super().connection_lost(exc)
+            self._unset_keepalive_if_required()  # uvicorn leaves it where there is an `exc`
+            # A request that waits for its turn holds this, and would be held by it. One that is
+            # being answered lets go of it at its end.
+            self.cycle = self._answered = None
+            getattr(self, "pipeline", []).clear()
 
     return CarefulProtocol
 

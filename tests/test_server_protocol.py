@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any, Dict, Iterator, List, Tuple, cast
 
 import pytest
@@ -13,7 +15,16 @@ from omniforge_chat import Settings, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.server import HEAD_BYTES, HEAD_FIELDS, Server, make_server
 
-from .harness import PATIENCE, WIRES, LiveService, assert_next_request_works, last, refusal, request
+from .harness import (
+    PATIENCE,
+    WIRES,
+    LiveService,
+    PacedResponder,
+    assert_next_request_works,
+    last,
+    refusal,
+    request,
+)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,9 +101,14 @@ def http(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=WIRES)
-def service(request: pytest.FixtureRequest) -> Iterator[LiveService]:
+def wire(request: pytest.FixtureRequest) -> Dict[str, Any]:
     options: Dict[str, Any] = request.param
-    with LiveService(create_app(settings=Settings()), Settings(), **options) as service:
+    return options
+
+
+@pytest.fixture
+def service(wire: Dict[str, Any]) -> Iterator[LiveService]:
+    with LiveService(create_app(settings=Settings()), Settings(), **wire) as service:
         yield service
 
 
@@ -229,3 +245,53 @@ def test_a_client_is_told_of_a_head_that_is_too_large(service: LiveService) -> N
         assert refusal(*client.json())[:2] == (431, "headers_too_large")
         client.wait_closed()
         assert_next_request_works(other)
+
+
+# The end of a connection
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    "when",
+    ["idle", "a head", "a body", "a stream", "a stream and a head", "an answer", "a refusal"],
+)
+def test_a_lost_connection_leaves_nothing_to_the_collector(
+    wire: Dict[str, Any], when: str, how: str
+) -> None:
+    """It comes round late to what has grown old, and that may be many megabytes."""
+    paced = PacedResponder()
+    settings = Settings()
+    with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
+        client = service.connect()
+        service.until(lambda: service.connections > 0)
+        left = service.call(
+            lambda: [weakref.ref(protocol) for protocol in service._server.server_state.connections]
+        )
+        if when == "a body":
+            client.send(request({"message": "hi"})[:-5])
+            service.until(lambda: service.app.open_streams > 0)
+        elif when.startswith("a stream"):
+            client.post({"message": "hi"})
+            client.head()
+            paced.ask()
+            client.frame()
+            client.send(GET * when.endswith("head") + b"\r\n")
+        elif when == "an answer":
+            client.ask("/health")
+            client.json()
+        elif when == "a refusal":
+            client.send(GET + MANY + b"\r\n")
+            client.json()
+        elif when == "a head":
+            client.send(GET)
+        getattr(client, how)()
+        service.until(lambda: all(ref() is None for ref in left))
