@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
 from .app import create_app
+from .conversations import History, MemoryHistory
 from .errors import ChatError
-from .history import History, MemoryHistory
+from .http.routes import chat_routes
 from .models import Finish, Message, Turn, Usage
-from .routes import chat_routes
 from .settings import Settings
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .responders.anthropic import AnthropicResponder as AnthropicResponder
-    from .responders.openai import OpenAIResponder as OpenAIResponder
+    from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
+    from .responders.providers.openai import OpenAIResponder as OpenAIResponder
 
 # They need the extra `models`: imported when they are named, and not part of `import *`.
 _MODELS = {"AnthropicResponder": "anthropic", "OpenAIResponder": "openai"}
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
     module = _MODELS.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".responders.{module}", __name__), name)
+    return getattr(import_module(f".responders.providers.{module}", __name__), name)
 
 
 def __dir__() -> List[str]:

@@ -17,15 +17,15 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .chat import Responder
+from .conversations import History, MemoryHistory
+from .core.reply import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
-from .history import History, MemoryHistory
-from .lifecycle import Lifecycle
+from .http.routes import FAILURE_LOGGED, chat_routes, error_response, internal_error
 from .logs import logger
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
-from .routes import FAILURE_LOGGED, chat_routes, error_response, internal_error
 from .settings import Settings
+from .stream.lifecycle import Lifecycle
 
 
 class ChatApp(Starlette):

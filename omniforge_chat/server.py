@@ -33,9 +33,9 @@ from starlette.types import Receive, Scope, Send
 
 from .app import ChatApp, create_app
 from .errors import HeadersTooLarge
+from .http.routes import ABORT, UNSENT, error_response
 from .logs import log_config, logger
 from .request_id import request_id
-from .routes import ABORT, UNSENT, error_response
 from .settings import Settings
 
 with contextlib.suppress(ImportError):  # the extra `fast` brings it

@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import List
 
-from .harness import PATIENCE, environment
+from .support.harness import PATIENCE, environment
 
 ROOT = Path(__file__).parent.parent
 INSTALLING = 240.0

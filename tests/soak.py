@@ -22,10 +22,10 @@ import sys
 from typing import AsyncIterator, Counter, List, Optional
 
 from omniforge_chat import ChatError, Settings, Turn, create_app
-from omniforge_chat.sse import Decoder, Frame
-from omniforge_chat.streaming import EventStream
+from omniforge_chat.core.sse import Decoder, Frame
+from omniforge_chat.stream.response import EventStream
 
-from .harness import PATIENCE, LiveService, request
+from .support.harness import PATIENCE, LiveService, request
 
 CLIENTS = 100
 """How many are at it at once."""

@@ -8,7 +8,7 @@ import inspect
 import os
 from typing import Any, Optional
 
-from ..chat import Responder
+from ..core.reply import Responder
 from ..errors import SettingsError
 from ..settings import Settings, variable
 from .placeholder import placeholder
@@ -92,7 +92,7 @@ def load_responder(name: str, limits: Optional[Settings] = None) -> Responder:
 def _model(name: str, limits: Optional[Settings]) -> Responder:
     """A responder that relays a model. Its module needs httpx, which is an extra."""
     try:
-        module = importlib.import_module(f".{name}", __name__)
+        module = importlib.import_module(f".providers.{name}", __name__)
     except ModuleNotFoundError as error:
         if error.name != "httpx":
             raise

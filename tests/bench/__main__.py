@@ -62,7 +62,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import uvloop
 
-from omniforge_chat.sse import Decoder
+from omniforge_chat.core.sse import Decoder
 
 from . import report
 from .load import REQUESTS, STREAMS, measure

@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from omniforge_chat.http.routes import CHAT_PATH
 from omniforge_chat.models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN
-from omniforge_chat.routes import CHAT_PATH
 
 from .subjects import RESPONDERS, UPSTREAM, tokens
 

@@ -9,7 +9,7 @@ import re
 import time
 from typing import Awaitable, Dict, List, Mapping, Optional
 
-from omniforge_chat.routes import CHAT_PATH
+from omniforge_chat.http.routes import CHAT_PATH
 
 from .server import Server, waited_seconds
 from .subjects import CONVERSATION, INTERVAL, MESSAGE, RELAYED_TOKENS

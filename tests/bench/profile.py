@@ -23,12 +23,12 @@ import httpx
 import uvloop
 
 from omniforge_chat import OpenAIResponder, Settings, Turn, create_app
-from omniforge_chat.chat import Reply, converse
-from omniforge_chat.driver import drive
-from omniforge_chat.lifecycle import Lifecycle
+from omniforge_chat.core.driver import drive
+from omniforge_chat.core.reply import Reply, converse
+from omniforge_chat.http.routes import CHAT_PATH, chat_routes
 from omniforge_chat.logs import LineHandler, TextFormatter
-from omniforge_chat.routes import CHAT_PATH, chat_routes
-from omniforge_chat.streaming import EventStream
+from omniforge_chat.stream.lifecycle import Lifecycle
+from omniforge_chat.stream.response import EventStream
 
 from .load import REQUESTS
 from .server import Server

@@ -17,10 +17,10 @@ from typing import Any, AsyncIterator, Callable, Dict, List, Optional, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omniforge_chat import OpenAIResponder, Settings, Turn, Usage, create_app
-from omniforge_chat.chat import CHARACTERS_PER_TOKEN
+from omniforge_chat.core.reply import CHARACTERS_PER_TOKEN
+from omniforge_chat.core.sse import encode
 from omniforge_chat.models import Chunk, Done
 from omniforge_chat.responders import placeholder
-from omniforge_chat.sse import encode
 
 INTERVAL = 0.05
 """Seconds between two tokens of a paced stream."""

@@ -20,9 +20,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
-from omniforge_chat.chat import Responder
+from omniforge_chat.core.reply import Responder
 
-from ..harness import CONVERSATION, PATIENCE, LiveServer
+from ..support.harness import CONVERSATION, PATIENCE, LiveServer
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:

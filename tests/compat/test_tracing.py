@@ -14,7 +14,7 @@ from typing import Any, List
 
 import pytest
 
-from ..harness import PATIENCE, environment
+from ..support.harness import PATIENCE, environment
 
 pytest.importorskip("logfire", reason="the tools are not installed: make test-compat")
 

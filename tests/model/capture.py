@@ -1,7 +1,9 @@
-"""Capture what llama.cpp sends, byte for byte: `python -m tests.model.capture` fills tests/data.
+"""Capture what llama.cpp sends, byte for byte: `python -m tests.model.capture`.
 
+It fills tests/providers/data.
 A body of status 200 becomes `<wire>-<what>.sse`, any other one `<wire>-<what>.json`. Prompts and
-limits are such that each stays small. tests/test_captures.py says what is to be read from them.
+limits are such that each stays small. tests/providers/test_captures.py says what is to be read
+from them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, Dict, List, Tuple
 
 from .llama import Llama, missing
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "providers" / "data"
 SECONDS = 60.0
 
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}

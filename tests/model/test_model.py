@@ -18,11 +18,11 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 import pytest
 
 from omniforge_chat import Message, Settings, create_app
-from omniforge_chat.history import History, MemoryHistory
+from omniforge_chat.conversations import History, MemoryHistory
 
-from ..harness import CONVERSATION, PATIENCE, Client, LiveServer, Records, last, text
-from ..test_cli import Service, running
-from ..upstream import ANTHROPIC, OPENAI, WIRES, Wire
+from ..support.harness import CONVERSATION, PATIENCE, Client, LiveServer, Records, last, text
+from ..support.process import Service, running
+from ..support.provider import ANTHROPIC, OPENAI, WIRES, Wire
 from .llama import Llama, missing
 
 if missing() is not None:

@@ -1,0 +1,290 @@
+"""The core: a turn and a responder in, a reply out. It knows nothing of HTTP.
+
+What a responder yields is gathered in `Reply.ready`. Whoever drives `converse` takes it from there
+at each moment at which something waits, and only then (driver.py): so what is ready is on its way
+before the responder waits. A responder that never waits is made to, at a bound in bytes and in
+time: so it neither hides from its own client nor starves the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from time import monotonic
+from types import AsyncGeneratorType
+from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Union
+
+from ..errors import ChatError, StreamError
+from ..logs import logger
+from ..models import Done, Error, Finish, Turn, Usage
+from .driver import pause
+from .sse import encode_chunks
+
+Item = Union[str, Usage, Finish]
+"""What a responder may yield."""
+
+Responder = Callable[[Turn], AsyncIterator[Item]]
+"""What answers: any async generator function of text. It takes the turn and yields pieces of the
+reply, and optionally a Usage and a Finish."""
+
+BUFFER_BYTES = 16 * 1024
+BUFFER_SECONDS = 0.005
+"""How much, and for how long, what is ready is gathered at most."""
+
+_ROOM = BUFFER_BYTES // 4
+_PIECE = 9
+"""The same in units of four bytes, the most that a character has in UTF-8, and what the frame of a
+piece has beside its text. (Control characters are escaped by JSON, and have six bytes.)"""
+
+_LITTLE_ROOM = _ROOM // 8
+"""With less of it what is ready goes out."""
+
+_STRIDE = 48
+_SWIFT_SECONDS = 0.001
+"""While pieces come so fast that all there are came within this time, every few of them are let
+through without a look at the clock, which costs as much as all the rest: so many of the units."""
+
+SILENT_ITEMS = 100
+"""How many items without text are read before the event loop gets a turn."""
+
+CHARACTERS_PER_TOKEN = 4
+"""The usual rule of thumb for English text, where a responder does not count tokens itself."""
+
+
+class Reply:
+    """What the reply to one turn has come to so far.
+
+    `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count what
+    has. `first_at` is when the first piece came, on the monotonic clock. `closing` holds from the
+    responder's end on, while it cleans up. It has ended when it is `complete`, or there is an
+    `error`.
+    """
+
+    __slots__ = (
+        "characters",
+        "chunks",
+        "closing",
+        "complete",
+        "error",
+        "finish_reason",
+        "first_at",
+        "oldest_at",
+        "ready",
+        "reported",
+        "stopped",
+        "turn",
+        "waited",
+    )
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.ready: List[str] = []
+        self.chunks = 0
+        self.characters = 0
+        self.first_at: Optional[float] = None
+        self.oldest_at = 0.0  # when the first of what is ready came
+        self.reported: Optional[Usage] = None
+        self.finish_reason: Optional[str] = None
+        self.error: Optional[Error] = None
+        self.complete = False
+        self.closing = False
+        self.stopped = False
+        self.waited = True  # since the last piece came
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is decided which event ends it."""
+        return self.complete or self.error is not None
+
+    def sent(self) -> None:
+        """What is ready has been sent."""
+        ready = self.ready
+        if self.chunks == 0:
+            self.first_at = self.oldest_at
+        self.chunks += len(ready)
+        self.characters += sum(map(len, ready))
+        ready.clear()
+        self.waited = True
+
+    def stop(self) -> None:
+        """Let `converse` read no further, whatever the responder still says."""
+        self.stopped = self.waited = True
+
+    def note(self, item: object) -> str:
+        """What an item that is not exactly a str adds to the text; Usage and Finish are kept.
+
+        Raises StreamError for what a responder may not yield.
+        """
+        if isinstance(item, str):
+            return str.__str__(item)  # msgspec encodes no subclasses of str
+        if isinstance(item, Usage):
+            for field in ("tokens", "prompt_tokens", "completion_tokens"):
+                count = getattr(item, field)
+                if (type(count) is not int or count < 0) and (
+                    count is not None or field == "tokens"
+                ):
+                    raise StreamError(f"Usage.{field} must be a whole number >= 0, not {count!r}")
+            if not isinstance(item.estimated, (bool, type(None))):
+                raise StreamError(f"Usage.estimated must be a bool, not {item.estimated!r}")
+            self.reported = item
+            return ""
+        if isinstance(item, Finish):
+            if not isinstance(item.reason, str):
+                raise StreamError(f"Finish.reason must be a str, not {item.reason!r}")
+            self.finish_reason = str.__str__(item.reason)
+            return ""
+        raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
+
+    def usage(self) -> Optional[Usage]:
+        """What the responder reported, completed by an estimate from the text; None for nothing.
+
+        Where the responder reported the prompt alone, only the reply is estimated.
+        """
+        reported = self.reported
+        if reported is None:
+            produced = self.chunks > 0 or self.ready
+            return Usage(self._estimate(), estimated=True) if produced else None
+        if reported.prompt_tokens is None or reported.completion_tokens is not None:
+            return reported
+        prompt = reported.prompt_tokens
+        completion = self._estimate() if self.chunks or self.ready else 0
+        return Usage(prompt + completion, prompt, completion, estimated=True)
+
+    def _estimate(self) -> int:
+        characters = self.characters + sum(map(len, self.ready))
+        return max(1, characters // CHARACTERS_PER_TOKEN)
+
+    def fail(self, error: BaseException) -> None:
+        """It ends with what `error` is to a client; what was not meant to be seen is logged.
+
+        A ChatError is the Error that it describes, any other `processing_error` (`stream_error`
+        where the responder yielded what is no text) under the turn's request id.
+        """
+        causes = list(_causes(error))
+        intended = [cause for cause in causes if _is_intended(cause)]
+        if len(intended) < len(causes):
+            logger.error("reply failed request_id=%s", self.turn.request_id, exc_info=error)
+        if intended:
+            # msgspec encodes no subclasses of str.
+            code, message = map(str.__str__, (intended[0].code, intended[0].message))
+        else:
+            failed = any(isinstance(cause, StreamError) for cause in causes)
+            code = StreamError.code if failed else ChatError.code
+            message = f"Error generating response (reference {self.turn.request_id})"
+        self.error = Error(code, message)
+
+    def terminal(self) -> Union[Done, Error]:
+        """The one event that ends it, with the usage of what there is."""
+        usage = self.usage()
+        if self.error is not None:
+            return Error(self.error.code, self.error.message, usage)
+        # A complete reply of no text has cost something, too.
+        usage = usage or Usage(1, estimated=True)
+        return Done(self.turn.conversation_id, usage, self.finish_reason)
+
+
+async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
+    """Answer `turn`: `reply` gets the text as it comes, and what it failed with if it did.
+
+    No exception of the responder leaves it; only cancellation passes through. The responder is
+    closed in every case.
+    """
+    ready = reply.ready
+    items: Any = None
+    room = unwatched = silent = 0
+    due = swift = 0.0
+    try:
+        items = iterate(responder(turn))
+        async for item in items:
+            if type(item) is not str:
+                if reply.stopped:
+                    break
+                item = reply.note(item)
+            if not item:
+                silent += 1
+                if silent % SILENT_ITEMS == 0:
+                    await pause()
+                continue
+            if reply.waited:
+                if reply.stopped:
+                    break  # it swallowed its cancellation; what it says now is not read
+                reply.waited = False
+                reply.oldest_at = now = monotonic()
+                due, swift = now + BUFFER_SECONDS, now + _SWIFT_SECONDS
+                ready.append(item)
+                room = unwatched = _ROOM - len(item)
+                if room > 0:
+                    continue
+            else:
+                ready.append(item)
+                room -= len(item) + _PIECE
+                if room > unwatched:
+                    continue
+                now = monotonic()
+                if room <= _LITTLE_ROOM:  # as it would be if all characters were of the longest
+                    room = _room_beside(ready)
+                if now < due and room > _LITTLE_ROOM:
+                    unwatched = room - _STRIDE if now < swift else room
+                    continue
+            await pause()
+        else:
+            reply.complete = not reply.stopped  # or it swallowed its cancellation, and is cut
+    except Exception as error:
+        if reply.stopped:
+            logger.exception("responder failed to end request_id=%s", turn.request_id)
+        else:
+            reply.fail(error)
+    finally:
+        reply.closing = True
+        # A generator that has come to its end has closed itself.
+        if not (reply.complete and type(items) is AsyncGeneratorType):
+            await close(items, turn)
+
+
+def _room_beside(ready: List[str]) -> int:
+    """How much room there really is beside what is ready; none, if it cannot be encoded."""
+    try:
+        return (BUFFER_BYTES - len(encode_chunks(ready))) // 4
+    except (TypeError, ValueError):
+        return 0
+
+
+def _causes(error: BaseException) -> Iterator[Any]:
+    """What was raised: the error itself, or where a task group has wrapped it, what it wraps."""
+    members = getattr(error, "exceptions", None)
+    if isinstance(members, tuple) and members:
+        for member in members:
+            yield from _causes(member)
+    else:
+        yield error
+
+
+def _is_intended(error: BaseException) -> bool:
+    """Whether a responder raised it for the client to see."""
+    return (
+        isinstance(error, ChatError)
+        and not isinstance(error, StreamError)
+        and isinstance(error.code, str)
+        and isinstance(getattr(error, "message", None), str)  # a subclass may have forgotten it
+    )
+
+
+def iterate(reply: Any) -> Any:
+    """The iterator of what a responder returned; TypeError if it cannot be iterated."""
+    if hasattr(reply, "__aiter__"):
+        return reply.__aiter__()
+    if inspect.iscoroutine(reply):
+        reply.close()  # or Python warns that it was never awaited
+    raise TypeError(
+        f"the responder returned {type(reply).__name__}; "
+        "write it as an async generator function, `async def` with `yield`"
+    )
+
+
+async def close(reply: Any, turn: Turn) -> None:
+    """Close the responder. What its clean-up raises is logged: the client has been answered."""
+    aclose = getattr(reply, "aclose", None)
+    if aclose is not None:
+        try:
+            await aclose()
+        except Exception:
+            logger.exception("responder failed to close request_id=%s", turn.request_id)

@@ -1,0 +1,179 @@
+"""Server-sent events, both ways and without I/O: WHATWG HTML, section 9.2.
+
+`encode` makes the bytes of one frame from one event. `Decoder` takes bytes in any split and gives
+back the frames that are complete, as section 9.2.6 ("Interpreting an event stream") has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Dict, List, Optional, Tuple, Type, Union
+
+import msgspec
+
+from ..models import Chunk, Done, Error, Event
+
+HEARTBEAT = b":\n\n"
+"""A comment: it keeps proxies and clients from taking silence for the end."""
+
+_BOM = b"\xef\xbb\xbf"
+
+_PREFIXES: Dict[Type[Event], bytes] = {
+    Chunk: b"event: chunk\ndata: ",
+    Done: b"event: done\ndata: ",
+    Error: b"event: error\ndata: ",
+}
+_END = b"\n\n"
+
+_CHUNK = b'event: chunk\ndata: {"content":'
+_CHUNK_END = b"}\n\n"
+
+_encoder = msgspec.json.Encoder()
+_encode_json = _encoder.encode
+_encode_json_lines = _encoder.encode_lines
+
+
+def encode(event: Event) -> bytes:
+    """The frame of `event`: its name, its fields as one line of compact JSON, and a blank line.
+
+    Raises UnicodeEncodeError for text that has no UTF-8 (a lone surrogate).
+    """
+    return b"".join((_PREFIXES[type(event)], _encode_json(event), _END))
+
+
+def encode_chunks(texts: List[str]) -> bytes:
+    """The frames of chunks with these texts, as `encode` makes them, in one call of the encoder.
+
+    Raises UnicodeEncodeError as `encode` does, and TypeError for what only pretends to be text.
+    """
+    if not texts:
+        return b""
+    # A line of JSON for each. They contain no line feeds (JSON escapes them), so each line feed is
+    # where one frame ends and, except for the last, the next begins.
+    lines = _encode_json_lines(texts)
+    if len(texts) > 1:
+        lines = lines[:-1].replace(b"\n", _CHUNK_END + _CHUNK)
+        return b"".join((_CHUNK, lines, _CHUNK_END))
+    return b"".join((_CHUNK, lines[:-1], _CHUNK_END))
+
+
+def encode_leading(texts: List[str]) -> Tuple[bytes, int]:
+    """The frames of as many `texts`, from the first on, as have some; and how many these are."""
+    frames: List[bytes] = []
+    with contextlib.suppress(TypeError, ValueError):
+        for text in texts:
+            frames.append(encode_chunks([text]))
+    return b"".join(frames), len(frames)
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One dispatched event: its type, its data lines joined by LF, and the last id seen so far."""
+
+    event: str
+    data: str
+    id: str
+
+
+class FrameTooLarge(ValueError):
+    """A frame has more bytes than the decoder was told to hold."""
+
+
+class Decoder:
+    """Bytes in, frames out.
+
+    `feed` may be given the stream in pieces of any size. `retry` is the reconnection time in
+    milliseconds that the stream asked for last, if any. A frame that no blank line has ended when
+    the stream ends is never given out, as the standard demands.
+
+    `max_frame_bytes` bounds the data of an unfinished frame together with the line that is being
+    read, the same at every split; the standard knows no bound.
+    """
+
+    def __init__(self, *, max_frame_bytes: Optional[int] = None) -> None:
+        self.retry: Optional[int] = None
+        self._max_frame_bytes = max_frame_bytes
+        self._pending = bytearray()  # an unfinished line
+        self._scanned = 0  # how much of it is known to hold no line ending
+        self._after_cr = False  # the last line ended in CR, so one LF at the start belongs to it
+        self._at_start = True  # nothing has been decided about a byte order mark yet
+        self._event = ""
+        self._data: List[str] = []
+        self._data_bytes = 0
+        self._last_id = ""
+
+    def feed(self, data: bytes) -> List[Frame]:
+        """The frames that `data` completes, in order.
+
+        Raises FrameTooLarge, after which the decoder is of no more use.
+        """
+        if self._after_cr and data:
+            # CR LF is one line ending even where a read parts the two.
+            self._after_cr = False
+            if data[:1] == b"\n":
+                data = data[1:]
+        if self._pending or self._at_start or data[-1:] != b"\n":
+            self._pending += data
+            if self._at_start and not self._skip_bom():
+                return []
+            lines = self._lines()
+        else:
+            lines = data.splitlines()  # whole lines, as most reads bring them: nothing to keep
+        frames: List[Frame] = []
+        for line in lines:
+            self._bound(line)
+            if line:
+                self._field(line)
+            else:
+                self._dispatch(frames)
+        self._bound(self._pending)
+        return frames
+
+    def _skip_bom(self) -> bool:
+        """Drop one leading byte order mark; False while it cannot be told yet whether it is one."""
+        if len(self._pending) < len(_BOM) and _BOM.startswith(self._pending):
+            return False
+        self._at_start = False
+        if self._pending.startswith(_BOM):
+            del self._pending[: len(_BOM)]
+        return True
+
+    def _lines(self) -> List[bytes]:
+        """Take the finished lines off the pending bytes, without their endings."""
+        pending = self._pending
+        end = max(pending.rfind(b"\n", self._scanned), pending.rfind(b"\r", self._scanned)) + 1
+        if not end:
+            self._scanned = len(pending)
+            return []
+        finished = bytes(pending[:end])
+        del pending[:end]
+        self._scanned = len(pending)
+        self._after_cr = finished.endswith(b"\r") and not pending
+        return finished.splitlines()  # of bytes: at CR, LF and CR LF, and nowhere else
+
+    def _bound(self, line: Union[bytes, bytearray]) -> None:
+        limit = self._max_frame_bytes
+        if limit is not None and self._data_bytes + len(line) > limit:
+            raise FrameTooLarge(f"a frame has more than {limit} bytes")
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if value[:1] == b" ":
+            value = value[1:]
+        if name == b"data":
+            self._data.append(value.decode("utf-8", "replace"))
+            self._data_bytes += len(value) + 1
+        elif name == b"event":
+            self._event = value.decode("utf-8", "replace")
+        elif name == b"id":
+            if b"\0" not in value:
+                self._last_id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit():  # of bytes: ASCII digits only
+            # Python may refuse more digits (sys.set_int_max_str_digits); no wait is that long.
+            self.retry = int(value) if len(value) <= 640 else self.retry
+
+    def _dispatch(self, frames: List[Frame]) -> None:
+        if self._data:
+            frames.append(Frame(self._event or "message", "\n".join(self._data), self._last_id))
+            self._data = []
+            self._data_bytes = 0
+        self._event = ""

@@ -1,0 +1,210 @@
+"""The OpenAPI document, made from the Structs that decode requests and encode events.
+
+OpenAPI 3.2.0 describes a stream event by event (`itemSchema`), as the Media Type Registry has it
+for `text/event-stream`: each event is an object with the fields of its frame, and `data` is a
+string that holds JSON (https://spec.openapis.org/registry/media-type/sse).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Dict, List, Tuple
+
+import msgspec
+
+from ..errors import (
+    ChatError,
+    ConversationBusy,
+    InternalError,
+    InvalidBody,
+    InvalidFields,
+    MessageTooLong,
+    Overloaded,
+    PayloadTooLarge,
+    ReplyTimeout,
+    RequestError,
+    RequestTimeout,
+    ShuttingDown,
+    StreamError,
+    UnsupportedMediaType,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+)
+from ..models import ChatRequest, Chunk, Done, Error, Usage
+
+_EVENTS: Tuple[Tuple[str, type], ...] = (("chunk", Chunk), ("done", Done), ("error", Error))
+_REFUSALS: Tuple[type[RequestError], ...] = (
+    InvalidBody,
+    RequestTimeout,
+    ConversationBusy,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    InvalidFields,
+    MessageTooLong,
+    InternalError,
+    Overloaded,
+    ShuttingDown,
+)
+_FAILURES: Tuple[type[ChatError], ...] = (
+    ChatError,
+    StreamError,
+    ReplyTimeout,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamRateLimited,
+)
+# Spelled out: `\s` is something else to ECMA-262, which patterns are written in, than to Python.
+_NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
+
+
+def document(chat_path: str, root_path: str) -> Dict[str, Any]:
+    """The document of a service whose chat is at `chat_path`, mounted at `root_path`."""
+    _, schemas = msgspec.json.schema_components(
+        [ChatRequest, Chunk, Done, Error, Usage], ref_template="#/components/schemas/{name}"
+    )
+    schemas["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
+    return {
+        "openapi": "3.2.0",
+        "info": {
+            "title": "OmniForge Chat",
+            "version": version("omniforge-chat"),
+            "summary": "A message in, a stream of events out.",
+        },
+        "servers": [{"url": root_path or "/"}],
+        "paths": {
+            chat_path: {"post": _chat()},
+            "/health": {"get": _probe("health", "Whether the process lives", "healthy")},
+            "/ready": {"get": _ready()},
+        },
+        "components": {
+            "schemas": {
+                name: schema if name == ChatRequest.__name__ else _without_null(schema)
+                for name, schema in schemas.items()
+            }
+        },
+    }
+
+
+def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
+    """`schema` as it is sent: what is not known is left out (`omit_defaults`), and never null."""
+    properties: Dict[str, Any] = {}
+    for name, described in schema["properties"].items():
+        kinds = [kind for kind in described.get("anyOf", ()) if kind != {"type": "null"}]
+        if kinds:
+            (kind,) = kinds
+            described = {k: v for k, v in described.items() if k not in ("anyOf", "default")}
+            described.update(kind)
+        properties[name] = described
+    return {**schema, "properties": properties}
+
+
+def _chat() -> Dict[str, Any]:
+    example = {"message": "Hello, help me create an agent", "conversation_id": _EXAMPLE_ID}
+    responses: Dict[str, Any] = {
+        "200": {
+            "description": (
+                "The reply: `chunk` any number of times, then exactly one `done` or `error`. "
+                "Lines that begin with `:` are heartbeats."
+            ),
+            "headers": {**_request_id_header(), **_header("X-Conversation-ID", "Also in `done`.")},
+            "content": {
+                "text/event-stream": {"itemSchema": {"oneOf": [_event(*e) for e in _EVENTS]}}
+            },
+        }
+    }
+    by_status: Dict[int, List[type[RequestError]]] = {}
+    for refusal in _REFUSALS:
+        by_status.setdefault(refusal.status, []).append(refusal)
+    for status, classes in sorted(by_status.items()):
+        responses[str(status)] = _error(classes)
+    return {
+        "operationId": "chat",
+        "summary": "Send a message, and read the reply as a stream of server-sent events",
+        "parameters": [
+            {
+                "name": "X-Request-ID",
+                "in": "header",
+                "description": "A reference of the client's own; one is made where it is unusable.",
+                "schema": {"type": "string"},
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _ref("ChatRequest"),
+                    "examples": {"first": {"value": example}},
+                }
+            },
+        },
+        "responses": responses,
+    }
+
+
+def _ready() -> Dict[str, Any]:
+    operation = _probe("ready", "Whether new chats are taken", "ready")
+    operation["responses"]["503"] = _status("Draining: no new chats", "draining")
+    return operation
+
+
+def _probe(name: str, summary: str, status: str) -> Dict[str, Any]:
+    return {"operationId": name, "summary": summary, "responses": {"200": _status(summary, status)}}
+
+
+def _status(description: str, status: str) -> Dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": {"status": {"const": status}},
+        "required": ["status"],
+    }
+    return {
+        "description": description,
+        "headers": _request_id_header(),
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _error(classes: List[type[RequestError]]) -> Dict[str, Any]:
+    codes = sorted({refusal.code for refusal in classes})
+    schema = {"allOf": [_ref("Error"), {"properties": {"code": {"enum": codes}}}]}
+    headers = _request_id_header()
+    if classes[0].retry_after is not None:
+        headers.update(_header("Retry-After", "Seconds to wait before the next try."))
+    description = " ".join((refusal.__doc__ or "").splitlines()[0] for refusal in classes)
+    return {
+        "description": description,
+        "headers": headers,
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _event(name: str, struct: type) -> Dict[str, Any]:
+    data: Dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": _ref(struct.__name__),
+    }
+    if struct is Error:
+        codes = ", ".join(f"`{failure.code}`" for failure in _FAILURES)
+        data["description"] = f"Codes: {codes}, and those that a responder chooses itself."
+    return {
+        "type": "object",
+        "description": struct.__doc__,
+        "properties": {"event": {"const": name}, "data": data},
+        "required": ["event", "data"],
+    }
+
+
+def _ref(name: str) -> Dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _request_id_header() -> Dict[str, Any]:
+    return _header("X-Request-ID", "The reference under which the log speaks of this request.")
+
+
+def _header(name: str, description: str) -> Dict[str, Any]:
+    return {name: {"description": description, "schema": {"type": "string"}}}

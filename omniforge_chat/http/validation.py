@@ -1,0 +1,178 @@
+"""From the request to a ChatRequest, or to an error that says everything that is wrong with it.
+
+Written by hand: a client is told of all wrong fields at once, in words, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Iterable, List, Optional, Tuple
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from ..errors import (
+    InvalidBody,
+    InvalidFields,
+    MessageTooLong,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+from ..models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN, ChatRequest
+
+_is_uuid4 = re.compile(UUID4_PATTERN[1:-1]).fullmatch  # `$` would let a last line feed through
+_is_json = re.compile(r"application/json|[^\s/;]+/[^\s/;]+\+json", re.IGNORECASE).fullmatch
+# Escapes one after the other: a surrogate pair, or half of one (the group), or any other.
+_escapes = re.compile(
+    rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL
+).finditer
+
+
+class _RawFields(msgspec.Struct):
+    """The fields of ChatRequest, each as the bytes of its JSON value; empty where absent."""
+
+    message: msgspec.Raw = msgspec.Raw()
+    conversation_id: msgspec.Raw = msgspec.Raw()
+
+
+_decode_request = msgspec.json.Decoder(ChatRequest).decode
+_decode_raw_fields = msgspec.json.Decoder(_RawFields).decode
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int) -> None:
+    """Refuse what can be refused before the body is read.
+
+    Raises UnsupportedMediaType, or PayloadTooLarge by the announced length. Demanding a JSON media
+    type also keeps out requests that a page of another site can make without CORS asking first.
+    """
+    fields = dict(headers)  # the last one of a name counts
+    length = fields.get(b"content-length", b"")
+    if length.isdigit() and (len(length) > 18 or int(length) > max_body_bytes):
+        raise _too_large(max_body_bytes)
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("Content-Encoding: send the body uncompressed")
+    content_type = fields.get(b"content-type", b"")
+    if content_type == b"application/json":
+        return
+    media_type = content_type.partition(b";")[0].strip().decode("latin-1")
+    if not _is_json(media_type):
+        given = f"not {media_type!r}" if media_type else "and there is none"
+        raise UnsupportedMediaType(f"Content-Type: must be application/json, {given}")
+
+
+async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
+    """The whole body of a request.
+
+    Raises PayloadTooLarge without reading any further, or ClientDisconnect.
+    """
+    parts: List[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        more = message.get("more_body", False)
+        if not (more or parts):
+            return part
+        parts.append(part)
+    return b"".join(parts)
+
+
+def late_body(seconds: float) -> RequestTimeout:
+    """The error of a body that did not arrive within `seconds`."""
+    return RequestTimeout(f"body: did not arrive within {seconds:g} seconds")
+
+
+def parse(body: bytes) -> ChatRequest:
+    """The request that `body` holds.
+
+    Raises InvalidBody for what is no JSON object in UTF-8, InvalidFields (or MessageTooLong) with
+    all the wrong fields named otherwise.
+    """
+    message: Optional[str]
+    problems: List[str] = []
+    request: Optional[ChatRequest] = None
+    try:
+        # msgspec does not look into the strings of fields that it skips.
+        body.decode("utf-8")
+        try:
+            request = _decode_request(body)
+            message, conversation_id = request.message, request.conversation_id
+        except msgspec.ValidationError:
+            fields = _decode_raw_fields(body)
+            message, conversation_id, problems = _strings(fields)
+    except UnicodeDecodeError as error:
+        raise InvalidBody(f"body: not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise InvalidBody("body: nested too deeply") from None
+    except msgspec.ValidationError:
+        raise InvalidBody("body: must be a JSON object") from None
+    except msgspec.DecodeError as error:
+        raise InvalidBody(f"body: {_not_json(body, error)}") from None
+
+    too_long = message is not None and len(message) > MAX_MESSAGE_CHARACTERS
+    if too_long:
+        limit = MAX_MESSAGE_CHARACTERS
+        problems.insert(0, f"message: Message exceeds maximum length of {limit} characters")
+    elif message is not None and (not message or message.isspace()):
+        what = "be only white space" if message else "be empty"
+        problems.insert(0, f"message: Message must not {what}")
+    if conversation_id is not None and not _is_uuid4(conversation_id):
+        problems.append(
+            "conversation_id: must be a UUID of version 4 in canonical form (lower case)"
+        )
+    if problems or message is None:
+        raise (MessageTooLong if too_long else InvalidFields)("; ".join(problems))
+    return request or ChatRequest(message, conversation_id)
+
+
+def _strings(fields: _RawFields) -> Tuple[Optional[str], Optional[str], List[str]]:
+    """The two fields where they are strings, and what is wrong where they are not."""
+    problems: List[str] = []
+    message: Optional[str] = None
+    conversation_id: Optional[str] = None
+    kind = _kind(fields.message)
+    if kind == "string":
+        message = _decode_string(fields.message)
+    else:
+        problems.append(
+            f"message: must be a string, not {kind}" if kind else "message: Message is required"
+        )
+    kind = _kind(fields.conversation_id)
+    if kind == "string":
+        conversation_id = _decode_string(fields.conversation_id)
+    elif kind not in ("", "null"):
+        problems.append(f"conversation_id: must be a string, not {kind}")
+    return message, conversation_id, problems
+
+
+def _kind(raw: msgspec.Raw) -> str:
+    """The kind of a JSON value by its first byte, which decides it (RFC 8259, section 3)."""
+    first = bytes(raw)[:1]
+    kinds = {b"": "", b'"': "string", b"{": "an object", b"[": "an array", b"n": "null"}
+    kinds.update({b"t": "a boolean", b"f": "a boolean"})
+    return kinds.get(first, "a number")
+
+
+def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
+    """Why `body` is no JSON, in words that help more than the decoder's where we know them."""
+    if not body:
+        return "is empty; a JSON object is expected"
+    if body.startswith(b"\xef\xbb\xbf"):
+        return "begins with a byte order mark; send JSON without it (RFC 8259, section 8.1)"
+    if any(escape[1] for escape in _escapes(body)):
+        return "a \\u escape stands for half a character (a lone surrogate)"
+    text = str(error)
+    return text if text.startswith("JSON") else text[0].lower() + text[1:]
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"body: larger than {limit} bytes")

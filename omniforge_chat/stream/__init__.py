@@ -1,0 +1,1 @@
+"""One open stream, and what all streams of an app share."""

@@ -1,0 +1,74 @@
+"""What all streams of one app share: how many are open, how many may be, and the drain."""
+
+from __future__ import annotations
+
+from typing import Optional, Protocol, Set
+
+import anyio
+
+from ..errors import Overloaded, ShuttingDown
+
+
+class Waiting(Protocol):
+    """A request that waits for something, and can be told that it is time to end."""
+
+    def shut_down(self) -> None:
+        """End soon, with `shutting_down`. It may be called at any time, more than once."""
+
+
+class Lifecycle:
+    """The room of one app, and its drain. Two apps in a process have two, and do not meet."""
+
+    def __init__(self, *, max_streams: int) -> None:
+        self.max_streams = max_streams
+        self.open_streams = 0
+        self.draining = False
+        self._time_is_up = False
+        self._waiting: Set[Waiting] = set()
+        self._emptied: Optional[anyio.Event] = None
+
+    def admit(self) -> None:
+        """Take a place; `release` gives it back.
+
+        Raises ShuttingDown while the app drains, Overloaded where every place is taken.
+        """
+        if self.draining:
+            raise ShuttingDown("Server is shutting down")
+        if self.open_streams >= self.max_streams:
+            raise Overloaded("Too many open streams")
+        self.open_streams += 1
+
+    def release(self) -> None:
+        """Give a place back."""
+        self.open_streams -= 1
+        if self.open_streams == 0 and self._emptied is not None:
+            self._emptied.set()
+
+    def opened(self, request: Waiting) -> None:
+        """`request` has begun to wait; the end of a drain has to know it."""
+        self._waiting.add(request)
+        if self._time_is_up:
+            request.shut_down()
+
+    def closed(self, request: Waiting) -> None:
+        """`request` waits no more."""
+        self._waiting.discard(request)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new chats, give the open ones `seconds` to finish, then end those that are left.
+
+        It returns when no stream is open. It may be called again meanwhile, to shorten the time.
+        """
+        self.draining = True
+        with anyio.move_on_after(seconds):
+            await self._empty()
+        self._time_is_up = True
+        for request in list(self._waiting):
+            request.shut_down()
+        await self._empty()
+
+    async def _empty(self) -> None:
+        while self.open_streams:
+            if self._emptied is None or self._emptied.is_set():
+                self._emptied = anyio.Event()
+            await self._emptied.wait()

@@ -1,0 +1,98 @@
+"""GET /docs: one page that stands on its own, wherever the app is mounted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import List
+from urllib.parse import urljoin
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from omniforge_chat import Settings, create_app
+
+from ..support.harness import Exchange
+
+FETCHED = re.compile(r"""\bfetch\(\s*["'`]([^"'`]*)""")
+REFERRED = re.compile(r"""\b(?:src|href|action|srcset|poster|data)\s*=\s*["']([^"']*)""")
+STYLED = re.compile(r"""\burl\(\s*["']?([^"')]*)|@import\s+["']([^"']*)""")
+RESOLVED = re.compile(r"""new URL\(\s*["'`]([^"'`]*)""")
+
+
+def get(app: ASGIApp, path: str, method: str = "GET") -> Exchange:
+    """The exchange that asks `app` for `path`."""
+
+    async def ask() -> Exchange:
+        exchange = Exchange(path=path, method=method)
+        await exchange.run(app)
+        return exchange
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def app() -> Starlette:
+    return create_app(settings=Settings())
+
+
+@pytest.fixture(scope="module")
+def page(app: Starlette) -> str:
+    return get(app, "/docs").body.decode("utf-8")
+
+
+def addresses(page: str) -> List[str]:
+    """Every address that the page's markup, styles and script refer to."""
+    found = FETCHED.findall(page) + REFERRED.findall(page) + RESOLVED.findall(page)
+    return found + ["".join(groups) for groups in STYLED.findall(page)]
+
+
+def test_the_page_is_html_under_a_policy_and_with_a_request_id(app: Starlette) -> None:
+    """The policy is what keeps a page with a script in it from ever talking to anybody else."""
+    answer = get(app, "/docs")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["x-request-id"]
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert answer.body.startswith(b"<!doctype html>")
+
+
+def test_the_page_refers_to_nothing_outside_itself(page: str) -> None:
+    """It works without the internet, and reading it tells no third party."""
+    found = addresses(page)
+    assert {"openapi.json", "api/v1/chat"} <= set(found)
+    assert [url for url in found if re.match(r"(?i)\s*(?!data:)([a-z][a-z0-9+.-]*:|//)", url)] == []
+    assert not re.search(r"(?i)https?://", page)
+
+
+def test_every_address_of_the_page_is_relative_and_answers_where_the_app_is_mounted(
+    app: Starlette, page: str
+) -> None:
+    """An address that begins with a slash would leave the mount and ask the host instead."""
+    host = Starlette(routes=[Mount("/deep/assistant", app=app)])
+    mounted = get(host, "/deep/assistant/docs")
+    assert (mounted.status, mounted.body.decode("utf-8")) == (200, page)
+    for url in addresses(page):
+        if not url.startswith("data:") and url != ".":
+            assert not url.startswith("/")
+            method = "POST" if url == "api/v1/chat" else "GET"
+            assert get(host, urljoin("/deep/assistant/docs", url), method).status == 200
+
+
+def test_the_script_never_makes_markup_or_code_of_data(page: str) -> None:
+    """What a model or another user wrote is shown on this page; it must stay text."""
+    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|DOMParser"
+    code = r"\beval\(|new Function|createContextualFragment|setTimeout\(\s*[\"'`]"
+    assert re.findall(f"{ways}|{code}", page) == []
+    assert not re.search(r"<[^>]*\son[a-z]+\s*=", page), "a handler in an attribute"
+
+
+def test_every_control_of_the_form_has_a_label(page: str) -> None:
+    """Without one a screen reader has only "edit text" to say."""
+    controls = re.findall(r'<(?:textarea|input)[^>]*\bid="([^"]+)"', page)
+    assert controls
+    assert set(controls) <= set(re.findall(r'<label for="([^"]+)"', page))

@@ -1,0 +1,295 @@
+"""The OpenAPI document: valid, and true of the service, which schemathesis puts to the test."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import sys
+from typing import Any, AsyncIterator, Iterator, List
+
+import jsonschema  # type: ignore[import-untyped] # it has no type annotations
+import openapi_spec_validator
+import pytest
+import schemathesis
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from omniforge_chat import ChatError, Finish, Settings, Turn, Usage, chat_routes, create_app
+from omniforge_chat.core.reply import Item
+from omniforge_chat.core.sse import Frame
+from omniforge_chat.models import ChatRequest
+
+from ..support.harness import CONVERSATION, Exchange, LiveServer, exchange
+from ..support.requests import judge, objects
+
+CHAT = "/api/v1/chat"
+
+reads_3_2 = pytest.mark.skipif(
+    sys.version_info < (3, 10),
+    reason="the last openapi-spec-validator for Python 3.9 does not know OpenAPI 3.2",
+)
+
+
+async def answer_even_messages(turn: Turn) -> AsyncIterator[Item]:
+    """Replies that end in either way, with what was sent in them."""
+    yield turn.message
+    if len(turn.message) % 2:
+        raise ChatError("The message has an odd number of characters")
+    if len(turn.message) % 4:
+        yield Usage(7, prompt_tokens=3, completion_tokens=4)
+        yield Finish("stop")
+
+
+app = create_app(answer_even_messages, settings=Settings())
+remembering = create_app(answer_even_messages, settings=Settings(history="memory"))
+
+
+def document_of(app: Starlette, path: str = "/openapi.json") -> Any:
+    """The document as the service gives it out."""
+    answer = exchange(app, method="GET", path=path)
+    assert answer.headers["content-type"] == "application/json"
+    return json.loads(answer.body)
+
+
+DOCUMENT = document_of(app)
+
+
+def problems(schema: Any, value: object) -> List[str]:
+    """What the schema, which may refer to others in the document, finds wrong with `value`."""
+    whole = {**schema, "components": DOCUMENT["components"]}
+    return [error.message for error in jsonschema.Draft202012Validator(whole).iter_errors(value)]
+
+
+def event_problems(frame: Frame) -> List[str]:
+    """What the description of the stream finds wrong with one event of it."""
+    stream = DOCUMENT["paths"][CHAT]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    item = {"event": frame.event, "data": frame.data}
+    found = problems(stream["itemSchema"], item)
+    for kind in stream["itemSchema"]["oneOf"]:
+        if not problems(kind, item):
+            assert kind["properties"]["data"]["contentMediaType"] == "application/json"
+            content = kind["properties"]["data"]["contentSchema"]
+            found += problems(content, json.loads(frame.data))
+    return found
+
+
+@reads_3_2
+def test_the_document_is_valid() -> None:
+    """By the meta-schema of the version that it claims."""
+    assert DOCUMENT["openapi"] == "3.2.0"
+    openapi_spec_validator.validate(DOCUMENT)
+
+
+@given(objects)
+@example({"message": "".join(filter(str.isspace, map(chr, range(sys.maxunicode))))})
+@example({"message": "\ufeff"})
+@example({"message": "\u200b"})
+def test_the_request_schema_accepts_what_the_service_accepts(fields: Any) -> None:
+    """Generated clients check by it, and tools that test a service take it at its word."""
+    described = DOCUMENT["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
+    accepted = isinstance(judge(json.dumps(fields).encode()), ChatRequest)
+    assert (problems(described["schema"], fields) == []) == accepted
+
+
+def test_the_example_is_answered() -> None:
+    """It is what people paste into a terminal first."""
+    body = DOCUMENT["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
+    for shown in body["examples"].values():
+        assert exchange(app, shown["value"]).status == 200
+
+
+counts = st.integers(min_value=0)
+said = st.one_of(
+    st.text(),
+    st.builds(Usage, counts, st.none() | counts, st.none() | counts, st.none() | st.booleans()),
+    st.builds(Finish, st.text()),
+)
+
+
+@given(st.lists(said, max_size=5), st.booleans())
+def test_every_event_of_a_stream_is_as_it_is_described(items: List[Item], fails: bool) -> None:
+    """Generated clients read the stream by it."""
+
+    async def respond(turn: Turn) -> AsyncIterator[Item]:
+        for item in items:
+            yield item
+        if fails:
+            raise ChatError("no")
+
+    answer = exchange(create_app(respond, settings=Settings()))
+    assert answer.frames[-1].event == ("error" if fails else "done")
+    for frame in answer.frames:
+        assert event_problems(frame) == []
+
+
+def done(**fields: Any) -> str:
+    """The data of a `done` that is as it should be, but for `fields`."""
+    return json.dumps({"conversation_id": CONVERSATION, "usage": {"tokens": 1}, **fields})
+
+
+WRONG_USAGES: List[Any] = [
+    None,
+    {},
+    {"tokens": -1},
+    {"tokens": 1, "prompt_tokens": -1},
+    {"tokens": 1, "completion_tokens": "1"},
+    {"tokens": 1, "prompt_tokens": None},
+    {"tokens": 1, "estimated": "yes"},
+]
+
+
+def test_all_that_done_can_say_is_described() -> None:
+    """A tool that shows a bill has to know the names of its parts."""
+    assert event_problems(Frame("done", done(), "")) == []
+    usage = DOCUMENT["components"]["schemas"]["Usage"]["properties"]
+    assert set(usage) == {"tokens", "prompt_tokens", "completion_tokens", "estimated"}
+    assert "finish_reason" in DOCUMENT["components"]["schemas"]["Done"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        ("message", '{"content":"a"}'),
+        ("chunk", '{"code":"x","message":"y"}'),
+        ("chunk", '{"content":1}'),
+        ("done", '{"content":"a"}'),
+        ("done", f'{{"conversation_id":"{CONVERSATION}"}}'),
+        *(("done", done(usage=usage)) for usage in WRONG_USAGES),
+        *(("done", done(finish_reason=reason)) for reason in (None, 1, ["stop"])),
+        ("error", '{"message":"y"}'),
+        ("error", '{"code":"x"}'),
+        ("error", '{"code":"x","message":"y","usage":null}'),
+    ],
+)
+def test_an_event_that_is_not_in_the_contract_is_not_in_the_description(
+    event: str, data: str
+) -> None:
+    """A description that fits everything describes nothing."""
+    assert event_problems(Frame(event, data, "")) != []
+
+
+async def _refused_while_full() -> Exchange:
+    inner = Exchange()
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        await inner.run(full)
+        yield "hi"
+
+    full = create_app(respond, settings=Settings(max_streams=1))
+    await Exchange().run(full)
+    return inner
+
+
+async def _refused_while_busy() -> Exchange:
+    inner = Exchange({"message": "hi", "conversation_id": CONVERSATION})
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        await inner.run(busy)
+        yield "hi"
+
+    busy = create_app(respond, settings=Settings(history="memory"))
+    await Exchange({"message": "hi", "conversation_id": CONVERSATION}).run(busy)
+    return inner
+
+
+async def _refused_while_draining() -> Exchange:
+    draining = create_app(answer_even_messages, settings=Settings())
+    await draining.drain(0)
+    refused = Exchange()
+    await refused.run(draining)
+    return refused
+
+
+async def _refused_as_too_slow() -> Exchange:
+    impatient = create_app(answer_even_messages, settings=Settings(body_timeout=0.01))
+    refused = Exchange(parts=[{"type": "http.request", "body": b"{", "more_body": True}])
+    await refused.run(impatient)
+    return refused
+
+
+async def _refused(**request: Any) -> Exchange:
+    refused = Exchange(**request)
+    await refused.run(app)
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        pytest.param(lambda: _refused(body=b"{"), 400, id="no JSON"),
+        pytest.param(_refused_as_too_slow, 408, id="too slow"),
+        pytest.param(_refused_while_busy, 409, id="busy"),
+        pytest.param(lambda: _refused(body=b" " * 200_000), 413, id="too large"),
+        pytest.param(
+            lambda: _refused(headers={"content-type": "text/plain"}), 415, id="no JSON type"
+        ),
+        pytest.param(lambda: _refused(body=b"{}"), 422, id="a wrong field"),
+        pytest.param(lambda: _refused(body={"message": "x" * 10_001}), 422, id="too long"),
+        pytest.param(_refused_while_full, 503, id="full"),
+        pytest.param(_refused_while_draining, 503, id="draining"),
+    ],
+)
+def test_every_refusal_is_described(refusal: Any, status: int) -> None:
+    """With its codes, and with the headers that it has."""
+    answer = asyncio.run(refusal())
+    assert answer.status == status
+    described = DOCUMENT["paths"][CHAT]["post"]["responses"][str(status)]
+    content = described["content"][answer.headers["content-type"]]
+    assert problems(content["schema"], json.loads(answer.body)) == []
+    assert problems(content["schema"], {"code": "another", "message": "a"}) != []
+    assert {name.lower() for name in described["headers"]} <= set(answer.headers)
+    assert ("Retry-After" in described["headers"]) == ("retry-after" in answer.headers)
+
+
+def test_what_cannot_be_made_to_happen_here_is_described_too() -> None:
+    """A client has to be ready for it."""
+    described = DOCUMENT["paths"][CHAT]["post"]["responses"]["500"]
+    error = {"code": "internal_error", "message": "Internal server error (reference x)"}
+    assert problems(described["content"]["application/json"]["schema"], error) == []
+
+
+@pytest.mark.parametrize(
+    "make", [create_app, lambda r, settings: chat_routes(r, settings=settings)]
+)
+@pytest.mark.parametrize("path", ["/assistant", "/a/b"])
+def test_the_servers_follow_the_mount_path(make: Any, path: str) -> None:
+    """Tools send their requests there; the paths themselves stay as they are."""
+    inner = make(answer_even_messages, settings=Settings())
+    mount = Mount(path, routes=inner) if isinstance(inner, list) else Mount(path, app=inner)
+    document = document_of(Starlette(routes=[mount]), f"{path}/openapi.json")
+    assert document == {**DOCUMENT, "servers": [{"url": path}]}
+    assert DOCUMENT["servers"] == [{"url": "/"}]
+
+
+# The last schemathesis for Python 3.9 does not know OpenAPI 3.2, so it cannot check the events. It
+# takes many minutes to make long text by a pattern, and overlooks a pattern beside `anyOf`: it
+# cannot tell which data are good.
+readable = copy.deepcopy(DOCUMENT)
+unreliable_checks: List[Any] = []
+if sys.version_info < (3, 10):
+    readable["openapi"] = "3.1.0"
+    readable["paths"][CHAT]["post"]["responses"]["200"]["content"] = {"text/event-stream": {}}
+    del readable["components"]["schemas"]["ChatRequest"]["properties"]["message"]["pattern"]
+    unreliable_checks.append(positive_data_acceptance)
+
+schema = schemathesis.openapi.from_dict(readable)
+# No field value has control characters (RFC 9110, section 5.5): the server refuses them, in text.
+schema.config.generation.update(exclude_header_characters="".join(map(chr, (*range(32), 127))))
+
+
+@pytest.fixture(scope="module", params=[app, remembering], ids=["forgetful", "remembering"])
+def service(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the service is."""
+    with LiveServer(request.param) as live:
+        yield live.url
+
+
+@schema.parametrize()
+@settings(max_examples=100)
+def test_the_service_is_as_the_document_says(case: Any, service: str) -> None:
+    """With every check: statuses, headers, types, schemas, each event, good data and bad."""
+    case.call_and_validate(base_url=service, excluded_checks=unreliable_checks)

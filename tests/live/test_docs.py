@@ -1,0 +1,311 @@
+"""The documentation is true: its tables say what the code says, its links lead somewhere, and its
+examples run and print what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Set, Tuple, Type
+
+import pytest
+from starlette.applications import Starlette
+
+import omniforge_chat
+from omniforge_chat import ChatError, Settings, chat_routes, create_app
+from omniforge_chat.cli import main
+from omniforge_chat.errors import ReplyTimeout, RequestError, ShuttingDown, StreamError
+from omniforge_chat.responders import placeholder
+from omniforge_chat.settings import variable
+from omniforge_chat.stream.lifecycle import Lifecycle
+
+from ..support.harness import PATIENCE, Client, environment, exchange, last, text
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+
+FIELDS = Settings.__struct_fields__
+
+_block = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE).findall
+
+
+def page_name(page: Path) -> str:
+    """A page as its tests are called."""
+    return page.name
+
+
+def blocks(page: Path, language: str) -> List[str]:
+    """The code blocks of this language."""
+    found = _block(page.read_text("utf-8"))
+    return [textwrap.dedent(code) for _, kind, code in found if kind == language]
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(
+        r"^( *)```.*?^\1```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def rows(page: Path, *columns: str) -> List[List[str]]:
+    """The cells of every table of a page that begins with these columns, code marks removed."""
+    found: List[List[str]] = []
+    inside = False
+    for line in page.read_text("utf-8").splitlines():
+        cells = [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
+        if not cells:
+            inside = False
+        elif cells[: len(columns)] == list(columns):
+            inside = True
+        elif inside and set(cells[0]) != {"-"}:
+            found.append(cells)
+    assert found, f"{page.name} has no table of {columns}"
+    return found
+
+
+def anchors(page: Path) -> Set[str]:
+    """What a link to a heading of the page may have after `#`, as code hosts make it."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# Tables
+
+
+def test_the_table_of_settings_is_settings() -> None:
+    """Whoever sets a variable has read its name and its default there, and nowhere else."""
+    found = rows(DOCS / "configuration.md", "field", "variable", "default")
+    assert [row[0] for row in found] == list(FIELDS)
+    assert [row[1] for row in found] == [variable(field) for field in FIELDS]
+    assert Settings.from_env({row[1]: row[2] for row in found}) == Settings.from_env({})
+
+
+def test_the_table_of_settings_says_which_limits_may_be_off() -> None:
+    """`off` is refused where it would be dangerous, and a reader should not have to try."""
+    for field, name, _, unit, *_ in rows(DOCS / "configuration.md", "field", "variable"):
+        try:
+            Settings.from_env({name: "off"})
+            may_be_off = not isinstance(getattr(Settings(), field), str)
+        except ValueError:
+            may_be_off = False
+        assert unit.endswith("or `off") == may_be_off, field
+
+
+def test_the_table_of_flags_is_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag that is not in the table is not found, one that is only there does not work."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    flags = re.findall(r"^  (--[a-z-]+) ", capsys.readouterr().out, re.MULTILINE)
+    fields = [flag[2:].replace("-", "_") for flag in flags]
+    assert rows(DOCS / "configuration.md", "flag", "variable") == [
+        [flag, variable(field)] for flag, field in zip(flags, fields)
+    ]
+
+
+def error_classes(base: Type[ChatError]) -> Iterator[Type[ChatError]]:
+    """The classes of the package's tree that have a code of their own, from `base` on."""
+    if "code" in vars(base):
+        yield base
+    for child in base.__subclasses__():
+        if child.__module__ == "omniforge_chat.errors":
+            yield from error_classes(child)
+
+
+def test_the_tables_of_errors_are_the_tree_of_errors() -> None:
+    """Clients branch on these codes."""
+    before = [row[:2] for row in rows(DOCS / "protocol.md", "status", "code")]
+    assert sorted(before) == sorted([str(e.status), e.code] for e in error_classes(RequestError))
+    within = {row[0] for row in rows(DOCS / "protocol.md", "code", "when")}
+    within = {code for code in within if not code.startswith("upstream")}
+    assert within == {e.code for e in (ChatError, StreamError, ReplyTimeout, ShuttingDown)}
+
+
+def test_the_readme_names_every_code() -> None:
+    """It is all that most people read."""
+    page = README.read_text("utf-8")
+    for error in error_classes(ChatError):
+        assert f"`{error.code}`" in page
+
+
+def test_the_plan_of_the_house_is_the_package() -> None:
+    """A house whose plan lacks a room is not understood from its plan."""
+    listed, room = set(), [""] * 8
+    for line in blocks(DOCS / "design.md", "")[0].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        room[depth] = name if name.endswith("/") else ""
+        listed.add("".join(room[:depth]) + name.rstrip("/"))
+    package = Path(omniforge_chat.__file__).parent
+    built = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*")
+        if path.name not in ("__init__.py", "__pycache__", "py.typed")
+        and "__pycache__" not in path.parts
+        and path.suffix != ".html"
+    }
+    assert listed == built
+
+
+# Links and commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
+    """A file, and where the link names one, a heading in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not re.match(r"[a-z]+:", target):
+            path, _, anchor = target.partition("#")
+            linked = (page.parent / path) if path else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_readme_links_every_page() -> None:
+    """What nobody links, nobody finds."""
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", README.read_text("utf-8")))
+    assert linked == {f"docs/{page.name}" for page in DOCS.glob("*.md")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_target_of_make_exists(page: Path) -> None:
+    """Everywhere the first thing that a newcomer types."""
+    made = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for target in re.findall(r"(?:\$ |`)make (?:[A-Z]+=\S+ )*([a-z-]+)", page.read_text("utf-8")):
+        assert target in made
+
+
+# Examples
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_python_in_the_docs_compiles(page: Path) -> None:
+    """On every Python that is supported."""
+    for code in blocks(page, "python"):
+        compile(code, page.name, "exec")
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory with the modules of README.md and docs/embedding.md, which can be imported."""
+    names = set()
+    for page in (README, DOCS / "embedding.md"):
+        for code in blocks(page, "python"):
+            named = re.match(r"# (\w+)\.py\n", code)
+            assert named, f"{page.name}: a block without the name of its module"
+            names.add(named[1])
+            (tmp_path / f"{named[1]}.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def reply(app: Any, path: str, message: str) -> str:
+    """The whole text of a reply that is `done`."""
+    answer = exchange(app, {"message": message}, path=path)
+    assert answer.status == 200
+    assert last(answer.frames)[0] == "done"
+    return text(answer.frames)
+
+
+def test_the_readme_s_curl_prints_what_it_shows() -> None:
+    """It is the first thing that anybody compares."""
+    [console] = [code for code in blocks(README, "console") if "curl" in code]
+    command, _, shown = console.partition("'\nevent:")
+    body = json.loads(command[command.index("-d '") + len("-d '") :])
+    answer = exchange(create_app(settings=Settings()), body, path="/api/v1/chat")
+    assert answer.body.decode() == f"event:{shown}"
+
+
+def test_the_readme_s_responder_answers(examples: Path) -> None:
+    """Under the name by which the README serves it."""
+    app = create_app(settings=Settings(responder="hello:respond"))
+    answer = exchange(app, {"message": "one two"}, path="/api/v1/chat")
+    assert text(answer.frames) == "one two "
+    assert last(answer.frames)[1]["usage"] == {"tokens": 42}
+    answer = exchange(app, {"message": "the weather"}, path="/api/v1/chat")
+    assert last(answer.frames)[1]["code"] == "off_topic"
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "answer"),
+    [
+        ("host", "/assistant/api/v1/chat", "hi "),
+        ("mounted", "/assistant/api/v1/chat", "hi "),
+        ("two", "/assistant/api/v1/chat", "hi "),
+        ("two", "/shout/api/v1/chat", "HI"),
+        ("table", "/api/v1/chat", "hi "),
+        ("drained", "/assistant/api/v1/chat", "hi "),
+        ("greeting", "/assistant/api/v1/chat", "Hello, Ada"),
+    ],
+)
+def test_a_host_of_the_docs_answers(examples: Path, module: str, path: str, answer: str) -> None:
+    """People copy these as they are."""
+    assert reply(importlib.import_module(module).app, path, "hi") == answer
+
+
+@contextlib.contextmanager
+def uvicorn(module: str, directory: Path) -> Iterator[Tuple[subprocess.Popen[bytes], int]]:
+    """A uvicorn of its own that serves `module:app`, and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", "0"],
+        cwd=directory,
+        env=environment(),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        log: List[bytes] = []
+        for line in process.stderr:
+            log.append(line)
+            found = re.search(rb"running on http://127\.0\.0\.1:(\d+)", line)
+            if found:
+                yield process, int(found[1])
+                return
+        raise AssertionError(f"it did not start: {log}")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask_until(port: int, path: str, status: int) -> Dict[str, Any]:
+    """Ask for `path` until the answer has this status, and return its body."""
+    while True:
+        with Client(port) as client:
+            client.ask(path)
+            got, _, body = client.json()
+            if got == status:
+                assert isinstance(body, dict)
+                return body
+
+
+def test_the_host_that_drains_first_drains_first(examples: Path) -> None:
+    """uvicorn alone would wait for the whole stream, and take nobody else meanwhile."""
+    with uvicorn("drained", examples) as (process, port), Client(port) as client:
+        client.post({"message": "a " * 4000}, path="/assistant/api/v1/chat")
+        assert client.head()[0] == 200
+        client.frame()
+        process.send_signal(signal.SIGTERM)
+        assert ask_until(port, "/assistant/ready", 503) == {"status": "draining"}
+        process.send_signal(signal.SIGTERM)
+        event, data = last(client.frames())
+        assert (event, data["code"]) == ("error", "shutting_down")
+        client.close()
+        process.wait(PATIENCE)
+
+
+def test_draining_the_routes_alone() -> None:
+    """docs/embedding.md offers a lifecycle of one's own to those who have no app to call."""
+    lifecycle = Lifecycle(max_streams=500)
+    app = Starlette(routes=chat_routes(placeholder, lifecycle=lifecycle))
+    asyncio.run(lifecycle.drain(30))
+    answer = exchange(app, method="GET", path="/ready")
+    assert answer.json()[2] == {"status": "draining"}

@@ -1,0 +1,824 @@
+"""What goes wrong between a client and a server, on real sockets and our own server.
+
+After each of these nothing is left: no stream, no task, no connection, no file descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, AsyncIterator, Dict, Iterator, List, Tuple
+
+import pytest
+
+from omniforge_chat import Settings, Turn, create_app
+from omniforge_chat.core.reply import Responder
+from omniforge_chat.responders import placeholder
+from omniforge_chat.server import Server
+from omniforge_chat.stream.response import EventStream
+
+from ..support.harness import (
+    PATIENCE,
+    WIRES,
+    Client,
+    LiveService,
+    PacedResponder,
+    Records,
+    assert_next_request_works,
+    last,
+    refusal,
+    request,
+)
+from ..support.process import Service, running
+
+HOWS = ["close", "reset"]
+"""How a client ends its connection: with FIN, or with RST."""
+
+CHUNK = "x" * 4096
+
+
+class Stage:
+    """A service whose responder each test replaces with its own."""
+
+    def __init__(self, wire: Dict[str, Any], **limits: Any) -> None:
+        self.responder: Responder = placeholder
+        settings = Settings(**limits)
+        self.app = create_app(self._respond, settings=settings)
+        self.service = LiveService(self.app, settings, **wire)
+
+    def _respond(self, turn: Turn) -> AsyncIterator[Any]:
+        return self.responder(turn)
+
+    def sending(self) -> bool:
+        """Whether a `send` waits for its client, seen from another turn of the loop."""
+        streams = [s for s in self.app._lifecycle._waiting if isinstance(s, EventStream)]
+        return any(stream._times.sending_since is not None for stream in streams)
+
+    def is_open(self) -> bool:
+        """Whether a request is being answered."""
+        return self.app.open_streams > 0
+
+
+class Endless:
+    """A responder that always has a next chunk ready, and counts what it has said."""
+
+    def __init__(self) -> None:
+        self.characters = 0
+        self.closed = threading.Event()
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[str]:
+        self.closed.clear()
+        try:
+            while True:
+                self.characters += len(CHUNK)
+                yield CHUNK
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture(scope="module", params=WIRES)
+def theatre(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(request.param)
+    with stage.service:
+        yield stage
+
+
+@pytest.fixture
+def stage(theatre: Stage) -> Iterator[Stage]:
+    """A service that is at rest before and after the test."""
+    theatre.responder = placeholder
+    yield theatre
+    theatre.service.rest()
+
+
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest) -> Dict[str, Any]:
+    options: Dict[str, Any] = request.param
+    return options
+
+
+def hesitant(port: int) -> Client:
+    """A client whose kernel takes in as little as it may."""
+    return Client(port, receive_bytes=4096)
+
+
+# The client leaves
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("sent", ["nothing", "part of the head", "the head", "half the body"])
+def test_a_client_may_leave_before_its_request_is_complete(
+    stage: Stage, sent: str, how: str
+) -> None:
+    """There is nobody to answer, and a place that was taken is given back."""
+    head, _, body = request({"message": "hi"}).partition(b"\r\n\r\n")
+    parts = {
+        "nothing": b"",
+        "part of the head": head[:40],
+        "the head": head + b"\r\n\r\n",
+        "half the body": head + b"\r\n\r\n" + body[:8],
+    }
+    with Records() as records:
+        client = stage.service.connect()
+        client.send(parts[sent])
+        if sent in ("the head", "half the body"):
+            stage.service.until(stage.is_open)
+        getattr(client, how)()
+        stage.service.rest()
+        assert records.all == []
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_a_client_may_leave_while_the_responder_waits(stage: Stage, tokens: int, how: str) -> None:
+    """Before the first token as well as between two."""
+    stage.responder = paced = PacedResponder()
+    with Records() as records:
+        client = stage.service.chat()
+        reference = client.head()[1]["x-request-id"]
+        for _ in range(tokens):
+            paced.ask()
+            client.frame()
+        getattr(client, how)()
+        assert paced.closed.wait(PATIENCE)
+        assert records.chat(reference)["outcome"] == "disconnected"
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_client_may_leave_while_it_is_sent_to(stage: Stage, how: str) -> None:
+    """A responder that never waits, and a server that waits for a client that does not read."""
+    stage.responder = endless = Endless()
+    client = stage.service.chat()
+    client.head()
+    stage.service.until(stage.sending)
+    getattr(client, how)()
+    assert endless.closed.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_client_may_leave_while_its_reply_is_pouring_in(stage: Stage, how: str) -> None:
+    """Nothing waits here, neither the responder nor the server."""
+    stage.responder = endless = Endless()
+    client = stage.service.chat()
+    client.head()
+    while endless.characters < 4_000_000:
+        client.frame()
+    getattr(client, how)()
+    assert endless.closed.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_client_may_leave_when_all_has_been_said(stage: Stage, how: str) -> None:
+    """As most do."""
+    client = stage.service.chat()
+    client.head()
+    assert last(client.frames())[0] == "done"
+    getattr(client, how)()
+
+
+@pytest.mark.parametrize("when", ["the body", "a token"])
+def test_a_client_that_closes_its_half_has_left(stage: Stage, when: str) -> None:
+    """uvicorn ends a connection at the end of what the client sends, and so does the reply."""
+    stage.responder = paced = PacedResponder()
+    paced.closed.set()
+    client = stage.service.connect()
+    body = request({"message": "hi"})
+    client.send(body if when == "a token" else body[:-5])
+    stage.service.until(stage.is_open)
+    client.socket.shutdown(socket.SHUT_WR)
+    client.wait_closed()
+    assert paced.closed.wait(PATIENCE)
+    client.close()
+
+
+def test_a_client_that_closes_its_half_while_it_is_sent_to_gets_what_was_sent(stage: Stage) -> None:
+    """The connection, and with it the reply, ends when the client has taken that, or is cut."""
+    stage.responder = endless = Endless()
+    client = stage.service.chat()
+    client.head()
+    stage.service.until(stage.sending)
+    client.socket.shutdown(socket.SHUT_WR)
+    client.wait_closed()
+    assert endless.closed.wait(PATIENCE)
+    client.close()
+
+
+def test_a_pipelined_request_waits_for_the_first_and_leaves_with_it(stage: Stage) -> None:
+    """It is neither taken for the client's leaving, nor begun for nobody."""
+    calls: List[str] = []
+    paced = PacedResponder()
+
+    def respond(turn: Turn) -> AsyncIterator[str]:
+        calls.append(turn.message)
+        return paced(turn)
+
+    stage.responder = respond
+    client = stage.service.connect()
+    client.post({"message": "first"})
+    client.post({"message": "second"})
+    client.post({"message": "third"})
+    client.head()
+    paced.ask()
+    assert client.frame().event == "chunk"
+    paced.finish()
+    assert last(client.frames())[0] == "done"
+    client.head()
+    paced.ask()
+    assert client.frame().event == "chunk"
+    assert calls == ["first", "second"]
+    client.close()
+    assert paced.closed.wait(PATIENCE)
+    stage.service.rest()
+    assert calls == ["first", "second"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_client_that_leaves_after_its_next_request_is_noticed(
+    wire: Dict[str, Any], how: str
+) -> None:
+    """Not only when something is sent to it, which without heartbeats may be never."""
+    stage = Stage(wire, heartbeat_seconds=None)
+    stage.responder = paced = PacedResponder()
+    with stage.service as service:
+        client = service.chat()
+        client.head()
+        paced.ask()
+        assert client.frame().event == "chunk"
+        client.ask("/health")
+        getattr(client, how)()
+        assert paced.closed.wait(PATIENCE)
+        service.rest()
+
+
+def test_no_more_is_read_ahead_than_a_few_requests(wire: Dict[str, Any]) -> None:
+    """They lie in memory for as long as the first one is answered."""
+    stage = Stage(wire, heartbeat_seconds=None)
+    stage.responder = paced = PacedResponder()
+    with stage.service as service, service.chat() as client:
+        client.head()
+        paced.ask()
+        assert client.frame().event == "chunk"
+        client.socket.settimeout(0.5)
+        with pytest.raises(socket.timeout):  # the kernel's buffers are full, the server's are not
+            client.send(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n" * 500_000)
+        client.reset()
+
+
+@pytest.mark.parametrize("sent", ["nothing", "part of a head", "a request and part of a head"])
+def test_a_head_that_does_not_come_is_not_waited_for(wire: Dict[str, Any], sent: str) -> None:
+    """Connections that ask for nothing would take all descriptors, and no limit counts them."""
+    stage = Stage(wire, body_timeout=0.2)
+    with stage.service as service, service.connect() as client:
+        if sent.startswith("a request"):
+            assert_next_request_works(client)
+        if sent != "nothing":
+            client.send(b"POST /api/v1/chat HTTP/1.1\r\nHost")
+        client.wait_closed()
+
+
+def test_a_thousand_clients_that_vanish_leave_nothing_behind(stage: Stage) -> None:
+    """Port scanners, health checks, and phones in a tunnel."""
+    dice = random.Random(1)
+    stage.responder = PacedResponder()
+    whole = request({"message": "hi"})
+    for _ in range(10):
+        clients = [stage.service.connect() for _ in range(100)]
+        for client in clients:
+            client.send(whole[: dice.randrange(len(whole) + 1)])
+        dice.shuffle(clients)
+        for client in clients:
+            getattr(client, dice.choice(HOWS))()
+    stage.service.rest()
+    stage.responder = placeholder
+    with stage.service.connect() as client:
+        assert_next_request_works(client)
+
+
+# The client does not read
+
+
+def test_a_slow_client_slows_its_responder_and_misses_nothing(stage: Stage) -> None:
+    """Backpressure: what lies between the two stays bounded, however much there is to say."""
+    total = 32_000_000
+    said = 0
+
+    async def long(turn: Turn) -> AsyncIterator[str]:
+        nonlocal said
+        while said < total:
+            said += len(CHUNK)
+            yield CHUNK
+
+    stage.responder = long
+    with hesitant(stage.service.port) as client:
+        client.post({"message": "hi"})
+        client.head()
+        stage.service.until(stage.sending)
+        # Byte by byte: far less than makes room for another write.
+        held = said
+        assert held < total / 3
+        for _ in range(100):
+            assert client.socket.recv(1)
+            assert stage.service.call(stage.sending)
+        assert said == held
+        # Then it reads on.
+        end = b""
+        while not end.endswith(b"\r\n0\r\n\r\n"):
+            end = (end + client.socket.recv(1 << 20))[-1000:]
+        assert b"event: done\n" in end
+        assert said >= total
+
+
+def test_clients_that_never_read_are_cut_and_their_memory_returns(wire: Dict[str, Any]) -> None:
+    """Ten of them would hold what a hundred others need."""
+    stage = Stage(wire, send_timeout=0.3)
+    stage.responder = Endless()
+    with stage.service, Records() as records:
+        clients = []
+        for _ in range(10):
+            clients.append(hesitant(stage.service.port))
+            clients[-1].post({"message": "hi"})
+        stage.service.until(lambda: len(records.all) == len(clients))
+        # Where the streams are slow to fill their buffers, the kernel's limit is the quicker one.
+        outcomes = {vars(record)["chat"]["outcome"] for record in records.all}
+        assert outcomes <= {"stalled", "disconnected"}
+        stage.service.until(lambda: stage.service.connections == 0)
+        for client in clients:  # to them it looks open until they have read what was sent before
+            client.close()
+        stage.service.rest()
+        gc.collect()
+        assert [s for s in gc.get_objects() if isinstance(s, EventStream)] == []
+        assert records.troubles == []
+
+
+def test_a_client_that_takes_nothing_is_no_burden_to_the_others(stage: Stage) -> None:
+    """Its own stream waits, and no other."""
+    stage.responder = Endless()
+    with hesitant(stage.service.port) as stuck:
+        stuck.post({"message": "hi"})
+        stage.service.until(stage.sending)
+        stage.responder = placeholder
+        with stage.service.connect() as client:
+            for _ in range(20):
+                assert_next_request_works(client)
+
+
+# The end of the server
+
+
+def test_sigterm_lets_open_streams_finish_and_refuses_new_ones(wire: Dict[str, Any]) -> None:
+    """An orchestrator sees that it drains, a client is told to go elsewhere, a reply is whole."""
+    stage = Stage(wire)
+    stage.responder = paced = PacedResponder()
+    with stage.service as service, service.connect() as other:
+        client = service.chat()
+        client.head()
+        paced.ask()
+        assert client.frame().event == "chunk"
+        service.terminate()
+        service.until(lambda: stage.app._lifecycle.draining)
+        other.ask("/ready")
+        status, _, body = other.json()
+        assert (status, body) == (503, {"status": "draining"})
+        for connection in (other, service.connect()):
+            connection.post({"message": "hi"})
+            status, headers, body = connection.json()
+            assert refusal(status, headers, body)[:2] == (503, "shutting_down")
+            assert int(headers["retry-after"]) >= 1
+            connection.close()
+        paced.ask()
+        assert client.frame().event == "chunk"
+        paced.finish()
+        assert last(client.frames())[0] == "done"
+        client.close()
+        service.join()
+
+
+def test_a_body_that_is_still_coming_when_the_drain_ends_is_refused(wire: Dict[str, Any]) -> None:
+    """A client that sends slowly does not hold the process up."""
+    stage = Stage(wire, drain_seconds=0.1)
+    with stage.service as service, service.connect() as client:
+        client.send(request({"message": "hi"})[:-5])
+        service.until(stage.is_open)
+        service.terminate()
+        assert refusal(*client.json())[:2] == (503, "shutting_down")
+        service.join()
+
+
+def test_a_drain_cuts_a_client_that_does_not_read(wire: Dict[str, Any]) -> None:
+    """It has `close_timeout` to take its last frame, and then the process ends without it."""
+    stage = Stage(wire, drain_seconds=0.0, close_timeout=0.2)
+    stage.responder = endless = Endless()
+    with stage.service as service, hesitant(service.port) as client:
+        client.post({"message": "hi"})
+        service.until(stage.sending)
+        service.terminate()
+        assert endless.closed.wait(PATIENCE)
+        service.join()
+
+
+RESPONDERS = '''
+import asyncio, ctypes, gc, json, os, time
+
+c_library = ctypes.CDLL(None)
+closed = {}
+changed = asyncio.Condition()
+pause = float(os.environ.get("PAUSE", "0.05"))
+
+async def note(turn):
+    closed[turn.message] = time.monotonic()
+    async with changed:
+        changed.notify_all()
+
+async def leaving(turn):
+    """Say something until the client leaves, and note when that was learnt."""
+    kind, _, number = turn.message.partition(" ")
+    if kind == "report":
+        async with changed:
+            await changed.wait_for(lambda: len(closed) == int(number))
+        gc.collect()
+        if hasattr(c_library, "malloc_trim"):  # glibc keeps what is free rather than give it back
+            c_library.malloc_trim(0)
+        yield json.dumps(closed)
+        return
+    try:
+        yield "begun"
+        while True:
+            if kind == "waits":
+                await asyncio.Event().wait()
+            elif kind == "produces":
+                await asyncio.sleep(pause)
+                yield "more"
+            else:
+                yield "x" * 4096
+    finally:
+        closed[turn.message] = time.monotonic()
+        asyncio.ensure_future(note(turn))
+
+async def waiting(turn):
+    """Say which process this is, and wait."""
+    yield str(os.getpid())
+    if turn.message != "go":
+        await asyncio.Event().wait()
+
+async def deaf(turn):
+    """Refuse to end."""
+    yield "begun"
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except BaseException:
+            continue
+
+async def threaded(turn):
+    """Wait for a thread that nobody can end."""
+    yield "begun"
+    await asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+
+async def until_told(turn):
+    """Say which process this is, and end when there is a file of the name `go`."""
+    yield str(os.getpid())
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+
+async def greedy(turn):
+    """Be always ready, or say one word."""
+    while turn.message == "greedy":
+        yield "x"
+    yield "hello"
+'''
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A current directory with the responders of a service in it."""
+    (tmp_path / "faults.py").write_text(RESPONDERS)
+    return tmp_path
+
+
+def _open(service: Service, count: int) -> List[Tuple[Client, str]]:
+    """So many streams, each with the first word that it said."""
+    clients = [service.connect() for _ in range(count)]
+    for client in clients:
+        client.post({"message": "hi"})
+    opened = []
+    for client in clients:
+        assert client.head()[0] == 200
+        opened.append((client, json.loads(client.frame().data)["content"]))
+    return opened
+
+
+def _shut_down(client: Client) -> None:
+    """The stream ends as a drain ends it, and the connection after it."""
+    event, data = last(client.frames())
+    assert (event, data["code"]) == ("error", "shutting_down")
+    assert data["usage"]["tokens"] >= 1
+    client.wait_closed()
+    client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel tells what was not taken")
+def test_a_client_that_reads_slowly_is_not_cut() -> None:
+    """It takes what a `send` brought only after several times the limit, but it takes something."""
+    stage = Stage({}, send_timeout=1.5)
+    stage.responder = endless = Endless()
+    with stage.service as service, service.chat() as client:
+        client.head()
+        service.until(stage.sending)
+        said = endless.characters
+        ends = time.monotonic() + 4.0
+        while time.monotonic() < ends:  # some 200,000 bytes a second, of several millions
+            assert client.socket.recv(10_000)
+            time.sleep(0.05)
+        assert not endless.closed.is_set()
+        assert endless.characters < said + 2**20  # they are not kept for it, either
+        assert endless.closed.wait(PATIENCE)  # as soon as it reads no more
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_crowd_that_never_reads_costs_little_and_gives_all_of_it_back(directory: Path) -> None:
+    """Memory for one stream is bounded, whatever there is to say, and freed when it is cut.
+
+    The first crowd also fills what is kept for the next; a second one must leave nothing at all.
+    """
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{service.process.pid}/fd"))
+
+    def resident(which: str) -> float:  # MiB: VmRSS is now, VmHWM the most so far (proc(5))
+        lines = Path(f"/proc/{service.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:")) / 1024
+
+    options = {"CHAT_RESPONDER": "faults:leaving", "CHAT_SEND_TIMEOUT": "1"}
+    with running(directory, **options) as service, contextlib.ExitStack() as leaving:
+        assert service.reply("report 0") == "{}"
+        at_rest = descriptors()
+        held = [resident("VmRSS")]
+        for round_ in (1, 2):
+            crowd = [hesitant(service.port) for _ in range(200)]
+            for number, client in enumerate(crowd):
+                leaving.callback(client.close)
+                client.post({"message": f"sends {round_}-{number}"})
+            for client in crowd:
+                client.head()
+            for _ in crowd:  # the kernel's limit (TCP_USER_TIMEOUT) may be as quick as the stream's
+                service.wait_for("outcome=(stalled|disconnected)")
+            assert len(json.loads(service.reply(f"report {200 * round_}"))) == 200 * round_
+            held.append(resident("VmRSS"))
+            for client in crowd:
+                client.close()
+            while descriptors() > at_rest:  # the last connections are just being closed
+                assert service.reply(f"report {200 * round_}")
+        most = resident("VmHWM")
+        print("{:.1f} MiB, {:.1f} after 200 that never read, {:.1f} after 400".format(*held))
+        print(f"{most:.1f} MiB at most")
+        assert most - held[0] < 60
+        assert held[1] - held[0] < 20
+        assert held[2] - held[1] < 3
+        assert service.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_thread_that_goes_on_does_not_keep_the_process_from_a_second_signal(
+    directory: Path, number: int
+) -> None:
+    """Python waits for it at the end, and somebody waits for Python."""
+    options = {"CHAT_RESPONDER": "faults:threaded", "CHAT_DRAIN_SECONDS": "0"}
+    with running(directory, CHAT_CLOSE_TIMEOUT="0.2", **options) as service:
+        ((client, _),) = _open(service, 1)
+        service.process.send_signal(signal.SIGTERM)
+        _shut_down(client)
+        service.wait_for("Finished server process")
+        assert service.end(number) == 0
+
+
+def test_sigterm_under_300_open_streams_ends_each_with_its_last_frame(directory: Path) -> None:
+    """None is cut, and the process ends as a success."""
+    with running(directory, CHAT_RESPONDER="faults:waiting", CHAT_DRAIN_SECONDS="0.2") as service:
+        opened = _open(service, 300)
+        service.process.send_signal(signal.SIGTERM)
+        for _ in opened:
+            service.wait_for("outcome=shutting_down")
+        for client, _ in opened:
+            _shut_down(client)
+        assert service.status() == 0
+        assert not [line for line in service.log if " ERROR " in line or "Traceback" in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_drain_now_and_loses_no_last_frame(
+    directory: Path, number: int
+) -> None:
+    """Whoever presses Ctrl-C twice means it; the clients still learn of it."""
+    with running(directory, CHAT_RESPONDER="faults:waiting", CHAT_DRAIN_SECONDS="600") as service:
+        opened = _open(service, 50)
+        service.process.send_signal(number)
+        service.wait_for("draining: 50 streams are open")
+        service.process.send_signal(number)
+        for client, _ in opened:
+            _shut_down(client)
+        assert service.status() == 0
+
+
+def test_workers_end_and_die_one_at_a_time(directory: Path) -> None:
+    """SIGTERM drains the one, SIGKILL cuts its streams only, and both are replaced."""
+    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_SECONDS": "0.2"}
+    with running(directory, "--workers", "2", **options) as service:
+        workers = {service.wait_for(r"Started server process \[(\d+)\]")[1] for _ in range(2)}
+        opened: List[Tuple[Client, str]] = []
+        while {worker for _, worker in opened} != workers:
+            opened += _open(service, 20)
+        first, second = sorted(workers)
+
+        os.kill(int(first), signal.SIGTERM)
+        for client in [client for client, worker in opened if worker == first]:
+            _shut_down(client)
+        third = service.wait_for(r"Started server process \[(\d+)\]")[1]
+        assert not any(f"worker {second} ended" in line for line in service.log)
+
+        os.kill(int(second), signal.SIGKILL)
+        for client in [client for client, worker in opened if worker == second]:
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.piece()  # no last frame: a client takes that for a cut
+            client.close()
+        service.wait_for(rf"worker {second} ended with status -9")
+        fourth = service.wait_for(r"Started server process \[(\d+)\]")[1]
+
+        opened = []
+        while {worker for _, worker in opened} != {third, fourth}:
+            opened += _open(service, 20)
+        service.process.send_signal(signal.SIGTERM)
+        for client, _ in opened:
+            _shut_down(client)
+        assert service.status() == 0
+
+
+def test_a_signal_to_all_processes_of_a_service_is_one_stop(directory: Path) -> None:
+    """systemd tells each of them, and so the workers hear of it from their parent once more."""
+    options = {"CHAT_RESPONDER": "faults:until_told", "CHAT_DRAIN_SECONDS": "600"}
+    with running(directory, "--workers", "2", **options) as service:
+        workers = {service.wait_for(r"Started server process \[(\d+)\]")[1] for _ in range(2)}
+        opened: List[Tuple[Client, str]] = []
+        while {worker for _, worker in opened} != workers:
+            opened += _open(service, 10)
+        for process in [*map(int, workers), service.process.pid]:
+            os.kill(process, signal.SIGTERM)
+        for _ in workers:
+            service.wait_for("draining: ")
+        (directory / "go").touch()
+        for client, _ in opened:
+            assert last(client.frames())[0] == "done"
+            client.close()
+        assert service.status() == 0
+        assert not [line for line in service.log if "(now)" in line]
+
+
+def test_a_second_signal_hurries_the_workers_too(directory: Path) -> None:
+    """The parent passes on each stop that it hears of."""
+    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_SECONDS": "600"}
+    with running(directory, "--workers", "2", **options) as service:
+        for _ in range(2):
+            service.wait_for("Started server process")
+        opened = _open(service, 20)
+        service.process.send_signal(signal.SIGTERM)
+        for _ in range(2):
+            service.wait_for("draining: ")
+        service.process.send_signal(signal.SIGTERM)
+        for client, _ in opened:
+            _shut_down(client)
+        assert service.status() == 0
+
+
+@pytest.mark.parametrize("wire", WIRES[:1])
+def test_each_side_that_asks_for_a_stop_may_hurry_it_itself(wire: Dict[str, Any]) -> None:
+    """The first word of the second side is the same stop; its second is another."""
+    settings = Settings(drain_seconds=600)
+    paced = PacedResponder()
+    with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
+        with service.chat() as client:
+            client.head()
+            server = service._server
+            assert isinstance(server, Server)
+            for source in ("signal", "parent"):
+                server.stop(source)
+                service.until(lambda: len(server._drains) == 1)
+            paced.ask()
+            assert client.frame().event == "chunk"
+            server.stop("parent")
+            assert last([client.frame()])[1]["code"] == "shutting_down"
+        service.join()
+
+
+@pytest.mark.parametrize("cause", ["leave", "drain"])
+def test_a_responder_that_refuses_to_end_does_not_keep_the_process(
+    directory: Path, cause: str
+) -> None:
+    """It is given up, and what is left of it ends with the process."""
+    options = {"CHAT_RESPONDER": "faults:deaf", "CHAT_CLOSE_TIMEOUT": "0.1"}
+    with running(directory, **options, CHAT_DRAIN_SECONDS="0") as service:
+        [(client, _)] = _open(service, 1)
+        if cause == "leave":
+            client.close()
+        else:
+            service.process.send_signal(signal.SIGTERM)
+            _shut_down(client)
+        service.wait_for("ERROR .*responder did not end within 0.1 s of its cancellation")
+        service.wait_for("ERROR .*responder given up")
+        assert (service.end() if cause == "leave" else service.status()) == 0
+
+
+# How fast
+
+
+def _p99(seconds: List[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.99)]
+
+
+def _figures(seconds: List[float]) -> str:
+    return f"p99 {1000 * _p99(seconds):.1f} ms, max {1000 * max(seconds):.1f} ms"
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_among_500_streams_a_client_that_leaves_ends_its_responder_at_once(
+    directory: Path, how: str
+) -> None:
+    """From the disconnect to the responder's `finally`: 50 ms at p99 is the aim.
+
+    Machines of tests are noisy, so ten times that is what fails. 50 leave one after the other, the
+    rest all in one moment.
+    """
+    kinds = ("waits", "produces", "sends")
+    with running(directory, CHAT_RESPONDER="faults:leaving") as service:
+        clients: Dict[str, Client] = {}
+        for number, kind in zip(range(500), itertools.cycle(kinds)):
+            message = f"{kind} {number}"
+            clients[message] = hesitant(service.port)
+            clients[message].post({"message": message})
+        for client in clients.values():
+            assert client.head()[0] == 200
+            assert client.frame().event == "chunk"
+        left: Dict[str, float] = {}
+        for message, client in clients.items():
+            left[message] = time.monotonic()
+            getattr(client, how)()
+            if len(left) <= 50:
+                service.wait_for("outcome=disconnected")
+        for _ in range(450):
+            service.wait_for("outcome=disconnected")
+        learnt = json.loads(service.reply("report 500"))
+        assert service.end() == 0
+    delays = [(message, learnt[message] - left[message]) for message in clients]
+    for kind in kinds:
+        alone = [delay for message, delay in delays[:50] if message.startswith(kind)]
+        print(f"one of 500 leaves ({how}, {kind}): {_figures(alone)}")
+    together = [delay for _, delay in delays[50:]]
+    print(f"450 leave at once ({how}): {_figures(together)}")
+    assert _p99([delay for _, delay in delays[:50]]) < 0.5
+    assert _p99(together) < 0.5
+
+
+def test_a_responder_that_is_always_ready_does_not_starve_the_others(directory: Path) -> None:
+    """A new stream's first chunk within 50 ms at p99 is the aim; ten times that is what fails."""
+    with running(directory, CHAT_RESPONDER="faults:greedy") as service, service.connect() as greedy:
+        greedy.post({"message": "greedy"})
+        greedy.head()
+        taken = 0
+        ended = threading.Event()
+
+        def read() -> None:
+            nonlocal taken
+            with contextlib.suppress(OSError):
+                while not ended.is_set():
+                    taken += greedy.socket.recv(1 << 20).count(b"event: chunk\n")
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        delays: List[float] = []
+        try:
+            while len(delays) < 200 or taken < 1_000_000:
+                with service.connect() as client:
+                    began = time.monotonic()
+                    client.post({"message": "hello"})
+                    client.head()
+                    assert client.frame().event == "chunk"
+                    delays.append(time.monotonic() - began)
+                # A log that nobody reads would stop the service before long.
+                if len(delays) % 50 == 0:
+                    for _ in range(50):
+                        service.wait_for("outcome=done")
+        finally:
+            ended.set()
+            reader.join(PATIENCE)
+        print(
+            f"{len(delays)} first chunks beside a stream of {taken} ready ones: {_figures(delays)}"
+        )
+        assert _p99(delays) < 0.5

@@ -1,0 +1,297 @@
+"""How our own server reads HTTP/1.1: any request, in any pieces, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from typing import Any, Dict, Iterator, List, Tuple, cast
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from omniforge_chat import Settings, create_app
+from omniforge_chat.app import ChatApp
+from omniforge_chat.server import HEAD_BYTES, HEAD_FIELDS, Server, make_server
+
+from ..support.harness import (
+    PATIENCE,
+    WIRES,
+    LiveService,
+    PacedResponder,
+    assert_next_request_works,
+    last,
+    refusal,
+    request,
+)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the method and the body."""
+    body, more = scope["method"].encode() + b" ", True
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        body, more = body + message["body"], message["more_body"]
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Wire(asyncio.Transport):
+    """A connection without a socket, which takes all that is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def conversation(server: Server, pieces: List[bytes]) -> Tuple[bytes, bool]:
+    """What answers `pieces`, each of which is one read, and whether the connection was closed."""
+    state, wire = server.server_state, Wire()
+    protocol = server.config.http_protocol_class(  # type: ignore[call-arg]
+        config=server.config, server_state=state, app_state={}
+    )
+    protocol.connection_made(wire)
+    for piece in pieces:
+        if not wire.closed:
+            protocol.data_received(piece)
+            await asyncio.sleep(0)  # a request begins
+    while state.tasks:
+        assert (await asyncio.wait(state.tasks, timeout=PATIENCE))[0]
+    protocol.connection_lost(None)
+    return wire.written, wire.closed
+
+
+def echoes(written: bytes) -> List[str]:
+    answers = written.split(b"HTTP/1.1 ")[1:]
+    assert all(answer.startswith(b"200 ") for answer in answers), written
+    return [answer.partition(b"\r\n\r\n")[2].decode() for answer in answers]
+
+
+def cut(data: bytes, size: int) -> List[bytes]:
+    """`data` in pieces of this size."""
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+def serving(app: ASGIApp, http: str) -> Server:
+    """A server of `app`, which is driven by hand."""
+    pytest.importorskip(http)
+    return make_server(cast(ChatApp, app), Settings(), log_config=None, http=http)
+
+
+@pytest.fixture(params=["httptools", "h11"])
+def http(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest) -> Dict[str, Any]:
+    options: Dict[str, Any] = request.param
+    return options
+
+
+@pytest.fixture
+def service(wire: Dict[str, Any]) -> Iterator[LiveService]:
+    with LiveService(create_app(settings=Settings()), Settings(), **wire) as service:
+        yield service
+
+
+# An upgrade
+
+UPGRADE = b"Host: test\r\nConnection: %s\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABk\r\n"
+H2C = UPGRADE % (b"Upgrade, HTTP2-Settings", b"h2c")
+UPGRADES = {
+    "length": (b"POST / HTTP/1.1\r\n" + H2C + b"Content-Length: 5\r\n\r\nhello", "POST hello"),
+    "chunked": (
+        b"PUT / HTTP/1.1\r\n" + H2C + b"Transfer-Encoding: chunked\r\n\r\n"
+        b"2\r\nhe\r\n3\r\nllo\r\n0\r\nMore: x\r\n\r\n",
+        "PUT hello",
+    ),
+    "websocket": (b"GET / HTTP/1.1\r\n" + UPGRADE % (b"Upgrade", b"websocket") + b"\r\n", "GET "),
+}
+CLOSE = (
+    b"POST / HTTP/1.1\r\n" + UPGRADE % (b"close, Upgrade", b"h2c") + b"Content-Length: 2\r\n\r\nby"
+)
+
+
+@pytest.mark.parametrize("kind", UPGRADES)
+def test_an_upgrade_is_ignored_however_the_request_is_cut(http: str, kind: str) -> None:
+    """One request has one answer, its body is its body (RFC 9110, section 7.8)."""
+    first, echoed = UPGRADES[kind]
+    whole = first + first + CLOSE + first
+    server = serving(echo, http)
+
+    async def run() -> None:
+        twice = [[whole[:index], whole[index:]] for index in range(1, len(whole))]
+        for pieces in ([whole], cut(whole, 1), *twice):
+            written, closed = await conversation(server, pieces)
+            assert closed
+            assert echoes(written) == [echoed, echoed, "POST by"], pieces
+
+    asyncio.run(run())
+
+
+def test_a_chat_may_ask_for_an_upgrade(service: LiveService) -> None:
+    """As `curl --http2` does, and Java's own client; the body may be a segment of its own."""
+    fields = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}
+    head, end, body = request({"message": "hi"}, headers=fields).partition(b"\r\n\r\n")
+    with service.connect() as client:
+        client.send(head + end)
+        service.until(lambda: service.app.open_streams > 0)
+        client.send(body)
+        assert client.head()[0] == 200
+        assert last(client.frames())[0] == "done"
+        assert_next_request_works(client)
+
+
+# Limits
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
+LONG = b"a" * HEAD_BYTES
+MANY = b"a: b\r\n" * (HEAD_FIELDS + 1)
+TOO_LARGE = {
+    "a field": GET + b"A: " + LONG + b"\r\n\r\n",
+    "a field without end": GET + b"A: " + LONG,
+    "a name without end": GET + LONG,
+    "the target": b"GET /" + LONG + b" HTTP/1.1\r\nHost: test\r\n\r\n",
+    "fields": GET + MANY + b"\r\n",
+    "fields without end": GET + b"a: b\r\n" * (HEAD_BYTES // 6 + 1),
+    "the next head": GET + b"\r\n" + GET + b"A: " + LONG + b"\r\n\r\n",
+    "trailers": CHUNKED + b"0\r\n" + MANY + b"\r\n",
+    "a trailer": CHUNKED + b"0\r\nA: " + LONG + b"\r\n\r\n",
+    "a chunk extension": CHUNKED + b"1;" + LONG * 6,
+}
+
+
+@pytest.mark.parametrize("size", [1000, 2**18])
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_a_head_that_is_too_large_is_refused(http: str, what: str, size: int) -> None:
+    """It would lie in memory until it ends, which may be never."""
+    pieces = cut(TOO_LARGE[what], size)
+    written, closed = asyncio.run(conversation(serving(echo, http), [*pieces, b"1", b"1"]))
+    answer = written.rpartition(b"HTTP/1.1 ")[2]
+    before = echoes(written[: -len(answer)].rpartition(b"HTTP/1.1 ")[0])
+    assert before in ([], ["GET "] if what == "the next head" else [])
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    fields = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:])
+    assert refusal(int(head[:3]), fields, json.loads(body))[:2] == (431, "headers_too_large")
+    assert (fields["connection"], fields["cache-control"]) == ("close", "no-store")
+    assert int(fields["content-length"]) == len(body)
+    assert closed
+
+
+@pytest.mark.parametrize("size", [1000, 2**18])
+def test_a_head_within_the_limits_is_taken_whatever_comes_with_it(http: str, size: int) -> None:
+    """A limit is for one head, or the trailers, and not for a connection."""
+    large = b"A: " + LONG[:-200] + b"\r\n"
+    many = b"a: b\r\n" * HEAD_FIELDS
+    whole = (GET + large + b"\r\n") * 2 + CHUNKED + b"0\r\n" + many + b"\r\n"
+    whole += (
+        b"POST / HTTP/1.1\r\n"
+        + many[12:]
+        + b"Host: test\r\nContent-Length: %d\r\n\r\n" % len(LONG * 2)
+    )
+    written, _ = asyncio.run(conversation(serving(echo, http), cut(whole + LONG * 2, size)))
+    assert echoes(written) == ["GET ", "GET ", "POST x", "POST " + (LONG * 2).decode()]
+
+
+NEXT = b"0\r\n\r\n"  # the end of a body
+
+
+@pytest.mark.parametrize(
+    "rest", [b"0\r\n" + MANY, b"1;" + LONG + LONG, b"no chunk", NEXT + GET + LONG, NEXT + b"{}"]
+)
+def test_nothing_is_answered_within_an_answer(http: str, rest: bytes) -> None:
+    """The connection is closed, and the app sees the client as gone."""
+    if http == "h11" and rest.startswith(NEXT):
+        pytest.skip("it reads no next head before it has answered")
+    seen: List[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not seen or seen[-1] != "http.disconnect":
+            seen.append((await receive())["type"])
+        await send({"type": "http.response.body", "body": b"late"})
+
+    pieces = [CHUNKED, *cut(rest + b"\r\n", 1000)]
+    written, closed = asyncio.run(conversation(serving(app, http), pieces))
+    assert closed
+    assert written.count(b"HTTP/1.1") == 1
+    assert written.endswith(b"\r\n\r\n")
+    assert seen[-1] == "http.disconnect"
+
+
+def test_a_client_is_told_of_a_head_that_is_too_large(service: LiveService) -> None:
+    """Before the connection ends; the others don't notice."""
+    with service.connect() as client, service.connect() as other:
+        client.send(GET + LONG)
+        assert refusal(*client.json())[:2] == (431, "headers_too_large")
+        client.wait_closed()
+        assert_next_request_works(other)
+
+
+# The end of a connection
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    "when",
+    ["idle", "a head", "a body", "a stream", "a stream and a head", "an answer", "a refusal"],
+)
+def test_a_lost_connection_leaves_nothing_to_the_collector(
+    wire: Dict[str, Any], when: str, how: str
+) -> None:
+    """It comes round late to what has grown old, and that may be many megabytes."""
+    paced = PacedResponder()
+    settings = Settings()
+    with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
+        client = service.connect()
+        service.until(lambda: service.connections > 0)
+        left = service.call(
+            lambda: [weakref.ref(protocol) for protocol in service._server.server_state.connections]
+        )
+        if when == "a body":
+            client.send(request({"message": "hi"})[:-5])
+            service.until(lambda: service.app.open_streams > 0)
+        elif when.startswith("a stream"):
+            client.post({"message": "hi"})
+            client.head()
+            paced.ask()
+            client.frame()
+            client.send(GET * when.endswith("head") + b"\r\n")
+        elif when == "an answer":
+            client.ask("/health")
+            client.json()
+        elif when == "a refusal":
+            client.send(GET + MANY + b"\r\n")
+            client.json()
+        elif when == "a head":
+            client.send(GET)
+        getattr(client, how)()
+        service.until(lambda: all(ref() is None for ref in left))

@@ -1,0 +1,115 @@
+"""The service as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Match, Optional, Sequence
+
+from .harness import PATIENCE, Client, environment, last, text
+
+MODULE = [sys.executable, "-m", "omniforge_chat"]
+
+
+class Service:
+    """A service in a process group of its own, and what it says on standard error."""
+
+    def __init__(self, command: Sequence[str], directory: Path, variables: Dict[str, str]) -> None:
+        self.log: List[str] = []
+        self._unread = b""
+        self.process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self.process.stderr is not None
+        self._stderr = self.process.stderr
+        self._port = int(variables["PORT"]) if variables["PORT"].isdigit() else 0
+
+    def line(self) -> Optional[str]:
+        """The next line of the log; None when every process that could write one has ended."""
+        deadline = time.monotonic() + PATIENCE
+        while b"\n" not in self._unread:
+            left = max(0.0, deadline - time.monotonic())
+            readable, _, _ = select.select([self._stderr], [], [], left)
+            assert readable, f"nothing more came in time after {self.log}"
+            data = os.read(self._stderr.fileno(), 65536)
+            if not data:
+                assert not self._unread
+                return None
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        self.log.append(line.decode())
+        return self.log[-1]
+
+    def wait_for(self, pattern: str) -> Match[str]:
+        """The next line of the log in which `pattern` is found."""
+        while True:
+            line = self.line()
+            assert line is not None, f"it ended before it said {pattern!r}: {self.log}"
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    @property
+    def port(self) -> int:
+        """The port that it was given, or else the one that it tells when it serves."""
+        if not self._port:
+            self._port = int(self.wait_for(r" on http://[^ ]+:(\d+)")[1])
+        return self._port
+
+    def connect(self) -> Client:
+        return Client(self.port)
+
+    def reply(self, message: str = "hi", **fields: str) -> str:
+        """The whole reply to a message, over a connection of its own."""
+        with self.connect() as client:
+            client.post({"message": message, **fields})
+            status, _ = client.head()
+            assert status == 200
+            frames = client.frames()
+            assert last(frames)[0] == "done"
+            return text(frames)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """The exit status after this signal, when all that it wrote has been read."""
+        self.process.send_signal(number)
+        return self.status()
+
+    def kill(self) -> None:
+        """End whatever is left of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        self._stderr.close()
+
+    def status(self) -> int:
+        """The exit status; every process that could write to its log has ended too."""
+        while self.line() is not None:
+            pass
+        return self.process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def running(directory: Path, *arguments: str, **options: Any) -> Iterator[Service]:
+    """A service in `directory`; `command` replaces the usual one, the rest is its environment.
+
+    Whatever is left of it at the end is killed.
+    """
+    command = [*options.pop("command", MODULE), *arguments]
+    service = Service(command, directory, {"PORT": "0", **options})
+    try:
+        yield service
+    finally:
+        service.kill()

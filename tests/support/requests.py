@@ -1,0 +1,33 @@
+"""Bodies of requests, good and bad."""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+from hypothesis import strategies as st
+
+from omniforge_chat.errors import RequestError
+from omniforge_chat.http.validation import parse
+from omniforge_chat.models import ChatRequest
+
+
+def judge(body: bytes) -> Union[ChatRequest, RequestError]:
+    """What becomes of a body; nothing else may come of it."""
+    try:
+        return parse(body)
+    except RequestError as error:
+        return error
+
+
+texts = st.text() | st.text(alphabet=" \t\n\x1f\x85\u3000") | st.text(alphabet='\\ud80é😀\0\ufeff"')
+ids = st.uuids().map(str) | st.uuids(version=4).map(str) | texts
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=10,
+)
+messages = texts.filter(lambda text: text.strip() != "")
+objects = st.fixed_dictionaries(
+    {}, optional={"message": texts | values, "conversation_id": ids | values, "stream": values}
+)

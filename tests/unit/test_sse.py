@@ -1,0 +1,408 @@
+"""The SSE module, both ways, against WHATWG HTML, section 9.2.6, to the letter."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Iterable, Iterator, List, Optional, Tuple
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from omniforge_chat.core.sse import HEARTBEAT, Decoder, Frame, FrameTooLarge, encode
+from omniforge_chat.models import Chunk, Done, Error, Event, Usage
+
+from ..support.harness import CONVERSATION
+
+BOM = b"\xef\xbb\xbf"
+
+
+def interpret(stream: bytes) -> Tuple[List[Frame], Optional[int]]:
+    """The frames of a whole stream, and the reconnection time: section 9.2.6, read aloud."""
+    text = stream.decode("utf-8", "replace")
+    if stream.startswith(BOM):
+        text = text[1:]
+    *lines, _unfinished = re.split("\r\n|\r|\n", text)
+    frames: List[Frame] = []
+    data = event = last_id = ""
+    retry: Optional[int] = None
+    for line in lines:
+        if line == "":
+            if data != "":
+                frames.append(Frame(event or "message", data[:-1], last_id))
+            data = event = ""
+            continue
+        if line.startswith(":"):
+            continue
+        field, _, value = line.partition(":")
+        if value.startswith(" "):
+            value = value[1:]
+        if field == "event":
+            event = value
+        elif field == "data":
+            data += value + "\n"
+        elif field == "id":
+            if "\0" not in value:
+                last_id = value
+        elif field == "retry" and re.fullmatch("[0-9]+", value):
+            retry = int(value)
+    return frames, retry
+
+
+def feed(decoder: Decoder, reads: Iterable[bytes]) -> List[Frame]:
+    """What `decoder` makes of `reads`, one after the other."""
+    return [frame for read in reads for frame in decoder.feed(read)]
+
+
+def decode(*reads: bytes) -> List[Frame]:
+    """What a new decoder makes of `reads`."""
+    return feed(Decoder(), reads)
+
+
+def every_split(stream: bytes) -> Iterator[List[bytes]]:
+    """The stream as one read, as two parted at each place, and byte by byte."""
+    yield [stream]
+    for place in range(len(stream) + 1):
+        yield [stream[:place], stream[place:]]
+    yield [stream[place : place + 1] for place in range(len(stream))]
+
+
+texts = st.text() | st.text(alphabet='\r\n\0\t\x1f\x7f\x85\u2028\u2029\ufeff"\\/:é😀 adtev')
+tokens = st.integers(min_value=0, max_value=2**70)
+usages = st.builds(
+    Usage, tokens, st.none() | tokens, st.none() | tokens, st.sampled_from([None, True])
+)
+events = st.one_of(
+    st.builds(Chunk, texts),
+    st.builds(Done, st.just(CONVERSATION), usages, st.none() | texts),
+    st.builds(Error, texts, texts, st.none() | usages),
+)
+
+pieces = [
+    *b"data: one\n\n|data: two\r\n\r\n|data:\r\r|data\n|event: chunk\n|id: 7\n".split(b"|"),
+    *b"\n|\r|\r\n|\n\n|:|: | |data|event|id|retry|Data|data: |data:|event:|id:".split(b"|"),
+    *b"retry:|retry: 30|1|0|-|x|\0|\x0b|\x1c|\xff|\xe2\x82|\xf0\x9f\x98|\xed\xa0\x80".split(b"|"),
+    *"é|😀|\u2028|\x85|\u0663".encode().split(b"|"),
+    *(BOM, BOM[:1], BOM[1:2], BOM[2:]),
+]
+soups = st.lists(st.sampled_from(pieces), max_size=25).map(b"".join) | st.binary(max_size=40)
+
+
+# The encoder
+
+
+@pytest.mark.parametrize(
+    ("event", "frame"),
+    [
+        (Chunk("Thank you. "), b'event: chunk\ndata: {"content":"Thank you. "}\n\n'),
+        (
+            Done(CONVERSATION, Usage(42)),
+            b'event: done\ndata: {"conversation_id":"%b","usage":{"tokens":42}}\n\n'
+            % CONVERSATION.encode(),
+        ),
+        (
+            Done(CONVERSATION, Usage(7, 3, 4, estimated=True), "length"),
+            b'event: done\ndata: {"conversation_id":"%b","usage":{"tokens":7,"prompt_tokens":3,'
+            b'"completion_tokens":4,"estimated":true},"finish_reason":"length"}\n\n'
+            % CONVERSATION.encode(),
+        ),
+        (
+            Error("timeout", "Too slow"),
+            b'event: error\ndata: {"code":"timeout","message":"Too slow"}\n\n',
+        ),
+        (
+            Error("timeout", "Too slow", Usage(3)),
+            b'event: error\ndata: {"code":"timeout","message":"Too slow","usage":{"tokens":3}}\n\n',
+        ),
+    ],
+)
+def test_an_event_becomes_a_frame_of_its_name_and_its_compact_json(
+    event: Event, frame: bytes
+) -> None:
+    """The contract shows these bytes, and an event says nothing of what is not known."""
+    assert encode(event) == frame
+
+
+@pytest.mark.parametrize(
+    ("content", "escaped"),
+    [
+        ("a\nb\rc\r\nd", '"a\\nb\\rc\\r\\nd"'),
+        ("\n\nevent: done\ndata: {}\n\n", '"\\n\\nevent: done\\ndata: {}\\n\\n"'),
+        ("\0\x1f", '"\\u0000\\u001f"'),
+        ('"\\', '"\\"\\\\"'),
+        ("/\x7f\x85\xa0\u2028\u2029\ufeff\uffff", '"/\x7f\x85\xa0\u2028\u2029\ufeff\uffff"'),
+        ("é שלום 👩‍👩‍👧", '"é שלום 👩‍👩‍👧"'),
+    ],
+)
+def test_only_what_json_cannot_hold_is_escaped(content: str, escaped: str) -> None:
+    """Line breaks of Unicode are none to SSE, and non-Latin text should not triple in size."""
+    assert encode(Chunk(content)) == f'event: chunk\ndata: {{"content":{escaped}}}\n\n'.encode()
+
+
+@given(events)
+def test_whatever_an_event_holds_its_frame_is_two_lines_and_a_blank_one(event: Event) -> None:
+    """Content that could end a line could also forge an event."""
+    frame = encode(event)
+    assert b"\r" not in frame
+    name, data, *blank = frame.decode("utf-8").split("\n")
+    assert blank == ["", ""]
+    assert name == f"event: {type(event).__name__.lower()}"
+    fields = msgspec.to_builtins(event)
+    assert data == f"data: {json.dumps(fields, ensure_ascii=False, separators=(',', ':'))}"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ude00\ud83d"])
+@pytest.mark.parametrize(
+    "event", [Chunk, lambda text: Error("code", text), lambda text: Error(text, "message")]
+)
+def test_text_that_has_no_utf8_is_refused(event: type[Chunk], text: str) -> None:
+    """A stream with bytes that are not UTF-8 would reach the client as something else."""
+    with pytest.raises(UnicodeEncodeError):
+        encode(event(text))
+
+
+# Both ends together
+
+
+@given(events, events)
+def test_what_is_encoded_decodes_to_the_same_at_every_split(event: Event, other: Event) -> None:
+    """A network parts a stream where it likes, and puts a frame's neighbour into the same read."""
+    expected = [
+        Frame(type(e).__name__.lower(), msgspec.json.encode(e).decode("utf-8"), "")
+        for e in (event, other)
+    ]
+    first, second = encode(event), encode(other)
+    for reads in every_split(first):
+        assert decode(*reads) == expected[:1]
+        assert decode(*reads, second) == expected
+        assert decode(*reads[:-1], reads[-1] + HEARTBEAT + second) == expected
+    assert msgspec.json.decode(expected[0].data, type=type(event)) == event
+
+
+def test_heartbeats_decode_to_nothing() -> None:
+    """They only tell proxies and clients that somebody is still there."""
+    assert decode(HEARTBEAT) == []
+    chunk = encode(Chunk("hi"))
+    assert decode(HEARTBEAT + chunk + HEARTBEAT * 2 + chunk + HEARTBEAT) == decode(chunk) * 2
+
+
+# The decoder
+
+
+@given(soups, st.lists(st.integers(min_value=0, max_value=100)))
+@example(b"data: a\r\rdata: b\r\n\r\n", [])
+@example(BOM + BOM + b"data: a\n\ndata: b\n\n", [])
+@example(b"id: 1\ndata: a\n\nid: \0\ndata: b\n\nid\ndata: c\n\n", [])
+@example(b"\xe2\x82\ndata: \xe2\x82:\xff\n\n", [])
+def test_any_bytes_in_any_split_are_what_the_standard_says(soup: bytes, places: List[int]) -> None:
+    """Clients and model upstreams meet streams of all kinds; one interpretation is right."""
+    expected, retry = interpret(soup)
+    cuts = sorted({place for place in places if place < len(soup)})
+    parted = [soup[a:b] for a, b in zip([0, *cuts], [*cuts, len(soup)])]
+    for reads in [*every_split(soup), parted]:
+        decoder = Decoder()
+        assert feed(decoder, reads) == expected
+        assert decoder.retry == retry
+
+
+@given(soups, soups)
+def test_what_follows_a_blank_line_does_not_change_what_came_before(
+    soup: bytes, neighbour: bytes
+) -> None:
+    """A frame is given out as it is complete, whatever shares its read."""
+    ended = soup + b"\n\n"
+    frames = decode(ended)
+    assert decode(ended + neighbour)[: len(frames)] == frames
+
+
+@pytest.mark.parametrize(
+    ("stream", "frames"),
+    [
+        pytest.param(
+            b": test\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n",
+            [("message", "first", "1"), ("message", "second", "")],
+            id="the standard's example of comments and ids, unfinished",
+        ),
+        pytest.param(
+            b"data\n\ndata\ndata\n\ndata:",
+            [("message", "", ""), ("message", "\n", "")],
+            id="the standard's example of empty data",
+        ),
+        pytest.param(
+            b"data:test\n\ndata: test\n\n",
+            [("message", "test", "")] * 2,
+            id="the standard's example of the space",
+        ),
+        pytest.param(
+            b"data: YHOO\ndata: +2\ndata: 10\n\n",
+            [("message", "YHOO\n+2\n10", "")],
+            id="several data lines are joined by LF",
+        ),
+        pytest.param(b"data:  a\ndata: b \n\n", [("message", " a\nb ", "")], id="one space only"),
+        pytest.param(b"data:\ta\n\n", [("message", "\ta", "")], id="a tab is no space"),
+        pytest.param(b"data:a:b: c\n\n", [("message", "a:b: c", "")], id="the first colon parts"),
+        pytest.param(b"data: a\rdata: b\r\r", [("message", "a\nb", "")], id="CR"),
+        pytest.param(b"data: a\r\ndata: b\r\n\r\n", [("message", "a\nb", "")], id="CR LF"),
+        pytest.param(
+            b"data: a\n\rdata: b\r\r", [("message", "a", ""), ("message", "b", "")], id="LF CR"
+        ),
+        pytest.param(b"data: a\r\n\n", [("message", "a", "")], id="endings of two kinds"),
+        pytest.param(
+            "data: a\x85b\u2028c\u2029d\x0be\x0cf\x1cg\n\n".encode(),
+            [("message", "a\x85b\u2028c\u2029d\x0be\x0cf\x1cg", "")],
+            id="no other line endings",
+        ),
+        pytest.param(
+            b"event: x\n\ndata: a\n\n", [("message", "a", "")], id="no data resets the type"
+        ),
+        pytest.param(
+            b"event: x\ndata: a\n\ndata: b\n\n",
+            [("x", "a", ""), ("message", "b", "")],
+            id="the type is for one event",
+        ),
+        pytest.param(
+            b"event: x\nevent: y\ndata: a\n\n", [("y", "a", "")], id="the last type counts"
+        ),
+        pytest.param(b"event: x\nevent\ndata: a\n\n", [("message", "a", "")], id="an empty type"),
+        pytest.param(
+            b"id: 1\ndata: a\n\ndata: b\n\nid: 2\n\ndata: c\n\n",
+            [("message", "a", "1"), ("message", "b", "1"), ("message", "c", "2")],
+            id="an id persists, also from an event without data",
+        ),
+        pytest.param(
+            b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n",
+            [("message", "a", "1"), ("message", "b", "1")],
+            id="an id with NUL is ignored",
+        ),
+        pytest.param(b"data: a\0b\n\n", [("message", "a\0b", "")], id="NUL elsewhere is kept"),
+        pytest.param(
+            b"Data: a\n data: b\ndata : c\nfoo: d\n: data: e\nx\ndata: f\n\n",
+            [("message", "f", "")],
+            id="unknown fields and comments are ignored",
+        ),
+        pytest.param(b"data: a\n:\ndata: b\n\n", [("message", "a\nb", "")], id="a comment between"),
+        pytest.param(b"data: a\n\ndata: b", [("message", "a", "")], id="an unfinished line"),
+        pytest.param(b"data: a\n\ndata: b\n", [("message", "a", "")], id="an unfinished event"),
+        pytest.param(BOM + b"data: a\n\n", [("message", "a", "")], id="one BOM"),
+        pytest.param(BOM + BOM + b"data: a\n\n", [], id="a second BOM is content"),
+        pytest.param(BOM + b"\n" + BOM + b"data: a\n\n", [], id="a BOM on a later line is content"),
+        pytest.param(
+            b"data: a\n\n" + b"data: " + BOM + b"\n\n",
+            [("message", "a", ""), ("message", "\ufeff", "")],
+            id="a BOM inside",
+        ),
+        pytest.param(BOM[:2] + b"data: a\n\ndata: b\n\n", [("message", "b", "")], id="half a BOM"),
+        pytest.param(
+            b"event: \xff\nid: \xc3\ndata: a\xe2\x82b\xf0\x9f\x98\ndata: \xed\xa0\x80\n\n",
+            [("\ufffd", "a\ufffdb\ufffd\n\ufffd\ufffd\ufffd", "\ufffd")],
+            id="bytes that are not UTF-8",
+        ),
+    ],
+)
+def test_streams_are_interpreted_by_the_rules_of_the_standard(
+    stream: bytes, frames: List[Tuple[str, str, str]]
+) -> None:
+    """One rule each, whatever the split."""
+    for reads in every_split(stream):
+        assert decode(*reads) == [Frame(*frame) for frame in frames]
+
+
+@pytest.mark.parametrize("ending", [b"\r", b"\n"])
+def test_an_event_is_given_out_with_the_byte_that_completes_it(ending: bytes) -> None:
+    """A decoder that waits for a possible LF after CR shows each token when the next one comes."""
+    decoder = Decoder()
+    assert decoder.feed(b"data: a" + ending) == []
+    assert decoder.feed(ending) == [Frame("message", "a", "")]
+
+
+def test_an_lf_that_arrives_after_its_cr_ends_no_second_line() -> None:
+    """Taken for a blank line, it would end the event in the middle."""
+    decoder = Decoder()
+    assert decoder.feed(b"data: a\r") == []
+    assert decoder.feed(b"") == []
+    assert decoder.feed(b"\n") == []
+    assert decoder.feed(b"data: b\r\n\r") == [Frame("message", "a\nb", "")]
+    assert decoder.feed(b"\ndata: c\n\n") == [Frame("message", "c", "")]
+
+
+@pytest.mark.parametrize(
+    ("value", "retry"),
+    [
+        *((b" 3000", 3000), (b"0", 0), (b"0030", 30)),
+        *((b"", 5), (b" ", 5), (b"-1", 5), (b"+1", 5), (b"1.5", 5), (b"1 ", 5), (b"  1", 5)),
+        *((b"1_000", 5), (b"0x10", 5), ("\u0663".encode(), 5), (b"\xb2", 5)),
+    ],
+)
+def test_retry_takes_ascii_digits_only(value: bytes, retry: int) -> None:
+    """What Python's int() takes beyond that is no number to the standard."""
+    decoder = Decoder()
+    assert decoder.retry is None
+    decoder.feed(b"retry: 5\nretry:" + value + b"\n")
+    assert decoder.retry == retry
+
+
+def test_a_retry_of_thousands_of_digits_breaks_nothing() -> None:
+    """Python refuses to read such a number, and the stream goes on behind it."""
+    assert decode(b"retry: " + b"9" * 10_000 + b"\ndata: a\n\n") == [Frame("message", "a", "")]
+
+
+# The bound
+
+
+def test_a_stream_without_a_bound_may_hold_a_frame_of_any_size() -> None:
+    """The standard knows no bound, and none holds unless it is asked for."""
+    content = "x" * 1_000_000
+    frame = encode(Chunk(content))
+    assert decode(frame[:-1], frame[-1:]) == [Frame("chunk", f'{{"content":"{content}"}}', "")]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(b"x" * 33, id="a line that does not end"),
+        pytest.param(b":" + b"x" * 32, id="a comment that does not end"),
+        pytest.param(b"data: " + b"x" * 27 + b"\n\n", id="a line of data"),
+        pytest.param(b"event: " + b"x" * 26 + b"\ndata: a\n\n", id="a name"),
+        pytest.param(b"data: x\n" * 20, id="lines of data that together are too much"),
+        pytest.param(b"data\n" * 40, id="empty lines of data"),
+        pytest.param(b"data: x\n\n" + b"data: " + b"x" * 27, id="a frame after another"),
+    ],
+)
+def test_a_frame_beyond_the_bound_is_refused_at_every_split(stream: bytes) -> None:
+    """An upstream that never ends a frame would otherwise fill the memory."""
+    for reads in every_split(stream):
+        with pytest.raises(FrameTooLarge, match="32 bytes"):
+            feed(Decoder(max_frame_bytes=32), reads)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(b"data: " + b"x" * 26 + b"\n\n", id="exactly as large as the bound"),
+        pytest.param(b"data: x\n\n" * 20, id="many small frames"),
+        pytest.param(b": comment\n" * 20 + b"data: x\n\n", id="many comments"),
+        pytest.param(b"event: chunk\nid: 12\ndata: x\n\n" * 20, id="many fields"),
+    ],
+)
+def test_what_stays_within_the_bound_passes_however_long_the_stream(stream: bytes) -> None:
+    """The bound is for one frame: a stream may go on for days."""
+    for reads in every_split(stream):
+        assert feed(Decoder(max_frame_bytes=32), reads) == decode(stream)
+
+
+@given(soups, st.integers(min_value=1, max_value=30))
+def test_whether_a_stream_breaks_the_bound_does_not_depend_on_its_split(
+    soup: bytes, bound: int
+) -> None:
+    """A failure that comes and goes with the network could not be found."""
+
+    def breaks(reads: List[bytes]) -> bool:
+        try:
+            feed(Decoder(max_frame_bytes=bound), reads)
+        except FrameTooLarge:
+            return True
+        return False
+
+    assert len({breaks(reads) for reads in every_split(soup)}) == 1
