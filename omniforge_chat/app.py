@@ -96,21 +96,21 @@ class ChatApp(Starlette):
         """Let the service come to its end: call it on SIGTERM, before the server shuts down.
 
         From now on `/ready` says 503, and new chats get 503 `shutting_down`. Open streams have
-        `seconds` (by default `drain_seconds` of the settings) to finish; each that is left then
+        `seconds` (by default `drain_timeout` of the settings) to finish; each that is left then
         ends with `error` `shutting_down` as its last frame. Returns when no stream is open. A
         second call meanwhile, with fewer seconds, shortens the time.
         """
-        await self._lifecycle.drain(self._settings.drain_seconds if seconds is None else seconds)
+        await self._lifecycle.drain(self._settings.drain_timeout if seconds is None else seconds)
 
     async def aclose(self) -> None:
         """Close what the responder and the history hold open, where they have an `aclose()`.
 
-        The server of an app of its own asks for it as it shuts down, by way of the lifespan. A
-        mounted app has no lifespan: nothing has to be called, as connections end with the process,
-        but a host may call this in its own. What fails, or takes longer than `close_timeout` of the
-        settings, is logged and not raised.
+        If the app is served on its own, its lifespan calls this at shutdown. A mounted app has no
+        lifespan. You may call this in your own; if you do not, the connections end with the
+        process. A failure, and a close that takes longer than `cleanup_timeout`, is logged and not
+        raised.
         """
-        seconds = self._settings.close_timeout
+        seconds = self._settings.cleanup_timeout
         with anyio.move_on_after(seconds) as scope:
             async with anyio.create_task_group() as group:
                 for part in self._parts:
@@ -169,7 +169,7 @@ def create_app(
             max_conversations=settings.history_conversations,
             max_messages=settings.history_messages,
             max_characters=settings.history_chars,
-            max_age=settings.history_seconds,
+            ttl=settings.history_ttl,
         )
     lifecycle = Lifecycle(max_streams=settings.max_streams)
     routes = chat_routes(responder, settings=settings, lifecycle=lifecycle, history=history)

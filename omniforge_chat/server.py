@@ -476,7 +476,7 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
         server_header=False,
         ws="none",
         # After the drain only the last bytes are left to be taken.
-        timeout_graceful_shutdown=math.ceil(settings.close_timeout),
+        timeout_graceful_shutdown=math.ceil(settings.cleanup_timeout),
         **options,
     )
     config.load()

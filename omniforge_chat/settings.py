@@ -32,19 +32,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 10_000
     max_body_bytes: int = 128 * 1024
     body_timeout: float = 15.0
-    heartbeat_seconds: Optional[float] = 15.0
+    heartbeat_interval: Optional[float] = 15.0
     first_chunk_timeout: Optional[float] = 60.0
     idle_timeout: Optional[float] = 60.0
     total_timeout: Optional[float] = 900.0
     send_timeout: Optional[float] = 30.0
-    close_timeout: float = 5.0
-    drain_seconds: float = 30.0
+    cleanup_timeout: float = 5.0
+    drain_timeout: float = 30.0
     history: str = "off"
     context_chars: int = 24_000
     history_conversations: int = 1_000
     history_messages: int = 100
     history_chars: int = 100_000
-    history_seconds: float = 86_400.0
+    history_ttl: float = 86_400.0
 
     def __post_init__(self) -> None:
         for field, rule in _RULES.items():
@@ -57,12 +57,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         What a client takes is looked at four times within `send_timeout`.
         """
         limits = (
-            self.heartbeat_seconds,
+            self.heartbeat_interval,
             self.first_chunk_timeout,
             self.idle_timeout,
             self.total_timeout,
             None if self.send_timeout is None else self.send_timeout / 4,
-            self.close_timeout,
+            self.cleanup_timeout,
         )
         return min(limit for limit in limits if limit is not None)
 
@@ -168,19 +168,19 @@ _RULES: Dict[str, Rule] = {
     "max_streams": AT_LEAST_ONE,
     "max_body_bytes": AT_LEAST_ONE,
     "body_timeout": SECONDS,
-    "heartbeat_seconds": _SECONDS_OR_OFF,
+    "heartbeat_interval": _SECONDS_OR_OFF,
     "first_chunk_timeout": _SECONDS_OR_OFF,
     "idle_timeout": _SECONDS_OR_OFF,
     "total_timeout": _SECONDS_OR_OFF,
     "send_timeout": _SECONDS_OR_OFF,
-    "close_timeout": SECONDS,
-    "drain_seconds": Rule("a number of seconds of at least 0", _between(0)),
+    "cleanup_timeout": SECONDS,
+    "drain_timeout": Rule("a number of seconds of at least 0", _between(0)),
     "history": Rule("off or memory", lambda value: value in ("off", "memory")),
     "context_chars": Rule("a whole number of at least 0", _whole(0)),
     "history_conversations": AT_LEAST_ONE,
     "history_messages": AT_LEAST_ONE,
     "history_chars": AT_LEAST_ONE,
-    "history_seconds": SECONDS,
+    "history_ttl": SECONDS,
 }
 
 _READERS: Dict[str, Callable[[str], Any]] = {
@@ -194,17 +194,17 @@ _READERS: Dict[str, Callable[[str], Any]] = {
     "max_streams": int,
     "max_body_bytes": int,
     "body_timeout": float,
-    "heartbeat_seconds": _seconds_or_off,
+    "heartbeat_interval": _seconds_or_off,
     "first_chunk_timeout": _seconds_or_off,
     "idle_timeout": _seconds_or_off,
     "total_timeout": _seconds_or_off,
     "send_timeout": _seconds_or_off,
-    "close_timeout": float,
-    "drain_seconds": float,
+    "cleanup_timeout": float,
+    "drain_timeout": float,
     "history": str.lower,
     "context_chars": int,
     "history_conversations": int,
     "history_messages": int,
     "history_chars": int,
-    "history_seconds": float,
+    "history_ttl": float,
 }

@@ -33,13 +33,13 @@ CLIENTS = 100
 SETTINGS = Settings(
     max_streams=90,  # so that now and then there is no room
     body_timeout=0.5,
-    heartbeat_seconds=0.1,
+    heartbeat_interval=0.1,
     first_chunk_timeout=0.5,
     idle_timeout=0.3,
     total_timeout=1.5,
     send_timeout=0.5,
-    close_timeout=0.2,
-    drain_seconds=0.3,
+    cleanup_timeout=0.2,
+    drain_timeout=0.3,
 )
 
 REPLIES = (

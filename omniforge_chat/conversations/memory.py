@@ -25,7 +25,7 @@ class MemoryHistory:
 
     `max_conversations` are kept at most; the least recently used goes. Of each, the newest whole
     turns are kept that have at most `max_messages` and `max_characters` together. What was not used
-    for `max_age` seconds is forgotten. Raises SettingsError for a bound of no use.
+    for `ttl` seconds is forgotten. Raises SettingsError for a bound of no use.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MemoryHistory:
         max_conversations: int = 1_000,
         max_messages: int = 100,
         max_characters: int = 100_000,
-        max_age: float = 86_400.0,
+        ttl: float = 86_400.0,
     ) -> None:
         for name, value in (
             ("max_conversations", max_conversations),
@@ -42,12 +42,12 @@ class MemoryHistory:
             ("max_characters", max_characters),
         ):
             check(name, value, AT_LEAST_ONE)
-        if not isinstance(max_age, (int, float)) or not max_age > 0:
-            raise SettingsError("max_age", max_age, "a number of seconds above 0")
+        if not isinstance(ttl, (int, float)) or not ttl > 0:
+            raise SettingsError("ttl", ttl, "a number of seconds above 0")
         self._max_conversations = max_conversations
         self._max_messages = max_messages
         self._max_characters = max_characters
-        self._max_age = max_age
+        self._ttl = ttl
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the least recently used first
         self._busy: Set[str] = set()
 
@@ -92,7 +92,7 @@ class MemoryHistory:
                 break
 
     def _forget_old(self) -> None:
-        oldest_kept = monotonic() - self._max_age
+        oldest_kept = monotonic() - self._ttl
         old = itertools.takewhile(lambda item: item[1].used < oldest_kept, self._kept.items())
         for conversation_id, _ in list(old):
             if conversation_id not in self._busy:

@@ -163,7 +163,7 @@ class _ChatEndpoint:
                 if self._history is not None:
                     # Half of the time, as a clean-up of the responder's own may come before.
                     recollection = Recollection(
-                        self._history, conversation_id, seconds=settings.close_timeout / 2
+                        self._history, conversation_id, seconds=settings.cleanup_timeout / 2
                     )
                     history = await Patience(
                         settings.body_timeout, late_history, self._lifecycle

@@ -14,10 +14,11 @@ The life of a stream:
     waiting    the responder         its end; the client leaves; a deadline; the drain; a cancel
     sending    the client (`send`)   the client leaves; `send_timeout`. A deadline or the drain is
                                      noted, and acts as soon as the send is through
-    closing    the responder's       its end; after `close_timeout` it is cancelled again, and at
+    closing    the responder's       its end; after `cleanup_timeout` it is cancelled again, and at
                clean-up              last given up
-    ending     the client, for the   its end; the client leaves; `send_timeout`, or `close_timeout`
-               last frame            once a deadline, the drain or a cancel has ended it
+    ending     the client, for the   its end; the client leaves; `send_timeout`, or
+               last frame            `cleanup_timeout` once a deadline, the drain or a cancel has
+                                     ended it
 
 `waiting` and `sending` alternate; `closing` is skipped where the responder has ended by itself;
 `ending` is skipped where the client is gone. When a stream first waits it gets a child task, which
@@ -113,7 +114,7 @@ class EventStream:
                     if self._ending:
                         if self._gone is None:
                             cancelled = error
-                        # The last frame gets one more try, with `close_timeout` to be taken.
+                        # The last frame gets one more try, with `cleanup_timeout` to be taken.
                         self._end_early()
                 except Abandoned:
                     refuses = "send" if self._ending else "responder"
@@ -364,7 +365,7 @@ class EventStream:
         if self._times.attempts == 0:
             logger.error(
                 "responder did not end within %g s of its cancellation request_id=%s",
-                self._settings.close_timeout,
+                self._settings.cleanup_timeout,
                 self._turn.request_id,
             )
         self._times.attempts += 1

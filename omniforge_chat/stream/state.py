@@ -80,7 +80,7 @@ class Timetable:
                 best = (since + seconds, what, seconds)
 
         if self.closing_since is not None:
-            patience = limits.close_timeout + self.attempts * ATTEMPT_SECONDS
+            patience = limits.cleanup_timeout + self.attempts * ATTEMPT_SECONDS
             add(Due.INSIST, self.closing_since, patience)
             return best
         if self.end_at is None:
@@ -88,7 +88,7 @@ class Timetable:
         if self.sending_since is not None:
             add(Due.STALLED, self.sending_since, limits.send_timeout)
             if self.end_at is not None:
-                add(Due.STALLED, max(self.sending_since, self.end_at), limits.close_timeout)
+                add(Due.STALLED, max(self.sending_since, self.end_at), limits.cleanup_timeout)
             return best
         if self.end_at is None:
             if self.chunks_came:
@@ -96,5 +96,5 @@ class Timetable:
             else:
                 add(Due.FIRST_CHUNK, self.started, limits.first_chunk_timeout)
         if not self.beating:
-            add(Due.HEARTBEAT, self.quiet_since, limits.heartbeat_seconds)
+            add(Due.HEARTBEAT, self.quiet_since, limits.heartbeat_interval)
         return best

@@ -101,7 +101,7 @@ def test_a_part_that_does_not_end_is_given_up(caplog: pytest.LogCaptureFixture) 
         await asyncio.Event().wait()
 
     model, store = Model(), Store(hang)
-    settings = Settings(close_timeout=0.05)
+    settings = Settings(cleanup_timeout=0.05)
     assert lifespan(create_app(model, settings=settings, history=store)) == ENDED
     assert len(model.closed_in) == 1
     assert [record.getMessage() for record in caplog.records] == [

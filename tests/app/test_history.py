@@ -67,7 +67,7 @@ def test_a_conversation_that_is_being_continued_is_not_forgotten(
 
     async def main() -> None:
         nonlocal now
-        history = MemoryHistory(max_conversations=2, max_age=60)
+        history = MemoryHistory(max_conversations=2, ttl=60)
         await keep(history, "a", *said("1", "2"))
         await history.load("a")
         for other in ("b", "c", "d"):
@@ -114,7 +114,7 @@ def test_an_old_conversation_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def main() -> None:
         nonlocal now
-        history = MemoryHistory(max_age=60)
+        history = MemoryHistory(ttl=60)
         await keep(history, "a", *said("1", "2"))
         now += 60
         assert await contents(history, "a") == ["1", "2"]
@@ -266,7 +266,7 @@ async def test_a_clean_up_without_end_does_not_cost_the_memory_of_the_turn() -> 
 
 @pytest.mark.parametrize(
     "bounds",
-    [{"max_conversations": 0}, {"max_messages": "5"}, {"max_characters": -1}, {"max_age": None}],
+    [{"max_conversations": 0}, {"max_messages": "5"}, {"max_characters": -1}, {"ttl": None}],
 )
 def test_a_bound_of_no_use_is_named(bounds: Dict[str, Any]) -> None:
     """When the store is made, and not when the first conversation does not fit."""
@@ -348,7 +348,7 @@ async def test_a_client_that_leaves_while_its_turn_is_stored_loses_nothing(patie
     assert not chat.done()
     if not patient:
         # The stream has waited for as long as for any clean-up, and the store goes on without it.
-        await passing(settings.close_timeout)
+        await passing(settings.cleanup_timeout)
         await settle()
         assert chat.done()
     history.arrives.set()
@@ -365,7 +365,7 @@ async def test_a_store_that_hangs_does_not_hold_a_chat_that_never_began() -> Non
     made = Exchange({"message": "one", "conversation_id": CONVERSATION})
     made.scope["extensions"] = "what is no mapping"
     chat = asyncio.ensure_future(made.run(app))
-    await asyncio.wait([chat], timeout=settings.close_timeout + 1)
+    await asyncio.wait([chat], timeout=settings.cleanup_timeout + 1)
     assert isinstance(chat.exception(), AttributeError)
     assert app.open_streams == 0
     history.arrives.set()
@@ -381,7 +381,7 @@ async def test_a_store_that_hangs_does_not_keep_a_client_from_the_end(
     app = create_app(recall, settings=settings, history=history)
     made = Exchange({"message": "one", "conversation_id": CONVERSATION})
     chat = asyncio.ensure_future(made.run(app))
-    await asyncio.wait([chat], timeout=settings.close_timeout)
+    await asyncio.wait([chat], timeout=settings.cleanup_timeout)
     assert chat.done()
     assert last(made.frames)[0] == "done"
     assert "history has not answered within 2.5 s" in caplog.text

@@ -48,7 +48,7 @@ FOREVER = 10.0**8
 """Seconds that nothing but the stream itself brings to an end."""
 
 OFF: Dict[str, Any] = {
-    "heartbeat_seconds": None,
+    "heartbeat_interval": None,
     "first_chunk_timeout": None,
     "idle_timeout": None,
     "total_timeout": None,
@@ -710,7 +710,7 @@ async def test_sending_a_deadline_or_the_drain_waits_until_the_frame_is_through(
 async def test_sending_a_deadline_or_the_drain_does_not_wait_as_long_as_it_would_else(
     cause: str, cut: float, records: Records
 ) -> None:
-    """After it the client has `close_timeout` to take the frame that is on its way."""
+    """After it the client has `cleanup_timeout` to take the frame that is on its way."""
     script = Script("a", None, "b", FOREVER)
     line = Line(script, total_timeout=10)
     await line.until("a")
@@ -1017,7 +1017,7 @@ async def test_a_time_limit_of_the_responder_s_own_is_no_end(records: Records) -
         try:
             await asyncio.sleep(FOREVER)
         finally:
-            await asyncio.sleep(8)  # longer than `close_timeout`
+            await asyncio.sleep(8)  # longer than `cleanup_timeout`
 
     async def respond(turn: Turn) -> AsyncIterator[str]:
         yield "a"
@@ -1028,7 +1028,7 @@ async def test_a_time_limit_of_the_responder_s_own_is_no_end(records: Records) -
         await asyncio.sleep(20)
         yield "b"
 
-    line = Line(respond, **{**OFF, "heartbeat_seconds": 2.0})
+    line = Line(respond, **{**OFF, "heartbeat_interval": 2.0})
     await passing(3 + 3 + 8 + 20 + 1)
     for task in asyncio.all_tasks() - {asyncio.current_task(), line.task}:
         task.cancel()  # the shielded one
@@ -1104,7 +1104,7 @@ async def test_ending_a_client_that_does_not_read_is_cut(records: Records) -> No
 async def test_ending_waits_less_for_the_client_where_the_end_was_not_the_responder_s(
     cause: str, records: Records
 ) -> None:
-    """A drain would last as long as the slowest client, who gets `close_timeout` instead."""
+    """A drain would last as long as the slowest client, who gets `cleanup_timeout` instead."""
     line = Line(Script("a", FOREVER), idle_timeout=10)
     await passing(9)
     line.stop_reading()
@@ -1123,7 +1123,7 @@ async def test_ending_waits_less_for_the_client_where_the_end_was_not_the_respon
 async def test_ending_a_deadline_or_the_drain_comes_too_late_to_be_told(
     cause: str, reads: bool
 ) -> None:
-    """The reply was complete; only the time that the client has left is `close_timeout` then."""
+    """The reply was complete; only the time that the client has left is `cleanup_timeout` then."""
     script = Script("a", None, "b")
     line = Line(script, total_timeout=10, send_timeout=None)
     await line.until("a")
@@ -1199,7 +1199,7 @@ async def test_a_client_that_does_not_read_gets_no_heartbeats() -> None:
 async def test_closing_there_are_no_heartbeats() -> None:
     """The last frame comes in a moment."""
     script = Script("a", FOREVER, clean_up=lambda: asyncio.sleep(4))
-    line = Line(script, idle_timeout=10, heartbeat_seconds=3)
+    line = Line(script, idle_timeout=10, heartbeat_interval=3)
     await line.end()
     assert line.heartbeats == [3, 6, 9]
 
@@ -1281,7 +1281,7 @@ async def test_a_heartbeat_that_the_server_fails_to_send_ends_the_stream(
 ) -> None:
     """Nothing can be told any more, and the responder must not go on for nobody."""
     script = Script("a", FOREVER)
-    line = Line(script, **{**OFF, "heartbeat_seconds": 15.0})
+    line = Line(script, **{**OFF, "heartbeat_interval": 15.0})
     await line.until("a")
     line.fails = LookupError("a bug of the server's")
     assert await line.end() == 15
@@ -1500,7 +1500,7 @@ class _Connection:
 async def test_a_client_that_takes_something_reads_however_slowly(records: Records) -> None:
     """It slows its responder, and is not cut for that; when it stops, it has its time once more."""
     script = Script("a", None, "b", FOREVER)
-    line = Line(script, heartbeat_seconds=None, total_timeout=None, close_timeout=20.0)
+    line = Line(script, heartbeat_interval=None, total_timeout=None, cleanup_timeout=20.0)
     line.scope["extensions"][UNSENT] = _Connection(most=20, least=10)
     await line.until("a")
     line.stop_reading()
@@ -1514,7 +1514,7 @@ async def test_a_client_that_takes_something_reads_however_slowly(records: Recor
 async def test_a_slow_client_is_not_waited_for_once_the_end_is_decided() -> None:
     """A drain, and a deadline, would have no end either."""
     script = Script("a", None, "b", FOREVER)
-    line = Line(script, heartbeat_seconds=None, total_timeout=40.0)
+    line = Line(script, heartbeat_interval=None, total_timeout=40.0)
     line.scope["extensions"][UNSENT] = _Connection(most=1000, least=0)
     await line.until("a")
     line.stop_reading()
@@ -1701,7 +1701,7 @@ async def test_a_time_limit_of_the_responder_s_own_may_fire_in_a_blocked_send(ca
     await passing(5)
     line.read_on()
     await line.until("ab")
-    await passing(10)  # longer than `close_timeout`
+    await passing(10)  # longer than `cleanup_timeout`
     began = now()
     assert closed == []
     bring(line, cause)
@@ -1882,7 +1882,7 @@ def test_eager_tasks_change_nothing() -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
         made = Exchange()
-        app = create_app(respond, settings=Settings(heartbeat_seconds=0.03))
+        app = create_app(respond, settings=Settings(heartbeat_interval=0.03))
         await asyncio.wait_for(made.run(app), PATIENCE)
         return made
 
@@ -1917,7 +1917,7 @@ EVENTS = [
     *[("drain", 0), ("drain", 4), ("cancel", 0)],
 ]
 LIMITS = {
-    "heartbeat_seconds": 2.0,
+    "heartbeat_interval": 2.0,
     "first_chunk_timeout": 6.0,
     "idle_timeout": 5.0,
     "total_timeout": 20.0,
@@ -1960,7 +1960,7 @@ async def test_whatever_happens_in_any_order_a_stream_ends_properly(
     script = Script(*steps, clean_up=partial(asyncio.sleep, clean_up) if clean_up else None)
     limits: Dict[str, Any] = {**LIMITS, **dict.fromkeys(off)}
     with Records() as records:
-        line = Line(script, close_timeout=3.0, **limits)
+        line = Line(script, cleanup_timeout=3.0, **limits)
         for event, seconds in events:
             await happen(line, script, event, seconds)
         await passing(60)

@@ -247,7 +247,7 @@ def test_a_client_that_leaves_after_its_next_request_is_noticed(
     wire: Dict[str, Any], how: str
 ) -> None:
     """Not only when something is sent to it, which without heartbeats may be never."""
-    stage = Stage(wire, heartbeat_seconds=None)
+    stage = Stage(wire, heartbeat_interval=None)
     stage.responder = paced = PacedResponder()
     with stage.service as service:
         client = service.chat()
@@ -262,7 +262,7 @@ def test_a_client_that_leaves_after_its_next_request_is_noticed(
 
 def test_no_more_is_read_ahead_than_a_few_requests(wire: Dict[str, Any]) -> None:
     """They lie in memory for as long as the first one is answered."""
-    stage = Stage(wire, heartbeat_seconds=None)
+    stage = Stage(wire, heartbeat_interval=None)
     stage.responder = paced = PacedResponder()
     with stage.service as service, service.chat() as client:
         client.head()
@@ -405,7 +405,7 @@ def test_sigterm_lets_open_streams_finish_and_refuses_new_ones(wire: Dict[str, A
 
 def test_a_body_that_is_still_coming_when_the_drain_ends_is_refused(wire: Dict[str, Any]) -> None:
     """A client that sends slowly does not hold the process up."""
-    stage = Stage(wire, drain_seconds=0.1)
+    stage = Stage(wire, drain_timeout=0.1)
     with stage.service as service, service.connect() as client:
         client.send(request({"message": "hi"})[:-5])
         service.until(stage.is_open)
@@ -415,8 +415,8 @@ def test_a_body_that_is_still_coming_when_the_drain_ends_is_refused(wire: Dict[s
 
 
 def test_a_drain_cuts_a_client_that_does_not_read(wire: Dict[str, Any]) -> None:
-    """It has `close_timeout` to take its last frame, and then the process ends without it."""
-    stage = Stage(wire, drain_seconds=0.0, close_timeout=0.2)
+    """It has `cleanup_timeout` to take its last frame, and then the process ends without it."""
+    stage = Stage(wire, drain_timeout=0.0, cleanup_timeout=0.2)
     stage.responder = endless = Endless()
     with stage.service as service, hesitant(service.port) as client:
         client.post({"message": "hi"})
@@ -592,8 +592,8 @@ def test_a_thread_that_goes_on_does_not_keep_the_process_from_a_second_signal(
     directory: Path, number: int
 ) -> None:
     """Python waits for it at the end, and somebody waits for Python."""
-    options = {"CHAT_RESPONDER": "faults:threaded", "CHAT_DRAIN_SECONDS": "0"}
-    with running(directory, CHAT_CLOSE_TIMEOUT="0.2", **options) as service:
+    options = {"CHAT_RESPONDER": "faults:threaded", "CHAT_DRAIN_TIMEOUT": "0"}
+    with running(directory, CHAT_CLEANUP_TIMEOUT="0.2", **options) as service:
         ((client, _),) = _open(service, 1)
         service.process.send_signal(signal.SIGTERM)
         _shut_down(client)
@@ -603,7 +603,7 @@ def test_a_thread_that_goes_on_does_not_keep_the_process_from_a_second_signal(
 
 def test_sigterm_under_300_open_streams_ends_each_with_its_last_frame(directory: Path) -> None:
     """None is cut, and the process ends as a success."""
-    with running(directory, CHAT_RESPONDER="faults:waiting", CHAT_DRAIN_SECONDS="0.2") as service:
+    with running(directory, CHAT_RESPONDER="faults:waiting", CHAT_DRAIN_TIMEOUT="0.2") as service:
         opened = _open(service, 300)
         service.process.send_signal(signal.SIGTERM)
         for _ in opened:
@@ -619,7 +619,7 @@ def test_a_second_signal_ends_the_drain_now_and_loses_no_last_frame(
     directory: Path, number: int
 ) -> None:
     """Whoever presses Ctrl-C twice means it; the clients still learn of it."""
-    with running(directory, CHAT_RESPONDER="faults:waiting", CHAT_DRAIN_SECONDS="600") as service:
+    with running(directory, CHAT_RESPONDER="faults:waiting", CHAT_DRAIN_TIMEOUT="600") as service:
         opened = _open(service, 50)
         service.process.send_signal(number)
         service.wait_for("draining: 50 streams are open")
@@ -631,7 +631,7 @@ def test_a_second_signal_ends_the_drain_now_and_loses_no_last_frame(
 
 def test_workers_end_and_die_one_at_a_time(directory: Path) -> None:
     """SIGTERM drains the one, SIGKILL cuts its streams only, and both are replaced."""
-    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_SECONDS": "0.2"}
+    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_TIMEOUT": "0.2"}
     with running(directory, "--workers", "2", **options) as service:
         workers = {service.wait_for(r"Started server process \[(\d+)\]")[1] for _ in range(2)}
         opened: List[Tuple[Client, str]] = []
@@ -664,7 +664,7 @@ def test_workers_end_and_die_one_at_a_time(directory: Path) -> None:
 
 def test_a_signal_to_all_processes_of_a_service_is_one_stop(directory: Path) -> None:
     """systemd tells each of them, and so the workers hear of it from their parent once more."""
-    options = {"CHAT_RESPONDER": "faults:until_told", "CHAT_DRAIN_SECONDS": "600"}
+    options = {"CHAT_RESPONDER": "faults:until_told", "CHAT_DRAIN_TIMEOUT": "600"}
     with running(directory, "--workers", "2", **options) as service:
         workers = {service.wait_for(r"Started server process \[(\d+)\]")[1] for _ in range(2)}
         opened: List[Tuple[Client, str]] = []
@@ -684,7 +684,7 @@ def test_a_signal_to_all_processes_of_a_service_is_one_stop(directory: Path) -> 
 
 def test_a_second_signal_hurries_the_workers_too(directory: Path) -> None:
     """The parent passes on each stop that it hears of."""
-    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_SECONDS": "600"}
+    options = {"CHAT_RESPONDER": "faults:waiting", "CHAT_DRAIN_TIMEOUT": "600"}
     with running(directory, "--workers", "2", **options) as service:
         for _ in range(2):
             service.wait_for("Started server process")
@@ -701,7 +701,7 @@ def test_a_second_signal_hurries_the_workers_too(directory: Path) -> None:
 @pytest.mark.parametrize("wire", WIRES[:1])
 def test_each_side_that_asks_for_a_stop_may_hurry_it_itself(wire: Dict[str, Any]) -> None:
     """The first word of the second side is the same stop; its second is another."""
-    settings = Settings(drain_seconds=600)
+    settings = Settings(drain_timeout=600)
     paced = PacedResponder()
     with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
         with service.chat() as client:
@@ -723,8 +723,8 @@ def test_a_responder_that_refuses_to_end_does_not_keep_the_process(
     directory: Path, cause: str
 ) -> None:
     """It is given up, and what is left of it ends with the process."""
-    options = {"CHAT_RESPONDER": "faults:deaf", "CHAT_CLOSE_TIMEOUT": "0.1"}
-    with running(directory, **options, CHAT_DRAIN_SECONDS="0") as service:
+    options = {"CHAT_RESPONDER": "faults:deaf", "CHAT_CLEANUP_TIMEOUT": "0.1"}
+    with running(directory, **options, CHAT_DRAIN_TIMEOUT="0") as service:
         [(client, _)] = _open(service, 1)
         if cause == "leave":
             client.close()

@@ -98,7 +98,7 @@ async def respond(turn):
 
 
 settings = Settings(
-    max_streams=8, send_timeout=1.0, close_timeout=0.5, drain_seconds=float(os.environ["DRAIN"])
+    max_streams=8, send_timeout=1.0, cleanup_timeout=0.5, drain_timeout=float(os.environ["DRAIN"])
 )
 app = create_app(respond, settings=settings)
 listener = listen("127.0.0.1", 0)

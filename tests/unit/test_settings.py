@@ -111,7 +111,7 @@ def test_settings_are_a_value() -> None:
         ("max_streams", "CHAT_MAX_STREAMS"),
         ("body_timeout", "CHAT_BODY_TIMEOUT"),
         ("history", "CHAT_HISTORY"),
-        ("history_seconds", "CHAT_HISTORY_SECONDS"),
+        ("history_ttl", "CHAT_HISTORY_TTL"),
         ("context_chars", "CHAT_CONTEXT_CHARS"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_what_was_exp
         *((field, None) for field in (*WHOLE, *TEXTS)),
         *((field, 17) for field in TEXTS),
         *(("log_level", "debug"), ("log_format", "JSON"), ("port", -1), ("body_timeout", 0)),
-        *(("history", "Memory"), ("history_seconds", 0.0), ("context_chars", -1)),
+        *(("history", "Memory"), ("history_ttl", 0.0), ("context_chars", -1)),
         *(("cors_origins", ["*"]), ("cors_origins", "*"), ("cors_origins", (17,))),
         ("cors_origins", ("example.com",)),
     ],
