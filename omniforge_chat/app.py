@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .conversations import History, MemoryHistory
+from .conversations.memory import MemoryHistory
+from .conversations.protocol import History
 from .core.reply import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .http.routes import FAILURE_LOGGED, chat_routes, error_response, internal_error
@@ -120,7 +121,7 @@ class ChatApp(Starlette):
 
 
 def _is_history(candidate: object) -> bool:
-    return all(callable(getattr(candidate, name, None)) for name in ("load", "append"))
+    return all(callable(getattr(candidate, name, None)) for name in ("begin_turn", "end_turn"))
 
 
 @contextlib.asynccontextmanager
@@ -163,7 +164,7 @@ def create_app(
     if responder is None:
         responder = load_responder(settings.responder, settings)
     if history is not None and (inspect.isclass(history) or not _is_history(history)):
-        raise TypeError(f"history has no `load` and `append` to call: {history!r}")
+        raise TypeError(f"history has no `begin_turn` and `end_turn` to call: {history!r}")
     if history is None and settings.history == "memory":
         history = MemoryHistory(
             max_conversations=settings.history_conversations,

@@ -1,8 +1,11 @@
-"""What was said before, and who may speak next."""
+"""Earlier messages, and whose turn it is: stores of conversations, and one turn with a store.
+
+`http` runs a turn through `ConversationTurn`; `app` makes the store that the settings name. A store
+of yours follows the protocol `History`.
+"""
 
 from .memory import MemoryHistory
 from .protocol import History
-from .turn import Recollection, late_history
-from .window import window
+from .turn import ConversationTurn, late_history
 
-__all__ = ["History", "MemoryHistory", "Recollection", "late_history", "window"]
+__all__ = ["ConversationTurn", "History", "MemoryHistory", "late_history"]

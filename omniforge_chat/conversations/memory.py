@@ -1,4 +1,4 @@
-"""A history in this process."""
+"""A store of conversations in this process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from ..settings import AT_LEAST_ONE, check
 from .window import characters_of, newest
 
 
-class _Kept(msgspec.Struct):
+class _Conversation(msgspec.Struct):
     turns: List[Tuple[Message, ...]]
-    used: float
+    used: float = 0.0
 
 
 class MemoryHistory:
-    """A history in this process, bounded on every side. It is lost when the process ends.
+    """A History in this process, with limits for everything. It is lost when the process ends.
 
-    `max_conversations` are kept at most; the least recently used goes. Of each, the newest whole
-    turns are kept that have at most `max_messages` and `max_characters` together. What was not used
-    for `ttl` seconds is forgotten. Raises SettingsError for a bound of no use.
+    It keeps at most `max_conversations`; the least recently used one goes first. Of each it keeps
+    the newest whole turns that have at most `max_messages` messages and `max_characters` characters
+    in all. A conversation that nobody has used for `ttl` seconds is forgotten. Raises SettingsError
+    for a limit that makes no sense.
     """
 
     def __init__(
@@ -36,64 +37,63 @@ class MemoryHistory:
         max_characters: int = 100_000,
         ttl: float = 86_400.0,
     ) -> None:
-        for name, value in (
-            ("max_conversations", max_conversations),
-            ("max_messages", max_messages),
-            ("max_characters", max_characters),
-        ):
-            check(name, value, AT_LEAST_ONE)
+        check("max_conversations", max_conversations, AT_LEAST_ONE)
+        check("max_messages", max_messages, AT_LEAST_ONE)
+        check("max_characters", max_characters, AT_LEAST_ONE)
         if not isinstance(ttl, (int, float)) or not ttl > 0:
             raise SettingsError("ttl", ttl, "a number of seconds above 0")
         self._max_conversations = max_conversations
         self._max_messages = max_messages
         self._max_characters = max_characters
         self._ttl = ttl
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the least recently used first
-        self._busy: Set[str] = set()
+        # The least recently used first.
+        self._conversations: OrderedDict[str, _Conversation] = OrderedDict()
+        self._claimed: Set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._conversations)
 
-    async def load(self, conversation_id: str) -> Sequence[Message]:
-        """As in History."""
-        if conversation_id in self._busy:
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+        """See History."""
+        if conversation_id in self._claimed:
             raise ConversationBusy("Another message of this conversation is being answered")
-        self._forget_old()
-        self._busy.add(conversation_id)
-        kept = self._kept.get(conversation_id)
-        if kept is None:
+        self._forget_expired()
+        self._claimed.add(conversation_id)
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None:
             return ()
-        self._use(conversation_id, kept)
-        return [message for turn in kept.turns for message in turn]
+        self._use(conversation_id, conversation)
+        return [message for turn in conversation.turns for message in turn]
 
-    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
-        """As in History."""
-        self._busy.discard(conversation_id)
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+        """See History."""
+        self._claimed.discard(conversation_id)
         if not messages:
             return
-        kept = self._kept.get(conversation_id) or _Kept([], 0.0)
-        turns = [*kept.turns, tuple(messages)]
-        kept.turns = newest(turns, self._max_messages, len)
-        kept.turns = newest(kept.turns, self._max_characters, characters_of)
-        self._use(conversation_id, kept)
-        if len(self._kept) > self._max_conversations:
+        conversation = self._conversations.get(conversation_id) or _Conversation([])
+        turns = newest([*conversation.turns, tuple(messages)], self._max_messages, len)
+        conversation.turns = newest(turns, self._max_characters, characters_of)
+        self._use(conversation_id, conversation)
+        if len(self._conversations) > self._max_conversations:
             self._forget_one()
 
-    def _use(self, conversation_id: str, kept: _Kept) -> None:
-        kept.used = monotonic()
-        self._kept[conversation_id] = kept
-        self._kept.move_to_end(conversation_id)
+    def _use(self, conversation_id: str, conversation: _Conversation) -> None:
+        conversation.used = monotonic()
+        self._conversations[conversation_id] = conversation
+        self._conversations.move_to_end(conversation_id)
 
     def _forget_one(self) -> None:
-        """Let the least recently used go, of those that are not just being continued."""
-        for conversation_id in self._kept:
-            if conversation_id not in self._busy:
-                del self._kept[conversation_id]
+        """Forget the least recently used conversation that nobody has claimed."""
+        for conversation_id in self._conversations:
+            if conversation_id not in self._claimed:
+                del self._conversations[conversation_id]
                 break
 
-    def _forget_old(self) -> None:
-        oldest_kept = monotonic() - self._ttl
-        old = itertools.takewhile(lambda item: item[1].used < oldest_kept, self._kept.items())
-        for conversation_id, _ in list(old):
-            if conversation_id not in self._busy:
-                del self._kept[conversation_id]
+    def _forget_expired(self) -> None:
+        limit = monotonic() - self._ttl
+        expired = itertools.takewhile(
+            lambda item: item[1].used < limit, self._conversations.items()
+        )
+        for conversation_id, _ in list(expired):
+            if conversation_id not in self._claimed:
+                del self._conversations[conversation_id]

@@ -1,11 +1,15 @@
-"""What was said before: the conversations that a service remembers.
+"""The protocol that a store of conversations follows, for you who write one.
 
-A history is asked twice for each turn. `load` begins the turn: it gives the earlier messages and
-claims the conversation, so that a second chat in it is told to wait. `append` ends the turn: it
-adds what came of it and gives the conversation free. Each is one round trip for a store on another
-machine, and nothing but ids and messages passes. Such a store should let a claim lapse that nobody
-ends, as the process that made it may have died; and it should renew those of its own process until
-they end, as a turn may take longer than is worth waiting for a process that has died.
+The service calls a store twice for each message that it answers:
+
+1. `begin_turn` claims the conversation and returns its earlier messages. Until the turn ends, a
+   second chat in the same conversation is refused.
+2. `end_turn` adds the messages of the turn and releases the claim.
+
+For a store on another machine each call can be one round trip: only ids and messages are passed.
+If several processes share your store, one of them may die while it holds a claim. So let a claim
+expire, and renew the claims of your own process until their turns end: a turn may take longer than
+you want to wait for a process that has died.
 """
 
 from __future__ import annotations
@@ -14,21 +18,32 @@ from typing import Protocol, Sequence
 
 from ..models import Message
 
+ABANDONED_SECONDS = 60.0
+"""How long a `begin_turn` may still run after its chat has stopped waiting for it."""
+
 
 class History(Protocol):
-    """Where conversations are kept. It may be asked for many conversations at once."""
+    """A store of conversations. It is called for many conversations at once.
 
-    async def load(self, conversation_id: str) -> Sequence[Message]:
-        """Begin a turn: all that is kept of the conversation, oldest first; nothing, if unknown.
+    If it also has a method `async def aclose(self)`, `ChatApp.aclose` calls that.
+    """
 
-        Raises ConversationBusy while another turn of the conversation has not ended. What raises
-        has claimed nothing. A caller may stop waiting; the turn is ended when this returns after
-        all, and it is cancelled after LATE_SECONDS.
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+        """Claim the conversation, and return its messages, oldest first.
+
+        Return an empty sequence if you do not know the conversation. Raise ConversationBusy while
+        another turn holds the claim: the chat is then refused with 409. Any other exception refuses
+        it with 500. If you raise, you hold no claim, and `end_turn` is not called.
+
+        If this takes longer than `body_timeout`, or the client's request is cancelled, the chat
+        stops waiting. It does not cancel your coroutine: as soon as you return, `end_turn` releases
+        the claim. After 60 more seconds you are cancelled.
         """
 
-    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
-        """End the turn that `load` began. `messages` are what came of it, perhaps none."""
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+        """Add `messages` to the conversation, and release the claim that `begin_turn` made.
 
-
-LATE_SECONDS = 60.0
-"""How long a `load` may go on that nobody waits for any more."""
+        `messages` is the user's message and the reply, or empty if there was no reply. A reply that
+        was cut has `complete=False`. The chat waits for half of `cleanup_timeout`; you may go on
+        after that. An exception is logged, and the client does not see it.
+        """

@@ -1,19 +1,29 @@
-"""One turn's dealings with a history."""
+"""One turn of a conversation that is stored."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, List, Sequence, Set, Tuple
+from typing import Any, AsyncIterator, Coroutine, List, Sequence, Set, Tuple
 
 from ..core.reply import Item, Responder, close, iterate
 from ..logs import logger
 from ..models import Message, Turn
-from .protocol import LATE_SECONDS, History
+from .protocol import ABANDONED_SECONDS, History
 from .window import window
+
+_background_tasks: Set[asyncio.Task[None]] = set()
+
+
+def _run_in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that goes on even if nobody waits for it: the event loop alone does not keep it."""
+    task = asyncio.ensure_future(work)
+    _background_tasks.add(task)
+    task.add_done_callback(_background_tasks.discard)
+    return task
 
 
 def _encodable(parts: List[str]) -> str:
-    """The text up to the first part that has no UTF-8: that is where its client lost it."""
+    """The text before the first part that has no UTF-8, which no client could be sent."""
     for count, part in enumerate(parts):
         try:
             part.encode()
@@ -22,61 +32,53 @@ def _encodable(parts: List[str]) -> str:
     return "".join(parts)
 
 
-_going_on: Set[asyncio.Future[None]] = set()
-
-
-def _keep(task: asyncio.Future[None]) -> asyncio.Future[None]:
-    """`task`, which goes on whoever stops waiting for it: event loops refer to tasks weakly."""
-    _going_on.add(task)
-    task.add_done_callback(_going_on.discard)
-    return task
-
-
 def late_history(seconds: float) -> TimeoutError:
-    """The error of a history whose `load` took longer than `seconds`."""
+    """The error if `begin_turn` of a history takes longer than `seconds`."""
     return TimeoutError(f"the history did not answer within {seconds:g} seconds")
 
 
-class Recollection:
-    """One turn's dealings with a history, from `load` to exactly one `append`.
+class ConversationTurn:
+    """One turn of a stored conversation: one `begin_turn`, then exactly one `end_turn`.
 
-    An `append` that takes longer than `seconds` goes on without being waited for.
+    If `end_turn` takes longer than `timeout` seconds, it goes on in the background.
     """
 
-    def __init__(self, history: History, conversation_id: str, *, seconds: float) -> None:
+    def __init__(self, history: History, conversation_id: str, *, timeout: float) -> None:
         self._history = history
         self._conversation_id = conversation_id
-        self._seconds = seconds
-        self._open = False
+        self._timeout = timeout
+        self._claimed = False
 
     async def begin(self, message: str, *, context_chars: int) -> Tuple[Message, ...]:
-        """The earlier messages that go with `message`: whole turns, the newest that fit."""
-        # In a task of its own: a cancellation that got into it might or might not find that the
-        # store has claimed the conversation.
-        loading = asyncio.ensure_future(self._history.load(self._conversation_id))
+        """Claim the conversation. Returns the newest whole turns that fit beside `message`.
+
+        Raises what the history raises.
+        """
+        # The store works in a task of its own. If a cancellation could reach it, nobody would know
+        # whether it has claimed the conversation.
+        beginning = asyncio.ensure_future(self._history.begin_turn(self._conversation_id))
         try:
-            await asyncio.wait([loading])
+            await asyncio.wait([beginning])
         except asyncio.CancelledError:
-            _keep(asyncio.ensure_future(self._give_up(loading)))
+            _run_in_background(self._release_when_claimed(beginning))
             raise
-        if loading.cancelled():
-            raise RuntimeError("the history's load was cancelled, but not by us")
-        earlier = loading.result()
-        self._open = True
+        if beginning.cancelled():
+            raise RuntimeError("begin_turn of the history was cancelled, but not by this service")
+        earlier = beginning.result()
+        self._claimed = True
         return window(earlier, context_chars - len(message))
 
-    async def _give_up(self, loading: asyncio.Future[Sequence[Message]]) -> None:
-        """End the turn that `loading` still begins."""
-        await asyncio.wait([loading], timeout=LATE_SECONDS)
-        if not loading.done():
-            loading.cancel()
-        elif not loading.cancelled() and loading.exception() is None:
-            await self._append(())
+    async def _release_when_claimed(self, beginning: asyncio.Future[Sequence[Message]]) -> None:
+        await asyncio.wait([beginning], timeout=ABANDONED_SECONDS)
+        if not beginning.done():
+            beginning.cancel()
+        elif not beginning.cancelled() and beginning.exception() is None:
+            await self._end(())
 
-    def of(self, responder: Responder) -> Responder:
-        """A responder that answers as `responder` does, and remembers the turn when it ends."""
+    def record(self, responder: Responder) -> Responder:
+        """A responder that answers as `responder` does, and stores the turn when it ends."""
 
-        async def remembering(turn: Turn) -> AsyncIterator[Item]:
+        async def recorded(turn: Turn) -> AsyncIterator[Item]:
             parts: List[str] = []
             complete = False
             reply: Any = None
@@ -96,32 +98,32 @@ class Recollection:
                     said = (Message("user", turn.message), Message("assistant", text, complete))
                     await self.end(said if text else ())
 
-        return remembering
+        return recorded
 
     async def end(self, messages: Sequence[Message] = ()) -> None:
-        """Give the conversation free, with what came of the turn; a second call does nothing."""
-        if not self._open:
+        """Release the conversation, with the messages of the turn. A second call does nothing."""
+        if not self._claimed:
             return
-        self._open = False
-        # In a task of its own: a client may leave at any time, and a cancellation that got into a
-        # store's work would leave the conversation claimed. A stream that has waited long enough
-        # cancels twice; then the task goes on without it.
-        ending = _keep(asyncio.ensure_future(self._append(messages)))
+        self._claimed = False
+        # Again a task of its own: a cancellation that reached the store's work would leave the
+        # conversation claimed. A stream that has waited long enough cancels twice; then the task
+        # goes on without it.
+        ending = _run_in_background(self._end(messages))
         try:
-            await asyncio.wait([ending], timeout=self._seconds)
+            await asyncio.wait([ending], timeout=self._timeout)
         except asyncio.CancelledError:
-            await asyncio.wait([ending], timeout=self._seconds)
+            await asyncio.wait([ending], timeout=self._timeout)
             raise
         if not ending.done():
-            # The client has its reply, and is told so.
+            # The client has its reply. It is not kept waiting for `done`.
             logger.warning(
                 "history has not answered within %g s conversation_id=%s",
-                *(self._seconds, self._conversation_id),
+                *(self._timeout, self._conversation_id),
             )
 
-    async def _append(self, messages: Sequence[Message]) -> None:
+    async def _end(self, messages: Sequence[Message]) -> None:
         try:
-            await self._history.append(self._conversation_id, messages)
+            await self._history.end_turn(self._conversation_id, messages)
         except Exception:
-            # The client has its reply; only the next turn will not know of it.
+            # The client has its reply. Only the next turn will not know of it.
             logger.exception("history failed conversation_id=%s", self._conversation_id)

@@ -1,4 +1,4 @@
-"""The part of a conversation that fits: its newest whole turns."""
+"""The part of a conversation that fits into a limit: its newest whole turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..models import Message
 
 
 def window(messages: Sequence[Message], characters: int) -> Tuple[Message, ...]:
-    """The newest whole turns among `messages` that have at most `characters` together."""
+    """The newest whole turns among `messages` that have at most `characters` in all."""
     turns: List[Tuple[Message, ...]] = []
     for message in messages:
         if message.role == "user" or not turns:
@@ -21,6 +21,7 @@ def window(messages: Sequence[Message], characters: int) -> Tuple[Message, ...]:
 def newest(
     turns: List[Tuple[Message, ...]], limit: int, size: Callable[[Tuple[Message, ...]], int]
 ) -> List[Tuple[Message, ...]]:
+    """The last of `turns` whose sizes add up to at most `limit`."""
     total = 0
     for number, turn in enumerate(reversed(turns)):
         total += size(turn)
@@ -30,4 +31,5 @@ def newest(
 
 
 def characters_of(turn: Tuple[Message, ...]) -> int:
+    """The number of characters in a turn."""
     return sum(len(message.content) for message in turn)

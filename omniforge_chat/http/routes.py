@@ -13,7 +13,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..conversations import History, Recollection, late_history
+from ..conversations.protocol import History
+from ..conversations.turn import ConversationTurn, late_history
 from ..core.reply import Responder
 from ..errors import InternalError, RequestError, RequestTimeout
 from ..logs import logger
@@ -148,7 +149,7 @@ class _ChatEndpoint:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
         """Stream the answer; or return what the request is refused with."""
         settings = self._settings
-        recollection: Optional[Recollection] = None
+        conversation: Optional[ConversationTurn] = None
         try:
             try:
                 limit = settings.max_body_bytes
@@ -161,14 +162,14 @@ class _ChatEndpoint:
                 responder = self._responder
                 history: Tuple[Message, ...] = ()
                 if self._history is not None:
-                    # Half of the time, as a clean-up of the responder's own may come before.
-                    recollection = Recollection(
-                        self._history, conversation_id, seconds=settings.cleanup_timeout / 2
+                    # The responder's own clean-up may need the other half of the time.
+                    conversation = ConversationTurn(
+                        self._history, conversation_id, timeout=settings.cleanup_timeout / 2
                     )
                     history = await Patience(
                         settings.body_timeout, late_history, self._lifecycle
-                    ).run(recollection.begin(request.message, context_chars=settings.context_chars))
-                    responder = recollection.of(responder)
+                    ).run(conversation.begin(request.message, context_chars=settings.context_chars))
+                    responder = conversation.record(responder)
             except ClientDisconnect:
                 return None
             except RequestError as error:
@@ -194,8 +195,8 @@ class _ChatEndpoint:
             ).respond()
             return None
         finally:
-            if recollection is not None:
-                await recollection.end()
+            if conversation is not None:
+                await conversation.end()
 
 
 def internal_error(scope: Scope) -> InternalError:

@@ -36,10 +36,10 @@ class Model(Part):
 
 
 class Store(Part):
-    async def load(self, conversation_id: str) -> Sequence[Message]:
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
         return ()
 
-    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
         pass
 
 

@@ -9,8 +9,9 @@ from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Tuple
 import pytest
 
 from omniforge_chat import ChatError, Message, Settings, Turn, create_app
-from omniforge_chat.conversations import History, MemoryHistory, window
-from omniforge_chat.conversations.protocol import LATE_SECONDS
+from omniforge_chat.conversations.memory import MemoryHistory
+from omniforge_chat.conversations.protocol import ABANDONED_SECONDS, History
+from omniforge_chat.conversations.window import window
 from omniforge_chat.errors import ConversationBusy, SettingsError
 
 from ..support.harness import (
@@ -31,13 +32,13 @@ def said(user: str, assistant: str, *, complete: bool = True) -> Tuple[Message, 
 
 
 async def keep(history: History, conversation_id: str, *messages: Message) -> None:
-    await history.load(conversation_id)
-    await history.append(conversation_id, messages)
+    await history.begin_turn(conversation_id)
+    await history.end_turn(conversation_id, messages)
 
 
 async def contents(history: History, conversation_id: str) -> List[str]:
-    messages = await history.load(conversation_id)
-    await history.append(conversation_id, ())
+    messages = await history.begin_turn(conversation_id)
+    await history.end_turn(conversation_id, ())
     return [message.content for message in messages]
 
 
@@ -69,13 +70,13 @@ def test_a_conversation_that_is_being_continued_is_not_forgotten(
         nonlocal now
         history = MemoryHistory(max_conversations=2, ttl=60)
         await keep(history, "a", *said("1", "2"))
-        await history.load("a")
+        await history.begin_turn("a")
         for other in ("b", "c", "d"):
             await keep(history, other, *said("3", "4"))
         assert len(history) == 2
         now += 61
         await keep(history, "e", *said("5", "6"))
-        await history.append("a", said("7", "8"))
+        await history.end_turn("a", said("7", "8"))
         assert await contents(history, "a") == ["1", "2", "7", "8"]
 
     asyncio.run(main())
@@ -130,12 +131,12 @@ def test_a_conversation_is_busy_until_its_turn_has_ended() -> None:
 
     async def main() -> None:
         history = MemoryHistory()
-        await history.load("a")
+        await history.begin_turn("a")
         with pytest.raises(ConversationBusy):
-            await history.load("a")
-        await history.load("b")
-        await history.append("a", ())
-        await history.load("a")
+            await history.begin_turn("a")
+        await history.begin_turn("b")
+        await history.end_turn("a", ())
+        await history.begin_turn("a")
 
     asyncio.run(main())
 
@@ -277,7 +278,7 @@ def test_a_bound_of_no_use_is_named(bounds: Dict[str, Any]) -> None:
 @pytest.mark.parametrize("history", ["memory", object(), MemoryHistory])
 def test_what_is_no_history_is_refused_at_the_start(history: Any) -> None:
     """Each chat would fail for it."""
-    with pytest.raises(TypeError, match="history has no `load` and `append`"):
+    with pytest.raises(TypeError, match="history has no `begin_turn` and `end_turn`"):
         create_app(recall, settings=Settings(), history=history)
 
 
@@ -328,10 +329,10 @@ class Distant(MemoryHistory):
         self.called = asyncio.Event()
         self.arrives = asyncio.Event()
 
-    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
         self.called.set()
         await self.arrives.wait()
-        await super().append(conversation_id, messages)
+        await super().end_turn(conversation_id, messages)
 
 
 @pytest.mark.parametrize("patient", [True, False])
@@ -398,8 +399,8 @@ class Slow(MemoryHistory):
         super().__init__()
         self.arrives = asyncio.Event()
 
-    async def load(self, conversation_id: str) -> Sequence[Message]:
-        messages = await super().load(conversation_id)
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+        messages = await super().begin_turn(conversation_id)
         await self.arrives.wait()
         return messages
 
@@ -423,7 +424,7 @@ async def test_a_claim_that_nobody_waited_for_is_given_back(cause: str) -> None:
     if cause == "time":
         assert made.status == 500
     with pytest.raises(ConversationBusy):
-        await MemoryHistory.load(history, CONVERSATION)
+        await MemoryHistory.begin_turn(history, CONVERSATION)
     history.arrives.set()
     await settle()
     assert await contents(history, CONVERSATION) == []
@@ -436,7 +437,7 @@ async def test_a_store_that_never_answers_is_left_at_last() -> None:
     app = create_app(recall, settings=settings, history=history)
     made = Exchange({"message": "one", "conversation_id": CONVERSATION})
     await made.run(app)
-    await passing(LATE_SECONDS + 1)
+    await passing(ABANDONED_SECONDS + 1)
     await settle()
     assert len(asyncio.all_tasks()) == 1
 
@@ -444,21 +445,21 @@ async def test_a_store_that_never_answers_is_left_at_last() -> None:
 class Broken:
     """A store that has lost its network."""
 
-    def __init__(self, *, load: bool) -> None:
-        self._load = load
+    def __init__(self, *, fails_to_begin: bool) -> None:
+        self._fails_to_begin = fails_to_begin
 
-    async def load(self, conversation_id: str) -> Sequence[Message]:
-        if self._load:
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+        if self._fails_to_begin:
             raise ConnectionError("secret address")
         return ()
 
-    async def append(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
         raise ConnectionError("secret address")
 
 
 def test_a_history_that_cannot_be_read_refuses_the_chat() -> None:
     """An answer that has forgotten the conversation would look like a right one."""
-    refused = exchange(create_app(recall, settings=Settings(), history=Broken(load=True)))
+    refused = exchange(create_app(recall, settings=Settings(), history=Broken(fails_to_begin=True)))
     assert refused.status == 500
     assert b"secret" not in refused.body
 
@@ -467,7 +468,7 @@ def test_a_history_that_is_cancelled_elsewhere_refuses_the_chat_as_well() -> Non
     """It is the store's failure; nobody has cancelled the request."""
 
     class Cancelled(MemoryHistory):
-        async def load(self, conversation_id: str) -> Sequence[Message]:
+        async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
             raise asyncio.CancelledError
 
     refused = exchange(create_app(recall, settings=Settings(), history=Cancelled()))
@@ -479,7 +480,7 @@ def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The reply is there; what is lost is in the log."""
-    answer = exchange(create_app(recall, settings=Settings(), history=Broken(load=False)))
+    answer = exchange(create_app(recall, settings=Settings(), history=Broken(fails_to_begin=False)))
     assert last(answer.frames)[0] == "done"
     assert "history failed" in caplog.text
 

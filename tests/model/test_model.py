@@ -17,8 +17,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 
-from omniforge_chat import Message, Settings, create_app
-from omniforge_chat.conversations import History, MemoryHistory
+from omniforge_chat import History, MemoryHistory, Message, Settings, create_app
 
 from ..support.harness import CONVERSATION, PATIENCE, Client, LiveServer, Records, last, text
 from ..support.process import Service, running
@@ -92,8 +91,8 @@ def ask(server: LiveServer, message: str, conversation_id: str = CONVERSATION) -
 
 def kept(history: MemoryHistory, conversation_id: str = CONVERSATION) -> Sequence[Message]:
     async def load() -> Sequence[Message]:
-        messages = await history.load(conversation_id)
-        await history.append(conversation_id, ())
+        messages = await history.begin_turn(conversation_id)
+        await history.end_turn(conversation_id, ())
         return messages
 
     return asyncio.run(load())
