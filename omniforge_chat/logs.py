@@ -1,4 +1,11 @@
-"""What the log says: one line when a chat ends, and how lines look for people and for machines."""
+"""The log: one line when a chat ends, and the formats of lines, for people and for machines.
+
+A line for each chat is the most expensive thing in a short one. Two ways make it cheaper:
+
+- `chat_ended` makes its record itself, because `Logger.info` looks up much that never changes.
+- In a service with our own `log_config`, nothing but our handler sees a record. Then `chat_ended`
+  makes none: it gives the handler the values, which makes the records when it writes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +23,7 @@ import msgspec
 logger = logging.getLogger("omniforge_chat")
 _call_handlers: Any = logging.Logger.callHandlers
 if getattr(_call_handlers, "__module__", "") != logging.__name__:
-    _call_handlers = None  # somebody else's already
+    _call_handlers = None  # a monitoring tool has replaced it already
 
 
 CHAT_FIELDS = (
@@ -28,7 +35,7 @@ CHAT_FIELDS = (
     "first_chunk_ms",
     "total_ms",
 )
-"""What is told of the end of a chat."""
+"""The fields of the line when a chat ends."""
 
 
 def chat_ended(*values: Any) -> None:
@@ -39,31 +46,27 @@ def chat_ended(*values: Any) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     if logging.getLogRecordFactory() is not logging.LogRecord:
-        # A host's own, whose fields its formats count on.
+        # The app around us has its own factory, and its formats may need the fields it sets.
         logger.info(_TEXT, *values, extra={"chat": dict(zip(CHAT_FIELDS, values))})
         return
     handler = _only_handler()
     if handler is None:
         logger.handle(_ChatEnded(time.time(), values))
     else:
-        handler.keep((time.time(), values))
+        handler.write_soon((time.time(), values))
 
 
-def _only_handler() -> Optional[LineHandler]:
-    """The handler of `log_config`, where nothing else gets to see a record.
-
-    Then none is made before the line is written: to make many at once costs a busy service far less
-    than to make each of them between two chats.
-    """
+def _only_handler() -> Optional[BatchingStreamHandler]:
+    """The handler of `log_config`, if nothing else sees a record."""
     parent = logger.parent
     if logger.handlers or logger.filters or not logger.propagate:
         return None
     if parent is None or parent.parent is not None or len(parent.handlers) != 1:
         return None
     if logging.Logger.callHandlers is not _call_handlers:
-        return None  # Sentry's own takes its place, to see each record
+        return None  # Sentry replaces it, to see each record
     (handler,) = parent.handlers
-    if type(handler) is LineHandler and handler.is_plain():
+    if type(handler) is BatchingStreamHandler and handler.is_unchanged():
         return handler
     return None
 
@@ -74,8 +77,8 @@ _TEXT = "chat ended " + " ".join([f"{name}=%s" for name in CHAT_FIELDS])
 class _ChatEnded(logging.LogRecord):
     """A record as `logger.info` makes it, at a fraction of the price.
 
-    What is the same for each (where in the source, the name of the process) is looked up once, as
-    nothing else in a short chat costs as much as its log line. Its text is made when the line is.
+    The parts that never change (line of the source, name of the process) are looked up once. Its
+    text is made when the line is written.
     """
 
     _constant: ClassVar[Dict[str, Any]] = {}
@@ -108,86 +111,83 @@ def _task_name() -> Optional[str]:
 
 
 _End = Tuple[float, Tuple[Any, ...]]
-"""When a chat ended, and the values of CHAT_FIELDS."""
+"""The time at which a chat ended, and the values of CHAT_FIELDS."""
 
 
-def _record(kept: Union[logging.LogRecord, _End]) -> logging.LogRecord:
-    return _ChatEnded(*kept) if isinstance(kept, tuple) else kept
+class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 has no subscript
+    """Writes lines to standard error, and those of ended chats several at once.
 
-
-class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 cannot subscript it
-    """Lines to standard error; those that tell of the end of a chat are written several at once.
-
-    A write for each would cost a busy service as much as the chat. They wait for `DELAY_SECONDS`,
-    or until they are `MOST_LINES`; any other line, and the end of the process, takes them along.
+    One write for each chat would cost a busy service as much as the chat. So these lines wait for
+    `DELAY_SECONDS`, or until there are `MAX_LINES`. Any other line, and the end of the process,
+    writes them too.
     """
 
     DELAY_SECONDS = 0.1
-    MOST_LINES = 100
+    MAX_LINES = 100
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: List[Union[logging.LogRecord, _End]] = []
-        # Where a timer is set: the loop, and the thread that it runs in.
-        self._returning: Optional[asyncio.AbstractEventLoop] = None
-        self._thread: Optional[int] = None
+        self._pending: List[Union[logging.LogRecord, _End]] = []
+        # The loop that has our timer, and the thread of that loop.
+        self._timer_loop: Optional[asyncio.AbstractEventLoop] = None
+        self._timer_thread: Optional[int] = None
         _handlers.add(self)
 
-    def is_plain(self) -> bool:
-        """Whether nothing of a host's own is in it, which might want a record at once."""
+    def is_unchanged(self) -> bool:
+        """Whether it is as `log_config` makes it: no filter or formatter wants records at once."""
         return (
             not self.filters
             and self.level <= logging.INFO
             and type(self.formatter) in (TextFormatter, JSONFormatter)
         )
 
-    def keep(self, end: _End) -> None:
-        """Write a line of the end of a chat soon."""
-        self._kept.append(end)
-        self._see_to_it()
+    def write_soon(self, end: _End) -> None:
+        """Write the line of an ended chat within `DELAY_SECONDS`."""
+        self._pending.append(end)
+        self._schedule_flush()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line of `record`, now or soon."""
-        self._kept.append(record)
+        """Write the line of `record`: soon if it is that of an ended chat, or else now."""
+        self._pending.append(record)
         if hasattr(record, "chat"):
-            self._see_to_it()
+            self._schedule_flush()
         else:
             self.flush()
 
-    def _see_to_it(self) -> None:
-        if len(self._kept) >= self.MOST_LINES:
+    def _schedule_flush(self) -> None:
+        if len(self._pending) >= self.MAX_LINES:
             self.flush()
             return
-        # Another thread's loop may be blocked, or end, while this line waits for it.
+        # A timer in another thread's loop is no use: that loop may be blocked, or end first.
         thread = threading.get_ident()
-        known = self._returning if thread == self._thread else None
+        known = self._timer_loop if thread == self._timer_thread else None
         if known is not None and known.is_running():
             return
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # it has ended under the chat
+        except RuntimeError:  # the loop has ended while the chat was open
             self.flush()
             return
-        self._returning, self._thread = loop, thread
-        loop.call_later(self.DELAY_SECONDS, self._return)
+        self._timer_loop, self._timer_thread = loop, thread
+        loop.call_later(self.DELAY_SECONDS, self._on_timer)
 
-    def _return(self) -> None:
-        self._returning = None
+    def _on_timer(self) -> None:
+        self._timer_loop = None
         self.flush()
 
-    def forget(self) -> None:
-        """Leave the lines that wait, and the timer, to the process that this one comes from."""
-        self._kept = []
-        self._returning = None
+    def discard_pending(self) -> None:
+        """Drop the lines that wait, and the timer: after a fork, the parent writes them."""
+        self._pending = []
+        self._timer_loop = None
 
     def flush(self) -> None:
-        """Write the lines that are kept."""
+        """Write the lines that wait."""
         self.acquire()
         try:
-            kept = self._kept[:]
-            if kept:
-                del self._kept[: len(kept)]  # in its place: another thread may add to it meanwhile
-                self._write([_record(one) for one in kept])
+            pending = self._pending[:]
+            if pending:
+                del self._pending[: len(pending)]  # in place: another thread may append meanwhile
+                self._write([_ChatEnded(*p) if isinstance(p, tuple) else p for p in pending])
         finally:
             self.release()
 
@@ -205,17 +205,17 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 canno
             self.handleError(records[-1])
 
 
-_handlers: weakref.WeakSet[LineHandler] = weakref.WeakSet()
+_handlers: weakref.WeakSet[BatchingStreamHandler] = weakref.WeakSet()
 
 
-def _forked() -> None:
-    _ChatEnded._constant.clear()  # another id and, a moment later, another name
+def _after_fork() -> None:
+    _ChatEnded._constant.clear()  # the child has another process id and name
     for handler in _handlers:
-        handler.forget()
+        handler.discard_pending()
 
 
-if hasattr(os, "register_at_fork"):  # where there are forks
-    os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class TextFormatter(logging.Formatter):
@@ -231,17 +231,17 @@ class TextFormatter(logging.Formatter):
         return text
 
     def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:  # noqa: N802
-        """The time of `record` as RFC 3339 has it, to the millisecond."""
+        """The time of `record` in the format of RFC 3339, to the millisecond."""
         whole = int(record.created)
         second, text = self._second
-        if second != whole:  # most lines of a busy service share their second with the one before
+        if second != whole:  # in a busy service most lines share their second with the line before
             text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
             self._second = (whole, text)
         return f"{text}.{int(record.msecs):03d}Z"
 
 
 class JSONFormatter(TextFormatter):
-    """A line for machines: one JSON object; the fields of a chat's end stand beside the others."""
+    """A line for machines: one JSON object, with the fields of an ended chat beside the others."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`."""
@@ -261,24 +261,27 @@ class JSONFormatter(TextFormatter):
         try:
             return msgspec.json.encode(line).decode("utf-8")
         except UnicodeEncodeError:
-            # Half a character (a lone surrogate) has no UTF-8; JSON can escape it.
+            # Half a character (a lone surrogate) has no UTF-8, but `json` can escape it.
             return json.dumps(line, separators=(",", ":"))
 
 
 def log_config(level: str, style: str) -> Dict[str, Any]:
-    """A `logging.config.dictConfig` for a service: everything to standard error, in one format."""
+    """A dict for `logging.config.dictConfig`: every line to standard error, in one format.
+
+    `level` and `style` are the settings `log_level` and `log_format`.
+    """
     formatter = JSONFormatter if style == "json" else TextFormatter
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}},
-        "handlers": {"stderr": {"()": LineHandler, "formatter": "line"}},
+        "handlers": {"stderr": {"()": BatchingStreamHandler, "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
-            # A chat's end is logged by us; the server's own line for each request adds nothing.
+            # We log the end of each chat. The server's own line for each request adds nothing.
             "uvicorn.access": {"level": "WARNING"},
-            # So does a line for each request to a model provider; and those for each of its steps
-            # quote the provider's headers, whatever is in them.
+            # Nor does a line for each request to a model provider. Those for each step of such a
+            # request would even quote the provider's headers.
             "httpx": {"level": "WARNING"},
             "httpcore": {"level": "WARNING"},
         },

@@ -21,8 +21,8 @@ import pytest
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import Responder
 from omniforge_chat.logs import (
+    BatchingStreamHandler,
     JSONFormatter,
-    LineHandler,
     TextFormatter,
     chat_ended,
     log_config,
@@ -300,8 +300,8 @@ class Lines(io.StringIO):
         return super().write(text)
 
 
-def _handler(stream: TextIO) -> LineHandler:
-    handler = LineHandler()
+def _handler(stream: TextIO) -> BatchingStreamHandler:
+    handler = BatchingStreamHandler()
     handler.setStream(stream)
     handler.setFormatter(TextFormatter())
     return handler
@@ -363,7 +363,7 @@ def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon(
             _chat(number)
         assert stream.writes == 0
         written = asyncio.Event()
-        handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+        handler.flush = lambda: (BatchingStreamHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
         await asyncio.wait_for(written.wait(), PATIENCE)
 
     with logging_to(handler):
@@ -400,10 +400,10 @@ def test_no_more_lines_wait_than_a_few(logging_to: LoggingTo) -> None:
     stream = Lines()
 
     async def main() -> None:
-        for number in range(LineHandler.MOST_LINES + 1):
+        for number in range(BatchingStreamHandler.MAX_LINES + 1):
             _chat(number)
         assert stream.writes == 1
-        assert len(stream.getvalue().splitlines()) == LineHandler.MOST_LINES
+        assert len(stream.getvalue().splitlines()) == BatchingStreamHandler.MAX_LINES
 
     with logging_to(_handler(stream)):
         asyncio.run(main())
@@ -432,7 +432,7 @@ def test_a_line_waits_for_no_loop_but_its_own(logging_to: LoggingTo) -> None:
     stream = Lines()
     handler = _handler(stream)
     written = threading.Event()
-    handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+    handler.flush = lambda: (BatchingStreamHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
     logged, over = threading.Event(), threading.Event()
 
     async def block() -> None:
@@ -468,7 +468,7 @@ def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing(
 
     async def another() -> None:
         written = asyncio.Event()
-        handler.flush = lambda: (LineHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+        handler.flush = lambda: (BatchingStreamHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
         for number in (2, 3):
             written.clear()
             _chat(number)

@@ -26,7 +26,7 @@ from omniforge_chat import OpenAIResponder, Settings, Turn, create_app
 from omniforge_chat.core.driver import drive
 from omniforge_chat.core.reply import Reply, converse
 from omniforge_chat.http.routes import CHAT_PATH, chat_routes
-from omniforge_chat.logs import LineHandler, TextFormatter
+from omniforge_chat.logs import BatchingStreamHandler, TextFormatter
 from omniforge_chat.stream.lifecycle import Lifecycle
 from omniforge_chat.stream.response import EventStream
 
@@ -152,7 +152,7 @@ async def relay(url: str, seconds: float = 4.0) -> None:
 
 def main() -> None:
     """Measure and print."""
-    handler = LineHandler()
+    handler = BatchingStreamHandler()
     handler.setFormatter(TextFormatter())
     handler.setStream(open(os.devnull, "w"))  # noqa: SIM115  # as long as the process
     logging.getLogger().addHandler(handler)  # and no other, as in a service
