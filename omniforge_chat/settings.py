@@ -1,60 +1,131 @@
-"""Settings: a value that is made once and passed in. Nothing here is global."""
+"""The settings of a service: a value that is made once and passed in. Nothing here is global."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    get_type_hints,
+)
 
 import msgspec
 
 from .errors import SettingsError
 
-_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
-_FORMATS = ("text", "json")
+
+class Rule(NamedTuple):
+    """The values that a setting may have: in words, as a test, and how text becomes one of them.
+
+    `read` gets the text without white space around it, and raises ValueError for a useless one.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+    read: Callable[[str], Any] = str
+
+
+def check(name: str, value: object, rule: Rule) -> None:
+    """Raises SettingsError if `rule` does not hold for `value`."""
+    if not rule.holds(value):
+        raise SettingsError(name, value, rule.expected)
+
+
+def _text(expected: str) -> Rule:
+    return Rule(expected, lambda value: isinstance(value, str) and value != "")
+
+
+def _one_of(*choices: str, read: Callable[[str], str] = str.lower) -> Rule:
+    words = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
+    return Rule(words, lambda value: value in choices, read)
+
+
+def _whole(low: int, high: float = math.inf) -> Rule:
+    words = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+    # bool is an int to Python, but nobody means one by a number.
+    return Rule(
+        f"a whole number {words}", lambda value: type(value) is int and low <= value <= high, int
+    )
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_origin(value: object) -> bool:
+    """Whether a browser could send `value` as its Origin (RFC 6454, section 6.1)."""
+    if not isinstance(value, str):
+        return False
+    return value == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", value) is not None
+
+
+AT_LEAST_ONE = _whole(1)
+SECONDS = Rule("a number of seconds above 0", lambda v: _is_time(v) and v > 0, float)
+_SECONDS_OR_OFF = Rule(
+    f"{SECONDS.expected}, or off",
+    lambda value: value is None or SECONDS.holds(value),
+    lambda text: None if text.lower() == "off" else float(text),
+)
+_SECONDS_OR_ZERO = Rule("a number of seconds of at least 0", _is_time, float)
+_LEVEL = _one_of("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", read=str.upper)
+_ORIGINS = Rule(
+    "*, or origins such as https://example.com with commas between",
+    lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
+    lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one service, or one mounted app, behaves.
+    """The behaviour of one service, or of one mounted app.
 
-    Times are in seconds, sizes in bytes; a limit that may be off is off with None. In code nothing
-    is read from anywhere else; a service calls `from_env`. Raises SettingsError for a value that is
-    of no use.
+    Times are in seconds and sizes in bytes. None switches a limit off, if it may be off. A setting
+    that you do not pass has its default: only `from_env` reads the environment. Raises
+    SettingsError for a value that makes no sense.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    log_level: str = "INFO"
-    log_format: str = "text"
-    cors_origins: Tuple[str, ...] = ()
-    responder: str = "placeholder"
-    max_streams: int = 10_000
-    max_body_bytes: int = 128 * 1024
-    body_timeout: float = 15.0
-    heartbeat_interval: Optional[float] = 15.0
-    first_chunk_timeout: Optional[float] = 60.0
-    idle_timeout: Optional[float] = 60.0
-    total_timeout: Optional[float] = 900.0
-    send_timeout: Optional[float] = 30.0
-    cleanup_timeout: float = 5.0
-    drain_timeout: float = 30.0
-    history: str = "off"
-    context_chars: int = 24_000
-    history_conversations: int = 1_000
-    history_messages: int = 100
-    history_chars: int = 100_000
-    history_ttl: float = 86_400.0
+    # Field, type, rule, variable (if it is not CHAT_ and the field's name), default.
+    host: Annotated[str, _text("a host name or an address"), "HOST"] = "127.0.0.1"
+    port: Annotated[int, _whole(0, 65535), "PORT"] = 8000
+    # WEB_CONCURRENCY is the name that uvicorn, gunicorn and hosting platforms use.
+    workers: Annotated[int, AT_LEAST_ONE, "WEB_CONCURRENCY"] = 1
+    log_level: Annotated[str, _LEVEL, "LOG_LEVEL"] = "INFO"
+    log_format: Annotated[str, _one_of("text", "json"), "LOG_FORMAT"] = "text"
+    cors_origins: Annotated[Tuple[str, ...], _ORIGINS, "CORS_ORIGINS"] = ()
+    responder: Annotated[str, _text("a name")] = "placeholder"
+    max_streams: Annotated[int, AT_LEAST_ONE] = 10_000
+    max_body_bytes: Annotated[int, AT_LEAST_ONE] = 128 * 1024
+    body_timeout: Annotated[float, SECONDS] = 15.0
+    heartbeat_interval: Annotated[Optional[float], _SECONDS_OR_OFF] = 15.0
+    first_chunk_timeout: Annotated[Optional[float], _SECONDS_OR_OFF] = 60.0
+    idle_timeout: Annotated[Optional[float], _SECONDS_OR_OFF] = 60.0
+    total_timeout: Annotated[Optional[float], _SECONDS_OR_OFF] = 900.0
+    send_timeout: Annotated[Optional[float], _SECONDS_OR_OFF] = 30.0
+    cleanup_timeout: Annotated[float, SECONDS] = 5.0
+    drain_timeout: Annotated[float, _SECONDS_OR_ZERO] = 30.0
+    history: Annotated[str, _one_of("off", "memory")] = "off"
+    context_chars: Annotated[int, _whole(0)] = 24_000
+    history_conversations: Annotated[int, AT_LEAST_ONE] = 1_000
+    history_messages: Annotated[int, AT_LEAST_ONE] = 100
+    history_chars: Annotated[int, AT_LEAST_ONE] = 100_000
+    history_ttl: Annotated[float, SECONDS] = 86_400.0
 
     def __post_init__(self) -> None:
-        for field, rule in _RULES.items():
+        for field, (rule, *_) in _TABLE.items():
             check(field, getattr(self, field), rule)
 
     @property
     def shortest_limit(self) -> float:
-        """The shortest time, in seconds, after which anything in a stream can be due.
+        """The shortest time, in seconds, after which something in a stream can be due.
 
-        What a client takes is looked at four times within `send_timeout`.
+        Within `send_timeout` a stream looks four times at how much its client has taken.
         """
         limits = (
             self.heartbeat_interval,
@@ -68,11 +139,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """The settings that `environ` names; what it does not name has its default.
+        """The settings in `environ`, and the defaults of those that are not in it.
 
-        A service that says nothing of CORS serves every origin (`CORS_ORIGINS=*`), without
-        credentials. Raises SettingsError, which names the variable, the value and what was
-        expected.
+        If `CORS_ORIGINS` is not set, pages of every origin may call the service, without
+        credentials. Raises SettingsError with the variable, its value and the values that it may
+        have.
         """
         values: Dict[str, Any] = {"cors_origins": ("*",)}
         for field in cls.__struct_fields__:
@@ -81,130 +152,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**values)
 
 
-class Rule(NamedTuple):
-    """What a value must be, in words and as a test."""
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def check(name: str, value: object, rule: Rule) -> None:
-    """Raises SettingsError for a value that `rule` does not hold for."""
-    if not rule.holds(value):
-        raise SettingsError(name, value, rule.expected)
-
-
-def read(field: str, environ: Mapping[str, str]) -> Any:
-    """The value of one field of Settings alone: the one that `environ` names, or the default.
-
-    Raises SettingsError as `from_env` does.
-    """
-    text = environ.get(variable(field))
-    if text is None:
-        return getattr(Settings(), field)
-    rule = _RULES[field]
-    try:
-        value = _READERS[field](text.strip())
-    except ValueError:
-        raise SettingsError(variable(field), text, rule.expected) from None
-    if not rule.holds(value):
-        raise SettingsError(variable(field), text, rule.expected)
-    return value
-
-
-_UNPREFIXED = {"host", "port", "log_level", "log_format", "cors_origins"}
+_TABLE: Dict[str, Tuple[Any, ...]] = {
+    field: hint.__metadata__
+    for field, hint in get_type_hints(Settings, include_extras=True).items()
+}
+"""For each field its Rule and, for some, the name of its variable."""
 
 
 def variable(field: str) -> str:
-    """The environment variable that `field` of Settings is read from."""
-    if field == "workers":
-        return "WEB_CONCURRENCY"  # the name that uvicorn, gunicorn and hosting platforms use
-    return field.upper() if field in _UNPREFIXED else f"CHAT_{field.upper()}"
+    """The environment variable that holds `field` of Settings."""
+    _, *name = _TABLE[field]
+    return name[0] if name else f"CHAT_{field.upper()}"
 
 
-def _list(text: str) -> Tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def read(field: str, environ: Mapping[str, str]) -> Any:
+    """One field of Settings: its value in `environ`, or its default.
 
-
-def _seconds_or_off(text: str) -> Optional[float]:
-    return None if text.lower() == "off" else float(text)
-
-
-def _is_origin(value: object) -> bool:
-    """Whether a browser could send `value` as its Origin (RFC 6454, section 6.1)."""
-    if not isinstance(value, str):
-        return False
-    return value == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", value) is not None
-
-
-def _between(low: float, high: float = math.inf) -> Callable[[Any], bool]:
-    # bool is an int to Python, but never what somebody means by a number.
-    return lambda value: type(value) in (int, float) and low <= value <= high
-
-
-def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _seconds(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
-
-
-AT_LEAST_ONE = Rule("a whole number of at least 1", _whole(1))
-SECONDS = Rule("a number of seconds above 0", _seconds)
-_SECONDS_OR_OFF = Rule("a number of seconds above 0, or off", lambda v: v is None or _seconds(v))
-
-_RULES: Dict[str, Rule] = {
-    "host": Rule("a host name or an address", lambda value: isinstance(value, str) and value != ""),
-    "port": Rule("a whole number from 0 to 65535", _whole(0, 65535)),
-    "workers": AT_LEAST_ONE,
-    "log_level": Rule(f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
-    "log_format": Rule("text or json", lambda value: value in _FORMATS),
-    "cors_origins": Rule(
-        "*, or origins such as https://example.com with commas between",
-        lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
-    ),
-    "responder": Rule("a name", lambda value: isinstance(value, str) and value != ""),
-    "max_streams": AT_LEAST_ONE,
-    "max_body_bytes": AT_LEAST_ONE,
-    "body_timeout": SECONDS,
-    "heartbeat_interval": _SECONDS_OR_OFF,
-    "first_chunk_timeout": _SECONDS_OR_OFF,
-    "idle_timeout": _SECONDS_OR_OFF,
-    "total_timeout": _SECONDS_OR_OFF,
-    "send_timeout": _SECONDS_OR_OFF,
-    "cleanup_timeout": SECONDS,
-    "drain_timeout": Rule("a number of seconds of at least 0", _between(0)),
-    "history": Rule("off or memory", lambda value: value in ("off", "memory")),
-    "context_chars": Rule("a whole number of at least 0", _whole(0)),
-    "history_conversations": AT_LEAST_ONE,
-    "history_messages": AT_LEAST_ONE,
-    "history_chars": AT_LEAST_ONE,
-    "history_ttl": SECONDS,
-}
-
-_READERS: Dict[str, Callable[[str], Any]] = {
-    "host": str,
-    "port": int,
-    "workers": int,
-    "log_level": str.upper,
-    "log_format": str.lower,
-    "cors_origins": _list,
-    "responder": str,
-    "max_streams": int,
-    "max_body_bytes": int,
-    "body_timeout": float,
-    "heartbeat_interval": _seconds_or_off,
-    "first_chunk_timeout": _seconds_or_off,
-    "idle_timeout": _seconds_or_off,
-    "total_timeout": _seconds_or_off,
-    "send_timeout": _seconds_or_off,
-    "cleanup_timeout": float,
-    "drain_timeout": float,
-    "history": str.lower,
-    "context_chars": int,
-    "history_conversations": int,
-    "history_messages": int,
-    "history_chars": int,
-    "history_ttl": float,
-}
+    Raises SettingsError as `from_env` does.
+    """
+    name, rule = variable(field), _TABLE[field][0]
+    text = environ.get(name)
+    if text is None:
+        return getattr(Settings(), field)
+    with contextlib.suppress(ValueError):
+        value = rule.read(text.strip())
+        if rule.holds(value):
+            return value
+    raise SettingsError(name, text, rule.expected)
