@@ -1,7 +1,7 @@
-"""Every error that a client can be told of, as one tree.
+"""Every error that a client can see, as one tree.
 
 ChatError                     processing_error        500
-├── RequestError              (before the stream)
+├── RequestError
 │   ├── InvalidBody           validation_error        400
 │   ├── NotFound              not_found               404
 │   ├── MethodNotAllowed      method_not_allowed      405
@@ -16,32 +16,43 @@ ChatError                     processing_error        500
 │   └── Unavailable           (with Retry-After)      503
 │       ├── Overloaded        overloaded              503
 │       └── ShuttingDown      shutting_down           503
-├── ReplyTimeout              timeout                 (within the stream)
-├── StreamError               stream_error            (within the stream)
-└── UpstreamError             upstream_error          (within the stream)
+├── ReplyTimeout              timeout
+├── StreamError               stream_error
+└── UpstreamError             upstream_error
     ├── UpstreamTimeout       upstream_timeout
     └── UpstreamRateLimited   upstream_rate_limited
 
-The code and the HTTP status are data on the class. A responder raises ChatError, or a class of its
-own derived from it, to tell the client something on purpose; any other exception is a bug, and its
-text stays in the log.
+A RequestError is the answer to a request, before any stream. The others, and ShuttingDown, are the
+last event of a stream. Code and HTTP status are data on the class. `http/openapi.py` reads them
+from here.
+
+Raise ChatError in a responder, or a class of your own derived from it, if the client should see the
+message. Any other exception is a bug: its text stays in the log.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Optional
+from typing import ClassVar, Iterator, Optional, Type, TypeVar
+
+E = TypeVar("E", bound="ChatError")
 
 
 class ChatError(Exception):
-    """An error whose message and code are meant for the client to see.
+    """An error whose message and code the client sees.
 
-    `message` is shown as it is. `code` replaces the code of the class for this one error; codes are
-    words in lower case joined by `_`.
+    `code` replaces the code of the class for this one error. A code is words in lower case, joined
+    by `_`.
     """
 
     code: str = "processing_error"
     status: int = 500
+
+    refuses_chat: ClassVar[bool] = False
+    """Whether `POST /api/v1/chat` may answer with it in place of a stream."""
+
+    ends_stream: ClassVar[bool] = True
+    """Whether it may be the last event of a stream."""
 
     def __init__(self, message: str, *, code: Optional[str] = None) -> None:
         super().__init__(message)
@@ -51,11 +62,13 @@ class ChatError(Exception):
 
 
 class RequestError(ChatError):
-    """The request is answered with an error document instead of a stream.
+    """An error that answers a request, in place of a stream.
 
-    `retry_after`, where there is one, is the number of seconds after which another try may succeed.
+    `retry_after`, if it is not None, is the number of seconds after which the client may try again.
     """
 
+    refuses_chat = True
+    ends_stream = False
     retry_after: Optional[int] = None
 
 
@@ -71,13 +84,15 @@ class NotFound(RequestError):
 
     code = "not_found"
     status = 404
+    refuses_chat = False
 
 
 class MethodNotAllowed(RequestError):
-    """The route exists, with other methods."""
+    """The path has a route, but not for this method."""
 
     code = "method_not_allowed"
     status = 405
+    refuses_chat = False
 
 
 class RequestTimeout(RequestError):
@@ -103,21 +118,21 @@ class PayloadTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The body is not declared as JSON, or it is compressed."""
+    """The Content-Type of the body is not JSON, or the body is compressed."""
 
     code = "unsupported_media_type"
     status = 415
 
 
 class InvalidFields(RequestError):
-    """The body is a JSON object that breaks a constraint; the message names every wrong field."""
+    """A field of the body is missing or wrong. The message names all such fields."""
 
     code = "validation_error"
     status = 422
 
 
 class MessageTooLong(InvalidFields):
-    """The message has more characters than are allowed."""
+    """The message has more characters than allowed."""
 
     code = "message_too_long"
 
@@ -136,22 +151,23 @@ class InternalError(RequestError):
 
 
 class Unavailable(RequestError):
-    """No stream can be opened now; it may be tried again a little later."""
+    """The server cannot open a stream now. Try again a little later."""
 
     status = 503
     retry_after = 1
 
 
 class Overloaded(Unavailable):
-    """As many streams are open as are allowed."""
+    """The limit of open streams is reached."""
 
     code = "overloaded"
 
 
 class ShuttingDown(Unavailable):
-    """The server drains: it lets open streams finish and takes no new ones."""
+    """The server is stopping: open streams may finish, and new ones are refused."""
 
     code = "shutting_down"
+    ends_stream = True
 
 
 class ReplyTimeout(ChatError):
@@ -161,7 +177,7 @@ class ReplyTimeout(ChatError):
 
 
 class StreamError(ChatError):
-    """The stream itself failed: what the responder yielded cannot be sent, for instance."""
+    """The stream itself failed. For example, the responder yielded something that is no text."""
 
     code = "stream_error"
 
@@ -179,7 +195,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRateLimited(UpstreamError):
-    """A model provider refused for now; `retry_after` is its wait in seconds, where it gave one."""
+    """A model provider refused for now. `retry_after` is its wait in seconds, if it gave one."""
 
     code = "upstream_rate_limited"
 
@@ -192,9 +208,9 @@ class UpstreamRateLimited(UpstreamError):
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used. Its text names the setting, the value and what was expected.
+    """A setting with a value that makes no sense. Its text names setting, value and expectation.
 
-    It is no ChatError: nobody is there yet to be told but the operator.
+    It is no ChatError: it comes when the service starts, and no client is there yet.
     """
 
     def __init__(self, name: str, value: object, expected: str) -> None:
@@ -202,3 +218,12 @@ class SettingsError(ValueError):
         self.name = name
         self.value = value
         self.expected = expected
+
+
+def all_errors(base: Type[E]) -> Iterator[Type[E]]:
+    """The classes of this module that have a code of their own: `base` and those below it."""
+    if "code" in vars(base):
+        yield base
+    for child in base.__subclasses__():
+        if child.__module__ == __name__:
+            yield from all_errors(child)

@@ -1,67 +1,28 @@
 """The OpenAPI document, made from the Structs that decode requests and encode events.
 
-OpenAPI 3.2.0 describes a stream event by event (`itemSchema`), as the Media Type Registry has it
-for `text/event-stream`: each event is an object with the fields of its frame, and `data` is a
-string that holds JSON (https://spec.openapis.org/registry/media-type/sse).
+OpenAPI 3.2.0 describes a stream event by event (`itemSchema`). For `text/event-stream` its Media
+Type Registry says that each event is an object with the fields of its frame, and that `data` is a
+string, here of JSON (https://spec.openapis.org/registry/media-type/sse).
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, Type
 
 import msgspec
 
-from ..errors import (
-    ChatError,
-    ConversationBusy,
-    InternalError,
-    InvalidBody,
-    InvalidFields,
-    MessageTooLong,
-    Overloaded,
-    PayloadTooLarge,
-    ReplyTimeout,
-    RequestError,
-    RequestTimeout,
-    ShuttingDown,
-    StreamError,
-    UnsupportedMediaType,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamTimeout,
-)
+from ..errors import ChatError, RequestError, all_errors
 from ..models import ChatRequest, Chunk, Done, Error, Usage
 
 _EVENTS: Tuple[Tuple[str, type], ...] = (("chunk", Chunk), ("done", Done), ("error", Error))
-_REFUSALS: Tuple[type[RequestError], ...] = (
-    InvalidBody,
-    RequestTimeout,
-    ConversationBusy,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    InvalidFields,
-    MessageTooLong,
-    InternalError,
-    Overloaded,
-    ShuttingDown,
-)
-_FAILURES: Tuple[type[ChatError], ...] = (
-    ChatError,
-    StreamError,
-    ReplyTimeout,
-    ShuttingDown,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamRateLimited,
-)
-# Spelled out: `\s` is something else to ECMA-262, which patterns are written in, than to Python.
+# Patterns are ECMA-262, and its `\s` is not Python's. So the characters are listed here.
 _NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
 
 def document(chat_path: str, root_path: str) -> Dict[str, Any]:
-    """The document of a service whose chat is at `chat_path`, mounted at `root_path`."""
+    """The document of a service that is mounted at `root_path`, with the chat at `chat_path`."""
     _, schemas = msgspec.json.schema_components(
         [ChatRequest, Chunk, Done, Error, Usage], ref_template="#/components/schemas/{name}"
     )
@@ -76,7 +37,7 @@ def document(chat_path: str, root_path: str) -> Dict[str, Any]:
         "servers": [{"url": root_path or "/"}],
         "paths": {
             chat_path: {"post": _chat()},
-            "/health": {"get": _probe("health", "Whether the process lives", "healthy")},
+            "/health": {"get": _probe("health", "Whether the process is up", "healthy")},
             "/ready": {"get": _ready()},
         },
         "components": {
@@ -89,7 +50,7 @@ def document(chat_path: str, root_path: str) -> Dict[str, Any]:
 
 
 def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
-    """`schema` as it is sent: what is not known is left out (`omit_defaults`), and never null."""
+    """`schema` without null: an unknown value is left out of the JSON (`omit_defaults`)."""
     properties: Dict[str, Any] = {}
     for name, described in schema["properties"].items():
         kinds = [kind for kind in described.get("anyOf", ()) if kind != {"type": "null"}]
@@ -115,9 +76,10 @@ def _chat() -> Dict[str, Any]:
             },
         }
     }
-    by_status: Dict[int, List[type[RequestError]]] = {}
-    for refusal in _REFUSALS:
-        by_status.setdefault(refusal.status, []).append(refusal)
+    by_status: Dict[int, List[Type[RequestError]]] = {}
+    for error in all_errors(RequestError):
+        if error.refuses_chat:
+            by_status.setdefault(error.status, []).append(error)
     for status, classes in sorted(by_status.items()):
         responses[str(status)] = _error(classes)
     return {
@@ -127,7 +89,7 @@ def _chat() -> Dict[str, Any]:
             {
                 "name": "X-Request-ID",
                 "in": "header",
-                "description": "A reference of the client's own; one is made where it is unusable.",
+                "description": "The client's own reference. If it is unusable, a new one is made.",
                 "schema": {"type": "string"},
             }
         ],
@@ -145,7 +107,7 @@ def _chat() -> Dict[str, Any]:
 
 
 def _ready() -> Dict[str, Any]:
-    operation = _probe("ready", "Whether new chats are taken", "ready")
+    operation = _probe("ready", "Whether the service takes new chats", "ready")
     operation["responses"]["503"] = _status("Draining: no new chats", "draining")
     return operation
 
@@ -167,7 +129,7 @@ def _status(description: str, status: str) -> Dict[str, Any]:
     }
 
 
-def _error(classes: List[type[RequestError]]) -> Dict[str, Any]:
+def _error(classes: List[Type[RequestError]]) -> Dict[str, Any]:
     codes = sorted({refusal.code for refusal in classes})
     schema = {"allOf": [_ref("Error"), {"properties": {"code": {"enum": codes}}}]}
     headers = _request_id_header()
@@ -188,7 +150,7 @@ def _event(name: str, struct: type) -> Dict[str, Any]:
         "contentSchema": _ref(struct.__name__),
     }
     if struct is Error:
-        codes = ", ".join(f"`{failure.code}`" for failure in _FAILURES)
+        codes = ", ".join(f"`{error.code}`" for error in all_errors(ChatError) if error.ends_stream)
         data["description"] = f"Codes: {codes}, and those that a responder chooses itself."
     return {
         "type": "object",
@@ -203,7 +165,7 @@ def _ref(name: str) -> Dict[str, Any]:
 
 
 def _request_id_header() -> Dict[str, Any]:
-    return _header("X-Request-ID", "The reference under which the log speaks of this request.")
+    return _header("X-Request-ID", "The reference of this request, also in the log.")
 
 
 def _header(name: str, description: str) -> Dict[str, Any]:

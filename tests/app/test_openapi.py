@@ -252,6 +252,15 @@ def test_what_cannot_be_made_to_happen_here_is_described_too() -> None:
     assert problems(described["content"]["application/json"]["schema"], error) == []
 
 
+def test_an_error_of_a_host_is_not_in_the_document() -> None:
+    """Its codes are the host's, and two apps in one process have one tree of errors."""
+
+    class OffTopic(ChatError):
+        code = "off_topic"
+
+    assert document_of(app) == DOCUMENT
+
+
 @pytest.mark.parametrize(
     "make", [create_app, lambda r, settings: chat_routes(r, settings=settings)]
 )
