@@ -37,13 +37,22 @@ async def _respond(turn: Turn) -> AsyncIterator[str]:
 def test_the_public_names_are_these() -> None:
     """Whatever is added here is a promise."""
     assert sorted(omniforge_chat.__all__) == [
+        "ChatApp",
         "ChatError",
+        "ConversationBusy",
         "Finish",
         "History",
+        "Item",
+        "Lifecycle",
         "MemoryHistory",
         "Message",
+        "Responder",
         "Settings",
+        "SettingsError",
         "Turn",
+        "UpstreamError",
+        "UpstreamRateLimited",
+        "UpstreamTimeout",
         "Usage",
         "chat_routes",
         "create_app",

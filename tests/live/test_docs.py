@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set, Tuple, Type
 
@@ -26,27 +25,15 @@ from omniforge_chat.responders import placeholder
 from omniforge_chat.settings import variable
 from omniforge_chat.stream.lifecycle import Lifecycle
 
+from ..support.docs import DOCS, PAGES, README, ROOT, blocks, write_examples
 from ..support.harness import PATIENCE, Client, environment, exchange, last, text
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-DOCS = ROOT / "docs"
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
-
 FIELDS = Settings.__struct_fields__
-
-_block = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE).findall
 
 
 def page_name(page: Path) -> str:
     """A page as its tests are called."""
     return page.name
-
-
-def blocks(page: Path, language: str) -> List[str]:
-    """The code blocks of this language."""
-    found = _block(page.read_text("utf-8"))
-    return [textwrap.dedent(code) for _, kind, code in found if kind == language]
 
 
 def prose(page: Path) -> str:
@@ -195,13 +182,7 @@ def test_python_in_the_docs_compiles(page: Path) -> None:
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory with the modules of README.md and docs/embedding.md, which can be imported."""
-    names = set()
-    for page in (README, DOCS / "embedding.md"):
-        for code in blocks(page, "python"):
-            named = re.match(r"# (\w+)\.py\n", code)
-            assert named, f"{page.name}: a block without the name of its module"
-            names.add(named[1])
-            (tmp_path / f"{named[1]}.py").write_text(code, "utf-8")
+    names = write_examples(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in names:

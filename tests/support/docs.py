@@ -1,0 +1,33 @@
+"""The pages of the documentation, and the code in them."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import List
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+
+_block = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE).findall
+
+
+def blocks(page: Path, language: str) -> List[str]:
+    """The code blocks of this language."""
+    found = _block(page.read_text("utf-8"))
+    return [textwrap.dedent(code) for _, kind, code in found if kind == language]
+
+
+def write_examples(directory: Path) -> List[str]:
+    """Write the modules of README.md and docs/embedding.md there, and return their names."""
+    names = []
+    for page in (README, DOCS / "embedding.md"):
+        for code in blocks(page, "python"):
+            named = re.match(r"# (\w+)\.py\n", code)
+            assert named, f"{page.name}: a block without the name of its module"
+            names.append(named[1])
+            (directory / f"{named[1]}.py").write_text(code, "utf-8")
+    return names

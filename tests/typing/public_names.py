@@ -1,0 +1,110 @@
+"""What people write with the public names, for mypy to read. Nobody runs this.
+
+An ignored error is a check, too: mypy also complains about an ignore that nothing needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, AsyncIterator, Dict, List, Sequence
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from omniforge_chat import (
+    AnthropicResponder,
+    ChatApp,
+    ChatError,
+    ConversationBusy,
+    Finish,
+    History,
+    Item,
+    Lifecycle,
+    MemoryHistory,
+    Message,
+    OpenAIResponder,
+    Responder,
+    Settings,
+    SettingsError,
+    Turn,
+    UpstreamError,
+    Usage,
+    chat_routes,
+    create_app,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+
+class Store:
+    """A store of somebody's own: it need not derive from History."""
+
+    def __init__(self) -> None:
+        self._said: Dict[str, List[Message]] = {}
+
+    async def begin_turn(self, conversation_id: str) -> List[Message]:
+        if conversation_id in self._said:
+            raise ConversationBusy("Wait for the answer")
+        return self._said.setdefault(conversation_id, [])
+
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+        self._said[conversation_id].extend(messages)
+
+
+class HalfAStore:
+    """It cannot end a turn."""
+
+    async def begin_turn(self, conversation_id: str) -> List[Message]:
+        return []
+
+
+class OffTopic(ChatError):
+    """An error of somebody's own."""
+
+    code = "off_topic"
+
+
+async def counted(turn: Turn) -> AsyncIterator[Item]:
+    """A responder that is a function."""
+    if not turn.history:
+        raise OffTopic("no")
+    yield turn.history[-1].content
+    yield Usage(tokens=1, prompt_tokens=1)
+    yield Finish("length")
+
+
+class Fallback:
+    """A responder that is an object, around others."""
+
+    def __init__(self, *responders: Responder) -> None:
+        self._responders = responders
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[Item]:
+        for respond in self._responders:
+            try:
+                async for item in respond(turn):
+                    yield item
+            except UpstreamError as error:
+                assert_type(error.code, str)
+
+
+async def one_value(turn: Turn) -> str:
+    """A coroutine function, which returns one value."""
+    return turn.message
+
+
+def apps() -> List[ASGIApp]:
+    history: History = Store()
+    respond = Fallback(OpenAIResponder(), AnthropicResponder(), counted)
+    app = create_app(respond, settings=Settings(max_streams=5), history=history)
+    assert_type(app, ChatApp)
+    assert_type(app.open_streams, int)
+    create_app(counted, history=HalfAStore())  # type: ignore[arg-type]  # no end_turn
+    create_app(one_value)  # type: ignore[arg-type]  # no generator
+    try:
+        Settings(port="x")  # type: ignore[arg-type]  # no int
+    except SettingsError as error:
+        assert_type((error.name, error.expected), "tuple[str, str]")
+    lifecycle = Lifecycle(max_streams=5)
+    routes = chat_routes(counted, lifecycle=lifecycle, history=MemoryHistory(ttl=60))
+    return [app, Starlette(routes=routes)]
