@@ -1,4 +1,4 @@
-"""create_app(): the only place where the parts are put together."""
+"""create_app(): the only place that puts the parts together."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from .stream.lifecycle import Lifecycle
 
 
 class ChatApp(Starlette):
-    """A chat service as an ASGI app, with what a host needs to end it tidily.
+    """A chat service as an ASGI app, made by `create_app`. You can `drain` and close it.
 
-    `parts` are what may hold something open: the responder, and the history if there is one.
-
-    Its own layers are not in Starlette's lists. So whatever is in `user_middleware` or
-    `exception_handlers` is somebody else's, however it got there, and stands around the chat.
+    It is a Starlette app: add middleware, exception handlers and routes as you do elsewhere. Its
+    own layers are not in Starlette's lists. So everything in `user_middleware` and
+    `exception_handlers` is yours, and stands around the chat.
     """
 
     def __init__(
@@ -46,15 +45,15 @@ class ChatApp(Starlette):
         parts: Tuple[object, ...],
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
-        # A redirect would be one more answer that is not in the contract's shape.
+        # A redirect would be an answer that the protocol does not have.
         self.router.redirect_slashes = False
         self._settings = settings
         self._lifecycle = lifecycle
-        self._parts = parts
+        self._parts = parts  # these may have an `aclose`
         self._chat = routes[0]
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Starlette's layers, those that others have added, and inside of all ours."""
+        """Starlette's layers outside, then those that others have added, then ours."""
         others, handlers = self.user_middleware, self.exception_handlers
         untouched = not (
             others or handlers or self.debug or getattr(self, "max_body_size", None) is not None
@@ -90,21 +89,21 @@ class ChatApp(Starlette):
 
     @property
     def open_streams(self) -> int:
-        """How many chats are being answered now."""
+        """The number of chats that are being answered now."""
         return self._lifecycle.open_streams
 
     async def drain(self, seconds: Optional[float] = None) -> None:
-        """Let the service come to its end: call it on SIGTERM, before the server shuts down.
+        """End the open streams, and take no new ones. Call it before the server shuts down.
 
-        From now on `/ready` says 503, and new chats get 503 `shutting_down`. Open streams have
-        `seconds` (by default `drain_timeout` of the settings) to finish; each that is left then
-        ends with `error` `shutting_down` as its last frame. Returns when no stream is open. A
-        second call meanwhile, with fewer seconds, shortens the time.
+        From now on `/ready` and new chats get 503. Open streams have `seconds` to finish, or
+        `drain_timeout` of the settings if it is None. Each stream that is left then ends with
+        `error` `shutting_down`. Returns when no stream is open. A second call with fewer seconds
+        shortens the time.
         """
         await self._lifecycle.drain(self._settings.drain_timeout if seconds is None else seconds)
 
     async def aclose(self) -> None:
-        """Close what the responder and the history hold open, where they have an `aclose()`.
+        """Call `aclose()` of the responder and of the history, if they have one.
 
         If the app is served on its own, its lifespan calls this at shutdown. A mounted app has no
         lifespan. You may call this in your own; if you do not, the connections end with the
@@ -126,7 +125,7 @@ def _is_history(candidate: object) -> bool:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: ChatApp) -> AsyncIterator[None]:
-    """Nothing is opened at the start: what needs a connection opens it at first use."""
+    """Nothing opens at the start: a part that needs a connection opens it at first use."""
     try:
         yield
     finally:
@@ -135,7 +134,7 @@ async def _lifespan(app: ChatApp) -> AsyncIterator[None]:
 
 async def _close(part: object) -> None:
     aclose = getattr(part, "aclose", None)
-    if aclose is not None and not inspect.isclass(part):  # a class is called anew for each turn
+    if aclose is not None and not inspect.isclass(part):  # a class makes an object for each turn
         try:
             await aclose()
         except Exception:
@@ -148,16 +147,20 @@ def create_app(
     settings: Optional[Settings] = None,
     history: Optional[History] = None,
 ) -> ChatApp:
-    """A chat service: an ASGI app of its own, or one to mount in another.
+    """A chat service: an ASGI app to serve on its own, or to mount in another app.
 
-    `responder` is any async generator function of text that takes a Turn; without it the one that
-    the settings name answers (the placeholder, unless they say otherwise). Without `settings` they
-    are read from the environment, as a service does; given settings, nothing is read but the
-    address, key and name of a model, if it is one of those that the settings name. `history`
-    remembers conversations; without it, one in this process does where the settings ask for it.
-    Where the two have an `aclose()`, the app's own (and so its lifespan, at shutdown) calls it.
+    `responder` is an async generator function that takes a Turn and yields text. Without it, the
+    responder that the settings name answers.
 
-    Raises TypeError for what is no responder or no history, SettingsError for a setting of no use.
+    Without `settings` they are read from the environment. If you pass them, it is not read, with
+    one exception: a provider that `settings.responder` names takes its address, key and model from
+    there.
+
+    `history` stores conversations. Without it there is a MemoryHistory if `settings.history` is
+    "memory", or else no memory at all.
+
+    Raises TypeError if `responder` or `history` is none, SettingsError for a value that makes no
+    sense.
     """
     if settings is None:
         settings = Settings.from_env(os.environ)
@@ -178,12 +181,11 @@ def create_app(
 
 
 class _DirectWay:
-    """The chat itself, past the router: it is asked for all the time, and its path is known.
+    """Calls the chat directly, past the router: its path is known, and asked for all the time.
 
-    The router, and the layers of Starlette's that make responses of what it raises, cost a short
-    chat a good part of its time, and each token of a long one some frames more on its way. The
-    route is there all the same: for a path that a proxy has changed, for other methods, for who
-    lists it.
+    The router and Starlette's layers for errors cost a short chat a good part of its time, and each
+    token of a long one some more calls. The route exists all the same: for paths that a proxy has
+    changed, for other methods, and for tools that list the routes.
     """
 
     def __init__(self, app: ASGIApp, router: Router, route: Any) -> None:
@@ -193,7 +195,7 @@ class _DirectWay:
         self._path: str = route.path
         self._endpoint: ASGIApp = route.endpoint
 
-    # As in RequestIDMiddleware: no coroutine function, and still no app of ASGI 2.
+    # As in RequestIDMiddleware: a plain function, and still no app of ASGI 2.
     _asgi_single_callable = True
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -201,9 +203,9 @@ class _DirectWay:
             scope["type"] == "http"
             and scope["method"] == "POST"
             and scope["path"] == scope.get("root_path", "") + self._path
-            and self._router.routes[0] is self._route  # or one that a host has put first may match
+            and self._router.routes[0] is self._route  # else a route in front of it may match
         ):
-            # What the router leaves there, too, for middleware that counts by route.
+            # The router sets these too, for middleware that counts by route.
             scope["endpoint"] = self._endpoint
             scope["route"] = self._route
             scope.setdefault("path_params", {})
@@ -212,7 +214,7 @@ class _DirectWay:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """404 and 405, which the router raises."""
+    """The answer to the 404 and 405 that the router raises."""
     assert isinstance(error, HTTPException)
     path, method = request.url.path, request.method
     problem: RequestError
@@ -224,7 +226,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _server_error(request: Request, error: Exception) -> Response:
-    """The last resort. It answers outside of all middleware, and the server logs the traceback."""
+    """The answer to any other exception. It comes outside of all middleware."""
     reference = request_id(request.scope)
     if not request.scope.get(FAILURE_LOGGED):
         logger.error("request failed request_id=%s", reference, exc_info=error)

@@ -14,21 +14,22 @@ from .server import listen, serve, serve_workers
 from .settings import Settings, variable
 
 _FLAGS = {
-    "host": "where to listen (127.0.0.1)",
-    "port": "where to listen; 0 takes a free one (8000)",
-    "workers": "how many processes (1)",
-    "log_level": "CRITICAL, ERROR, WARNING, INFO or DEBUG (INFO)",
-    "log_format": "text for people, json for machines (text)",
-    "responder": "placeholder, openai, anthropic, or package.module:attribute (placeholder)",
+    "host": "address to listen on",
+    "port": "port to listen on; 0 takes a free one",
+    "workers": "number of processes",
+    "log_level": "CRITICAL, ERROR, WARNING, INFO or DEBUG",
+    "log_format": "text for people, json for machines",
+    "responder": "placeholder, openai, anthropic, or package.module:attribute",
 }
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the service until it is told to stop.
+    """Run the service until a signal stops it.
 
-    Returns the exit status: 0 after a stop, 1 where the address cannot be had, 2 for a bad setting.
+    Returns the exit status: 0 after a stop, 1 if it cannot listen on the address, 2 for a bad
+    setting.
     """
-    # The script does not have the current directory on the path; `python -m` does.
+    # `python -m` has the current directory on the path, the script does not.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     flags = _parse(arguments)
@@ -40,7 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return _fail(2, str(error))
     try:
         listener = listen(settings.host, settings.port, send_timeout=settings.send_timeout)
-    except (OSError, UnicodeError) as error:  # the latter for what is no host name at all
+    except (OSError, UnicodeError) as error:  # the latter if it cannot be a host name
         where = f"{settings.host}:{settings.port}"
         return _fail(1, f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}")
     with listener:
@@ -52,21 +53,22 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _parse(arguments: Optional[List[str]]) -> Dict[str, str]:
-    """The flags that were given, under the names of the environment variables they stand for."""
+    """The flags that were given, by the names of their environment variables."""
     parser = argparse.ArgumentParser(
         prog="omniforge-chat",
         description="A chat endpoint: a message in, a stream of server-sent events out.",
-        epilog="Each flag stands for an environment variable; docs/configuration.md has them all.",
+        epilog="Each flag overrides an environment variable; docs/configuration.md lists them all.",
     )
+    defaults = Settings()
     for field, text in _FLAGS.items():
-        flag = f"--{field.replace('_', '-')}"
+        flag, text = f"--{field.replace('_', '-')}", f"{text} ({getattr(defaults, field)})"
         parser.add_argument(flag, dest=variable(field), metavar=field.upper(), help=text)
     given = vars(parser.parse_args(arguments))
     return {name: value for name, value in given.items() if value is not None}
 
 
 def _check(settings: Settings) -> None:
-    """Raises SettingsError for settings that do not go together in a service."""
+    """Raises SettingsError for settings that a service cannot combine."""
     if settings.history == "memory" and settings.workers > 1:
         expected = (
             f"off, or one worker ({variable('workers')}=1): "

@@ -1,9 +1,9 @@
-"""The data that pass through the service: what comes in, what a responder sees, what goes out.
+"""The data of the service: the request, the turn that a responder gets, and the events.
 
-All are frozen msgspec Structs, which the garbage collector need not look at: they hold text and
-numbers, and so are in no cycle. Requests are decoded into them, frames are encoded from them, and
-the OpenAPI document is made from them. `Optional` stands where `| None` would read better because
-msgspec evaluates the annotations, and Python 3.9 has no such operator for types.
+All are frozen msgspec Structs. Requests are decoded into them, frames are encoded from them, and
+the OpenAPI document is made from them. They hold text and numbers and so are in no cycle: the
+garbage collector skips them (`gc=False`). msgspec evaluates the annotations, so they say `Optional`
+and not `| None`, which Python 3.9 does not have.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ UUID4_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f
 
 
 class ChatRequest(msgspec.Struct, frozen=True, gc=False):
-    """A message to be answered, and the conversation that it belongs to."""
+    """A message to answer, and its conversation."""
 
-    # The constraints are written down for the OpenAPI document only: msgspec would stop at the
-    # first that is broken, and a client is told of all of them (validation.py).
+    # These limits are for the OpenAPI document only. msgspec would stop at the first broken one;
+    # `validation.py` tells the client all of them.
     message: Annotated[
         str,
         Meta(
-            description="What the user says. Not only white space; passed on exactly as sent.",
+            description="The user's text. Not only white space; passed on exactly as sent.",
             extra_json_schema={"minLength": 1, "maxLength": MAX_MESSAGE_CHARACTERS},
         ),
     ]
     conversation_id: Annotated[
         Optional[str],
         Meta(
-            description="A UUID of version 4 in canonical form. Without it a new one begins.",
+            description="A UUID of version 4 in canonical form. Without it a conversation begins.",
             extra_json_schema={"pattern": UUID4_PATTERN},
         ),
     ] = None
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """An earlier message of a conversation; `role` is "user" or "assistant".
+    """An earlier message of a conversation. `role` is "user" or "assistant".
 
-    `complete` is False for a reply that was cut or abandoned: it is kept as far as it got.
+    `complete` is False for a reply that was cut: `content` is then its beginning.
     """
 
     role: str
@@ -53,11 +53,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Turn(msgspec.Struct, frozen=True, gc=False):
-    """One message to be answered: what a responder is called with.
+    """One message to answer: the argument of a responder.
 
-    `message` is the text exactly as the client sent it, `conversation_id` the canonical UUID that
-    `done` will carry, `request_id` the reference under which the log speaks of this turn, and
-    `history` what was said before in this conversation, oldest first.
+    `message` is the text exactly as the client sent it. `conversation_id` is a canonical UUID,
+    which `done` carries too. `request_id` is the reference of this request in the log. `history`
+    holds the earlier messages of the conversation, oldest first.
     """
 
     message: str
@@ -67,29 +67,29 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a reply cost in tokens, in all and in parts. Without a responder's own it is estimated.
+    """The tokens of a reply, in all and in parts. A responder may yield it; the last one counts.
 
-    A responder may yield it more than once; the last one holds. One with `prompt_tokens` alone is
-    that of a reply under way: an estimate of the reply is added, should no other come.
+    If it never does, the service estimates `tokens`. If the last one has `prompt_tokens` and no
+    `completion_tokens`, an estimate of the reply is added.
     """
 
     tokens: Annotated[int, Meta(ge=0, description="In all.")]
     prompt_tokens: Annotated[
-        Optional[Annotated[int, Meta(ge=0)]], Meta(description="What was sent to the model.")
+        Optional[Annotated[int, Meta(ge=0)]], Meta(description="Sent to the model.")
     ] = None
     completion_tokens: Annotated[
-        Optional[Annotated[int, Meta(ge=0)]], Meta(description="What the model made.")
+        Optional[Annotated[int, Meta(ge=0)]], Meta(description="Made by the model.")
     ] = None
     estimated: Annotated[
-        Optional[bool], Meta(description="True where it was estimated from the length of the text.")
+        Optional[bool], Meta(description="True if estimated from the length of the text.")
     ] = None
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """Why the reply ended. A responder that knows may yield it; `done` carries the last one.
+    """The reason why the reply ended. A responder may yield it; `done` carries the last one.
 
-    `stop` for a natural end, `length` for a limit on its length, `content_filter` for a refusal;
-    other words are passed on as they are.
+    `stop` is a natural end, `length` a limit on the length, `content_filter` a refusal. Other words
+    are passed on as they are.
     """
 
     reason: str
@@ -108,12 +108,12 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     usage: Usage
     finish_reason: Annotated[
         Optional[str],
-        Meta(description="`stop`, `length`, `content_filter` or another, where it is known."),
+        Meta(description="`stop`, `length`, `content_filter` or another word, if known."),
     ] = None
 
 
 class Error(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What went wrong. In a stream it is the last event, with the usage of what was produced."""
+    """A failure. In a stream it is the last event, with the usage of the text before it."""
 
     code: str
     message: str

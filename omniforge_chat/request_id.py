@@ -1,4 +1,4 @@
-"""The reference that a client, a response and a log line share: X-Request-ID."""
+"""X-Request-ID: the reference that a client, a response and the log share."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import random
 import re
 from typing import Awaitable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
 
 HEADER = b"x-request-id"
 _SCOPE_KEY = "omniforge_chat.request_id"
-_random = random.Random()  # of our own: a responder may seed the common one
+_random = random.Random()  # our own, because a responder may seed the shared one
 _is_usable = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 
-if hasattr(os, "register_at_fork"):  # where there are forks
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_random.seed)
 
 
 def request_id(scope: Scope) -> str:
-    """The id of this request: the client's own where it is 1 to 128 visible ASCII characters."""
+    """The id of this request: the client's own if it is 1 to 128 visible ASCII characters."""
     known: str | None = scope.get(_SCOPE_KEY)
     if known is None:
         for name, value in scope["headers"]:
@@ -27,23 +28,24 @@ def request_id(scope: Scope) -> str:
                 known = value.decode("ascii")
                 break
         else:
-            # It tells requests apart; nobody gains anything by guessing it.
+            # It only tells requests apart. It is no secret.
             known = _random.randbytes(16).hex()
         scope[_SCOPE_KEY] = known
     return known
 
 
 class RequestIDMiddleware:
-    """Put the request's id on whatever response passes without it.
+    """Adds the request's id to each response that lacks it.
 
-    It may stand around a whole app and around single routes at once: the outermost one does it.
+    You may put it around an app and around single routes too: the outermost one acts.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    # No coroutine functions here: each would add a frame to the way of every event. Tools that take
-    # such an app for one of ASGI 2 have to be told that it is not (asgiref, `compatibility.py`).
+    # These are plain functions, because a coroutine function would add a frame to the way of every
+    # event. Tools take such an app for ASGI 2, unless this says otherwise (asgiref,
+    # `compatibility.py`).
     _asgi_single_callable = True
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -51,7 +53,7 @@ class RequestIDMiddleware:
             return self.app(scope, receive, send)
         header = (HEADER, request_id(scope).encode("ascii"))
 
-        def send_with_id(message: Message) -> Awaitable[None]:
+        def send_with_id(message: ASGIMessage) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ())]
                 if not any(name == HEADER for name, _ in headers):

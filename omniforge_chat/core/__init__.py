@@ -1,1 +1,15 @@
-"""A turn and a responder in, a reply out. No transport, no framework, no clock of its own."""
+"""A turn and a responder in, a reply out. No transport, no framework, no clock of its own.
+
+`stream` runs a responder with what is here, `responders.providers` reads frames and drives its
+reads with it, and `conversations` stores what passes through. The modules:
+
+- `reply`: Reply, and `converse`, which runs a responder into it.
+- `sse`: events to bytes, and bytes to frames.
+- `driver`: drives a coroutine by hand, to act at the moment when it is about to wait.
+- `cancellation`: tells who has cancelled a task.
+"""
+
+from .reply import Item, Reply, Responder, converse
+from .sse import Decoder, Frame
+
+__all__ = ["Decoder", "Frame", "Item", "Reply", "Responder", "converse"]

@@ -1,1 +1,9 @@
-"""From bytes to the core and back: routes, validation, the OpenAPI document, the pages."""
+"""From bytes to the core and back: the routes of the service, and the pages and errors they answer.
+
+`app` uses the names that are exported here, and `chat_routes` is public. The checks of a request
+(`validation`) and the OpenAPI document (`openapi`) are private to this room.
+"""
+
+from .routes import chat_routes, error_response, internal_error
+
+__all__ = ["chat_routes", "error_response", "internal_error"]

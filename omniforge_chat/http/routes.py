@@ -1,4 +1,4 @@
-"""Plain Starlette routes: decode, call the core, answer."""
+"""The routes of the service, as plain Starlette routes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .openapi import document
 CHAT_PATH = "/api/v1/chat"
 
 FAILURE_LOGGED = "omniforge_chat.failure_logged"
-"""Set in the scope of a request whose failure has a line in the log already."""
+"""The key that is set in a request's scope when its failure is logged: nobody logs it again."""
 
 ABORT = "omniforge_chat.abort"
-"""The ASGI extension of a server that lets an app drop a connection: a callable of no arguments."""
+"""An ASGI extension of our server: a callable without arguments that drops the connection."""
 
 UNSENT = "omniforge_chat.unsent"
-"""That of one that tells how many bytes the client has not taken yet: such a callable, too."""
+"""Another one: a callable that returns the number of bytes that the client has not taken yet."""
 
 
 def chat_routes(
@@ -47,12 +47,13 @@ def chat_routes(
     lifecycle: Optional[Lifecycle] = None,
     history: Optional[History] = None,
 ) -> List[Route]:
-    """The routes of a chat service, for a host that wants them in its own table.
+    """The routes of a chat service, for the route table of your own app.
 
-    `POST /api/v1/chat`, answered by `responder`, and `GET /health`, `/ready`, `/openapi.json` and
-    `/docs`. Each answers in the service's own shape and with X-Request-ID; what no route answers
-    (404, 405) is the host's. Without `settings` the defaults hold; without `history` nothing is
-    remembered of what was said. Raises TypeError for what is no responder.
+    They are `POST /api/v1/chat`, which `responder` answers, and `GET /health`, `/ready`,
+    `/openapi.json` and `/docs`. Their responses carry X-Request-ID. Your app answers 404 and 405
+    itself. Without `settings` the defaults hold; the environment is not read. Without `history`
+    nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises TypeError if
+    `responder` is none.
     """
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
@@ -99,7 +100,7 @@ def json_response(
 
 
 def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = None) -> Response:
-    """The one shape of every error that is not part of a stream."""
+    """`error` as JSON: the one shape of errors outside a stream."""
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -107,9 +108,9 @@ def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = N
 
 
 class _ChatEndpoint:
-    """POST /api/v1/chat, as an ASGI app: it needs `receive` and `send` as they are.
+    """POST /api/v1/chat, as an ASGI app, because it needs `receive` and `send` as they are.
 
-    Every response of its own has the request's id, so that no middleware need see to that.
+    It puts the request's id on its responses itself.
     """
 
     def __init__(
@@ -137,17 +138,17 @@ class _ChatEndpoint:
                     self._lifecycle.release()
             if refusal is not None:
                 refusal.headers["X-Request-ID"] = request_id(scope)
-                # A client that does not read it holds no place.
+                # Only now, so that a client that does not read it holds no place.
                 await refusal(scope, receive, send)
         except OSError:
-            raise  # a server's way to say that the client has left
+            raise  # so a server says that the client has left
         except Exception:
             logger.exception("request failed request_id=%s", request_id(scope))
             scope[FAILURE_LOGGED] = True
             raise
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
-        """Stream the answer; or return what the request is refused with."""
+        """Stream the answer, or return the response that refuses the request."""
         settings = self._settings
         conversation: Optional[ConversationTurn] = None
         try:
@@ -200,5 +201,5 @@ class _ChatEndpoint:
 
 
 def internal_error(scope: Scope) -> InternalError:
-    """What a client is told of anything unexpected before a stream."""
+    """The error for anything unexpected before a stream."""
     return InternalError(f"Internal server error (reference {request_id(scope)})")

@@ -1,6 +1,7 @@
-"""From the request to a ChatRequest, or to an error that says everything that is wrong with it.
+"""A request becomes a ChatRequest, or an error that names everything wrong with it.
 
-Written by hand: a client is told of all wrong fields at once, in words, whatever the bytes are.
+This is written by hand, because a client should learn of all wrong fields at once, and get helpful
+words for any bytes.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from ..errors import (
 )
 from ..models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN, ChatRequest
 
-_is_uuid4 = re.compile(UUID4_PATTERN[1:-1]).fullmatch  # `$` would let a last line feed through
+_is_uuid4 = re.compile(UUID4_PATTERN[1:-1]).fullmatch  # because `$` allows a last line feed
 _is_json = re.compile(r"application/json|[^\s/;]+/[^\s/;]+\+json", re.IGNORECASE).fullmatch
-# Escapes one after the other: a surrogate pair, or half of one (the group), or any other.
+# One escape after the other: a surrogate pair, half of one (the group), or any other.
 _escapes = re.compile(
     rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL
 ).finditer
 
 
 class _RawFields(msgspec.Struct):
-    """The fields of ChatRequest, each as the bytes of its JSON value; empty where absent."""
+    """The fields of ChatRequest as the bytes of their JSON values; empty if absent."""
 
     message: msgspec.Raw = msgspec.Raw()
     conversation_id: msgspec.Raw = msgspec.Raw()
@@ -43,12 +44,12 @@ _decode_string = msgspec.json.Decoder(str).decode
 
 
 def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int) -> None:
-    """Refuse what can be refused before the body is read.
+    """Refuse a request by its headers, before its body is read.
 
-    Raises UnsupportedMediaType, or PayloadTooLarge by the announced length. Demanding a JSON media
-    type also keeps out requests that a page of another site can make without CORS asking first.
+    Raises UnsupportedMediaType, or PayloadTooLarge if Content-Length is too large. The demand for a
+    JSON media type has a second use: a page of another site can only send it after CORS allows it.
     """
-    fields = dict(headers)  # the last one of a name counts
+    fields = dict(headers)  # the last of a name counts
     length = fields.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 18 or int(length) > max_body_bytes):
         raise _too_large(max_body_bytes)
@@ -66,7 +67,7 @@ def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int
 async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
     """The whole body of a request.
 
-    Raises PayloadTooLarge without reading any further, or ClientDisconnect.
+    Raises PayloadTooLarge as soon as there are more than `max_bytes`, or ClientDisconnect.
     """
     parts: List[bytes] = []
     size = 0
@@ -87,21 +88,21 @@ async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
 
 
 def late_body(seconds: float) -> RequestTimeout:
-    """The error of a body that did not arrive within `seconds`."""
+    """The error if the body does not arrive within `seconds`."""
     return RequestTimeout(f"body: did not arrive within {seconds:g} seconds")
 
 
 def parse(body: bytes) -> ChatRequest:
-    """The request that `body` holds.
+    """The request in `body`.
 
-    Raises InvalidBody for what is no JSON object in UTF-8, InvalidFields (or MessageTooLong) with
-    all the wrong fields named otherwise.
+    Raises InvalidBody if `body` is no JSON object in UTF-8, and InvalidFields (or MessageTooLong)
+    with the names of all wrong fields.
     """
     message: Optional[str]
     problems: List[str] = []
     request: Optional[ChatRequest] = None
     try:
-        # msgspec does not look into the strings of fields that it skips.
+        # msgspec skips unknown fields without a look at their encoding.
         body.decode("utf-8")
         try:
             request = _decode_request(body)
@@ -135,7 +136,7 @@ def parse(body: bytes) -> ChatRequest:
 
 
 def _strings(fields: _RawFields) -> Tuple[Optional[str], Optional[str], List[str]]:
-    """The two fields where they are strings, and what is wrong where they are not."""
+    """The two fields if they are strings, and the problems if they are not."""
     problems: List[str] = []
     message: Optional[str] = None
     conversation_id: Optional[str] = None
@@ -155,7 +156,7 @@ def _strings(fields: _RawFields) -> Tuple[Optional[str], Optional[str], List[str
 
 
 def _kind(raw: msgspec.Raw) -> str:
-    """The kind of a JSON value by its first byte, which decides it (RFC 8259, section 3)."""
+    """The kind of a JSON value, which its first byte decides (RFC 8259, section 3)."""
     first = bytes(raw)[:1]
     kinds = {b"": "", b'"': "string", b"{": "an object", b"[": "an array", b"n": "null"}
     kinds.update({b"t": "a boolean", b"f": "a boolean"})
@@ -163,7 +164,7 @@ def _kind(raw: msgspec.Raw) -> str:
 
 
 def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
-    """Why `body` is no JSON, in words that help more than the decoder's where we know them."""
+    """The reason why `body` is no JSON, in better words than the decoder's if we have some."""
     if not body:
         return "is empty; a JSON object is expected"
     if body.startswith(b"\xef\xbb\xbf"):
