@@ -142,6 +142,7 @@ class HeadersTooLarge(RequestError):
 
     code = "headers_too_large"
     status = 431
+    refuses_chat = False  # our own server says it, and no route
 
 
 class InternalError(RequestError):
