@@ -33,10 +33,11 @@ from starlette.types import Receive, Scope, Send
 
 from .app import ChatApp, create_app
 from .errors import HeadersTooLarge
-from .http.routes import ABORT, UNSENT, error_response
+from .http.routes import error_response
 from .logs import log_config, logger
 from .request_id import request_id
 from .settings import Settings
+from .stream.response import ABORT, UNSENT
 
 with contextlib.suppress(ImportError):  # the extra `fast` brings it
     import httptools

@@ -1,4 +1,14 @@
-"""Cancelling a task that others may cancel as well."""
+"""Whose cancellation was it?
+
+A CancelledError says nothing of its sender. Three may have sent it: the stream itself, which ends a
+responder; somebody outside, a server or a host, who ends the request; and the responder, which
+awaited something that was cancelled elsewhere. The answers differ: the first is dealt with, the
+second has to be passed on, the third is a bug of the responder's.
+
+The stream's own cancellation never goes by way of `Task.cancel` (driver.py). So each time that the
+task was asked to cancel, it was somebody outside, and from Python 3.11 on the task counts that.
+Before 3.11 it does not tell. This is the only module that knows which Python runs.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +16,30 @@ import asyncio
 import sys
 from typing import Any
 
-COUNTS_CANCELS = sys.version_info >= (3, 11)
-"""Whether a task counts how often it was asked to cancel. Where not, `interfered` is never true."""
+COUNTS_CANCELLATIONS = sys.version_info >= (3, 11)
+"""Whether a task counts how often it was asked to cancel."""
 
 
-class Canceller:
-    """Cancels the task that was running at `attach`, and tells that from what others do to it."""
+def cancellations(task: Any) -> int:
+    """How often `task` was asked to cancel; 0 before Python 3.11, which does not tell."""
+    count: int = task.cancelling() if COUNTS_CANCELLATIONS and task is not None else 0
+    return count
 
-    __slots__ = ("_known", "_ours", "_task")
+
+class OutsideCancellation:
+    """Tells whether others have asked the current task to cancel since the last look."""
+
+    __slots__ = ("_known", "_task")
 
     def __init__(self) -> None:
-        self._task: Any = None
-        self._ours = 0
-        self._known = 0  # how many cancellations of others have been dealt with
-
-    def attach(self) -> None:
-        """From now on it is about the current task. What was done to it before does not count."""
         self._task = asyncio.current_task()
-        self.acknowledge()
-
-    def cancel(self) -> None:
-        """Cancel the task."""
-        self._ours += self._task.cancel()
+        self._known = cancellations(self._task)
 
     @property
-    def interfered(self) -> bool:
-        """Whether others have cancelled the task, and nobody has dealt with that yet."""
-        return self._others() > self._known
+    def came(self) -> bool:
+        """Whether there was one that nobody has dealt with; never before Python 3.11."""
+        return cancellations(self._task) > self._known
 
     def acknowledge(self) -> None:
-        """What others have done so far is dealt with."""
-        self._known = self._others()
-
-    def detach(self) -> None:
-        """Take our own cancellations back, as the documentation of `Task.uncancel` asks for."""
-        if COUNTS_CANCELS:
-            for _ in range(self._ours):
-                self._task.uncancel()
-        self._ours = 0
-
-    def _others(self) -> int:
-        return (
-            self._task.cancelling() - self._ours if COUNTS_CANCELS and self._task is not None else 0
-        )
+        """It is dealt with."""
+        self._known = cancellations(self._task)

@@ -1,9 +1,20 @@
 """Driving a coroutine by hand, so that something can be done at the moment it is about to wait.
 
-An event loop resumes a task's outermost coroutine, and learns what the task waits for from what the
-innermost one yields. A driver stands between: it resumes the coroutine itself, sees each thing that
-it is about to wait for first, and passes it on. The coroutine runs in the same task as before, so
-context variables, cancellation, time-outs and task groups inside it work as ever.
+An event loop resumes a task's outermost coroutine. It learns what the task waits for from the value
+that the innermost coroutine yields: a future, or None for a bare turn of the loop. A driver stands
+between the two. It resumes the coroutine itself, sees each thing that the coroutine is about to
+wait for before the event loop does, and passes it on. Context variables, time limits and task
+groups inside the coroutine work as ever, because the task is the same.
+
+Three things follow, and the code below is about them:
+
+1. The driver may await something else first (`before_wait` returns it): a `send()` of all that is
+   ready. Until then the future must not look as if this task waited for it already.
+2. The driver can cancel the wait alone (`Driver.cancel`), and not the task. The coroutine gets the
+   same CancelledError as from `Task.cancel`. But the task was not asked to cancel, so whoever else
+   asks it can be told apart (cancellation.py), and nothing has to be taken back.
+3. A task that waits for another task hands its cancellation on, and hears nothing more until that
+   one ends, which may be never. So the driver waits for a future of its own beside it, the gate.
 """
 
 from __future__ import annotations
@@ -15,86 +26,130 @@ from typing import Any, Awaitable, Callable, Coroutine, Generator, NoReturn, Opt
 
 T = TypeVar("T")
 
+BeforeWait = Callable[[], Optional[Awaitable[None]]]
+"""Called each time a coroutine is about to wait. What it returns, if anything, is awaited first."""
+
 
 class Abandoned(BaseException):
-    """Raised by `before_wait`: the coroutine refuses to end, and `drive` is to give it up."""
+    """Raised by `before_wait`: the coroutine refuses to end, and the driver is to give it up."""
 
 
 @types.coroutine
-def pause() -> Generator[None, None, None]:
+def checkpoint() -> Generator[None, None, None]:
     """Give the event loop a turn."""
     yield
 
 
-@types.coroutine
-def drive(
-    coroutine: Coroutine[Any, Any, T], before_wait: Callable[[], Optional[Awaitable[None]]]
-) -> Generator[Any, Any, T]:
-    """Run `coroutine`, calling `before_wait` each time it is about to wait; return its result.
+class Driver:
+    """Runs coroutines in the current task, one after the other."""
 
-    What `before_wait` returns, if anything, is awaited before the wait itself. If that raises, the
-    wait is off, and the coroutine gets the exception in its place: it is how cancellation that
-    arrives meanwhile, or a failure there, reaches it.
-    """
-    resume: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    while True:
-        try:
-            awaited = resume(value)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        resume, value = coroutine.send, None
-        try:
-            first = before_wait()
-            followed = isinstance(awaited, asyncio.Future)
-            if first is not None:
-                # Until this task really waits for it, others may begin to.
-                if followed:
-                    awaited._asyncio_future_blocking = False
-                yield from first.__await__()
-                if followed:
-                    awaited._asyncio_future_blocking = True
-            if type(awaited) is _Future or not followed:
+    __slots__ = ("_awaited", "_cancelled")
+
+    def __init__(self) -> None:
+        self._awaited: Optional[asyncio.Future[Any]] = None  # the wait that can be cancelled
+        self._cancelled = False  # the cancellation is still to be delivered
+
+    def cancel(self) -> None:
+        """Raise CancelledError in the coroutine at its present wait, as `Task.cancel` would."""
+        # False for a future that is done: the event loop is about to wake the coroutine.
+        self._cancelled = self._awaited is None or not self._awaited.cancel()
+
+    @types.coroutine
+    def run(
+        self, coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait
+    ) -> Generator[Any, Any, T]:
+        """Run `coroutine`, calling `before_wait` each time it is about to wait; return its result.
+
+        If `before_wait`, or the thing that it returns, raises, then the wait is off, and the
+        coroutine gets the exception instead. So a cancellation that arrives meanwhile reaches it.
+        """
+        resume: Callable[[Any], Any] = coroutine.send
+        value: Any = None
+        while True:
+            try:
+                awaited = resume(value)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            resume, value = coroutine.send, None
+            try:
+                first = before_wait()
+                is_future = isinstance(awaited, asyncio.Future)
+                if first is not None:
+                    # Until this task really waits for it, others may begin to.
+                    if is_future:
+                        awaited._asyncio_future_blocking = False
+                    yield from self._relay(first.__await__())
+                    if is_future:
+                        awaited._asyncio_future_blocking = True
+                if is_future and type(awaited) is not _Future:
+                    yield from self._follow(awaited, before_wait)
+                else:
+                    value = yield from self._wait(awaited)
+            except BaseException as error:
+                # Nobody waits for it any more. (A bare turn of the loop is None; and if the event
+                # loop refuses to wait for it, as for another library's future, it can be anything.)
+                if hasattr(awaited, "cancel"):
+                    awaited.cancel()
+                if isinstance(error, Abandoned):
+                    self._cancelled = False
+                    with contextlib.suppress(RuntimeError):
+                        coroutine.close()
+                    raise
+                resume, value = coroutine.throw, error
+
+    def _wait(self, awaited: Any) -> Generator[Any, Any, Any]:
+        """Wait for `awaited`. `cancel` ends the wait, or takes the place of its outcome."""
+        if not self._cancelled:
+            self._awaited = awaited if isinstance(awaited, asyncio.Future) else None
+            try:
                 value = yield awaited
-            else:
-                yield from _follow(awaited, before_wait)
-        except BaseException as error:
-            # It is not waited for any more. (A bare turn of the loop is None; and what the event
-            # loop refuses to wait for, another library's future say, can be anything.)
-            if hasattr(awaited, "cancel"):
-                awaited.cancel()
-            if isinstance(error, Abandoned):
-                with contextlib.suppress(RuntimeError):
-                    coroutine.close()
-                raise
-            resume, value = coroutine.throw, error
+            except BaseException:
+                if not self._cancelled:
+                    raise
+            finally:
+                self._awaited = None
+            if not self._cancelled:
+                return value
+        self._cancelled = False
+        raise asyncio.CancelledError
+
+    def _relay(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, None]:
+        """Run `steps` to their end; `cancel` reaches each of their waits."""
+        resume: Callable[[Any], Any] = steps.send
+        value: Any = None
+        while True:
+            try:
+                awaited = resume(value)
+            except StopIteration:
+                return
+            try:
+                resume, value = steps.send, (yield from self._wait(awaited))
+            except BaseException as error:
+                resume, value = steps.throw, error
+
+    def _follow(
+        self, awaited: asyncio.Future[Any], before_wait: BeforeWait
+    ) -> Generator[Any, Any, None]:
+        """Wait for `awaited`, which may outlive its cancellation: a task, or several of them.
+
+        Each cancellation is handed on as ever. Then `before_wait` is asked, and can give up.
+        """
+        # The event loop does this to a future that a task gives it; it will not see this one.
+        awaited._asyncio_future_blocking = False
+        while not awaited.done():
+            try:
+                yield from self._relay(_gate(awaited))
+            except asyncio.CancelledError:
+                if not awaited.cancel():
+                    raise
+                first = before_wait()
+                if first is not None:
+                    yield from self._relay(first.__await__())
 
 
 _Future = asyncio.Future
 """The plain kind, which is over as soon as it is cancelled."""
-
-
-def _follow(
-    awaited: asyncio.Future[Any], before_wait: Callable[[], Optional[Awaitable[None]]]
-) -> Generator[Any, None, None]:
-    """Wait for `awaited`, which may outlive its cancellation: a task, or several of them.
-
-    A task that waits for another hands its own cancellation on, and hears nothing more until the
-    other one ends. Here it waits for a future of its own instead, so that each cancellation comes
-    by: it is handed on as ever, but then `before_wait` is asked, and can give the wait up.
-    """
-    # What the event loop does with a future that a task gives it; it will not see this one.
-    awaited._asyncio_future_blocking = False
-    while not awaited.done():
-        try:
-            yield from _gate(awaited)
-        except asyncio.CancelledError:
-            if not awaited.cancel():
-                raise
-            first = before_wait()
-            if first is not None:
-                yield from first.__await__()
 
 
 def _gate(awaited: asyncio.Future[Any]) -> Generator[Any, None, None]:

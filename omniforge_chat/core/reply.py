@@ -11,13 +11,12 @@ from __future__ import annotations
 import inspect
 from time import monotonic
 from types import AsyncGeneratorType
-from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Union
+from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Protocol, Union
 
 from ..errors import ChatError, StreamError
 from ..logs import logger
 from ..models import Done, Error, Finish, Turn, Usage
-from .driver import pause
-from .sse import encode_chunks
+from .driver import checkpoint
 
 Item = Union[str, Usage, Finish]
 """What a responder may yield."""
@@ -28,20 +27,11 @@ reply, and optionally a Usage and a Finish."""
 
 BUFFER_BYTES = 16 * 1024
 BUFFER_SECONDS = 0.005
-"""How much, and for how long, what is ready is gathered at most."""
+"""How much is gathered at most before it goes out, in bytes of ASCII, and for how long. (Other
+alphabets have up to four bytes a character, and control characters six in JSON.)"""
 
-_ROOM = BUFFER_BYTES // 4
-_PIECE = 9
-"""The same in units of four bytes, the most that a character has in UTF-8, and what the frame of a
-piece has beside its text. (Control characters are escaped by JSON, and have six bytes.)"""
-
-_LITTLE_ROOM = _ROOM // 8
-"""With less of it what is ready goes out."""
-
-_STRIDE = 48
-_SWIFT_SECONDS = 0.001
-"""While pieces come so fast that all there are came within this time, every few of them are let
-through without a look at the clock, which costs as much as all the rest: so many of the units."""
+_FRAME_BYTES = 36
+"""What the frame of a piece has beside its text."""
 
 SILENT_ITEMS = 100
 """How many items without text are read before the event loop gets a turn."""
@@ -53,16 +43,15 @@ CHARACTERS_PER_TOKEN = 4
 class Reply:
     """What the reply to one turn has come to so far.
 
-    `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count what
-    has. `first_at` is when the first piece came, on the monotonic clock. `closing` holds from the
-    responder's end on, while it cleans up. It has ended when it is `complete`, or there is an
+    `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count the
+    text that has. `first_at` is when the first piece came, and `oldest_at` when the first one of
+    `ready` came, on the monotonic clock. It has ended when it is `complete`, or there is an
     `error`.
     """
 
     __slots__ = (
         "characters",
         "chunks",
-        "closing",
         "complete",
         "error",
         "finish_reason",
@@ -70,9 +59,7 @@ class Reply:
         "oldest_at",
         "ready",
         "reported",
-        "stopped",
         "turn",
-        "waited",
     )
 
     def __init__(self, turn: Turn) -> None:
@@ -81,14 +68,11 @@ class Reply:
         self.chunks = 0
         self.characters = 0
         self.first_at: Optional[float] = None
-        self.oldest_at = 0.0  # when the first of what is ready came
+        self.oldest_at = 0.0
         self.reported: Optional[Usage] = None
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
         self.complete = False
-        self.closing = False
-        self.stopped = False
-        self.waited = True  # since the last piece came
 
     @property
     def ended(self) -> bool:
@@ -103,11 +87,6 @@ class Reply:
         self.chunks += len(ready)
         self.characters += sum(map(len, ready))
         ready.clear()
-        self.waited = True
-
-    def stop(self) -> None:
-        """Let `converse` read no further, whatever the responder still says."""
-        self.stopped = self.waited = True
 
     def note(self, item: object) -> str:
         """What an item that is not exactly a str adds to the text; Usage and Finish are kept.
@@ -182,70 +161,59 @@ class Reply:
         return Done(self.turn.conversation_id, usage, self.finish_reason)
 
 
-async def converse(turn: Turn, responder: Responder, reply: Reply) -> None:
-    """Answer `turn`: `reply` gets the text as it comes, and what it failed with if it did.
+class Control(Protocol):
+    """Whoever drives `converse` decides by this when it stops."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing that the responder still yields is read."""
+
+    def responder_ended(self, decided: bool) -> None:
+        """The responder has no more to say, and cleans up; `decided`: the reply has ended."""
+
+
+async def converse(turn: Turn, responder: Responder, reply: Reply, control: Control) -> None:
+    """Answer `turn`: `reply` gets the text as it comes, and the error if there was one.
 
     No exception of the responder leaves it; only cancellation passes through. The responder is
     closed in every case.
     """
     ready = reply.ready
     items: Any = None
-    room = unwatched = silent = 0
-    due = swift = 0.0
+    room = silent = 0
+    due = 0.0
     try:
         items = iterate(responder(turn))
         async for item in items:
+            if control.stopped:
+                break  # it swallowed its cancellation
             if type(item) is not str:
-                if reply.stopped:
-                    break
                 item = reply.note(item)
             if not item:
                 silent += 1
                 if silent % SILENT_ITEMS == 0:
-                    await pause()
+                    await checkpoint()
                 continue
-            if reply.waited:
-                if reply.stopped:
-                    break  # it swallowed its cancellation; what it says now is not read
-                reply.waited = False
-                reply.oldest_at = now = monotonic()
-                due, swift = now + BUFFER_SECONDS, now + _SWIFT_SECONDS
-                ready.append(item)
-                room = unwatched = _ROOM - len(item)
-                if room > 0:
-                    continue
-            else:
-                ready.append(item)
-                room -= len(item) + _PIECE
-                if room > unwatched:
-                    continue
-                now = monotonic()
-                if room <= _LITTLE_ROOM:  # as it would be if all characters were of the longest
-                    room = _room_beside(ready)
-                if now < due and room > _LITTLE_ROOM:
-                    unwatched = room - _STRIDE if now < swift else room
-                    continue
-            await pause()
+            now = monotonic()
+            if not ready:
+                reply.oldest_at = now
+                due, room = now + BUFFER_SECONDS, BUFFER_BYTES
+            ready.append(item)
+            room -= len(item) + _FRAME_BYTES
+            if room <= 0 or now > due:
+                await checkpoint()
         else:
-            reply.complete = not reply.stopped  # or it swallowed its cancellation, and is cut
+            reply.complete = not control.stopped  # or it swallowed its cancellation, and is cut
     except Exception as error:
-        if reply.stopped:
+        if control.stopped:
             logger.exception("responder failed to end request_id=%s", turn.request_id)
         else:
             reply.fail(error)
     finally:
-        reply.closing = True
+        control.responder_ended(reply.ended)
         # A generator that has come to its end has closed itself.
         if not (reply.complete and type(items) is AsyncGeneratorType):
             await close(items, turn)
-
-
-def _room_beside(ready: List[str]) -> int:
-    """How much room there really is beside what is ready; none, if it cannot be encoded."""
-    try:
-        return (BUFFER_BYTES - len(encode_chunks(ready))) // 4
-    except (TypeError, ValueError):
-        return 0
 
 
 def _causes(error: BaseException) -> Iterator[Any]:

@@ -22,9 +22,9 @@ from ..models import Error, Message, Turn
 from ..request_id import RequestIDMiddleware, request_id
 from ..responders import check_responder
 from ..settings import Settings
-from ..stream.deadline import Patience
+from ..stream.deadline import Deadline
 from ..stream.lifecycle import Lifecycle
-from ..stream.response import EventStream
+from ..stream.response import ABORT, UNSENT, EventStream
 from . import validation
 from .openapi import document
 
@@ -32,12 +32,6 @@ CHAT_PATH = "/api/v1/chat"
 
 FAILURE_LOGGED = "omniforge_chat.failure_logged"
 """The key that is set in a request's scope when its failure is logged: nobody logs it again."""
-
-ABORT = "omniforge_chat.abort"
-"""An ASGI extension of our server: a callable without arguments that drops the connection."""
-
-UNSENT = "omniforge_chat.unsent"
-"""Another one: a callable that returns the number of bytes that the client has not taken yet."""
 
 
 def chat_routes(
@@ -155,7 +149,7 @@ class _ChatEndpoint:
             try:
                 limit = settings.max_body_bytes
                 validation.check_headers(scope["headers"], max_body_bytes=limit)
-                body = await Patience(
+                body = await Deadline(
                     settings.body_timeout, validation.late_body, self._lifecycle
                 ).run(validation.read_body(receive, max_bytes=limit))
                 request = validation.parse(body)
@@ -167,7 +161,7 @@ class _ChatEndpoint:
                     conversation = ConversationTurn(
                         self._history, conversation_id, timeout=settings.cleanup_timeout / 2
                     )
-                    history = await Patience(
+                    history = await Deadline(
                         settings.body_timeout, late_history, self._lifecycle
                     ).run(conversation.begin(request.message, context_chars=settings.context_chars))
                     responder = conversation.record(responder)

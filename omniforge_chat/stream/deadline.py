@@ -1,22 +1,23 @@
-"""Waits of a request before its stream begins: for its body, and for what was said before."""
+"""A wait before the stream begins, with a limit: for the body, and for the conversation so far."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, Coroutine, Optional, TypeVar
+from typing import Callable, Coroutine, Optional, TypeVar
 
-from ..core.driver import drive
+from ..core.cancellation import OutsideCancellation
+from ..core.driver import Driver
 from ..errors import ShuttingDown
 from .lifecycle import Lifecycle
 
 T = TypeVar("T")
 
 
-class Patience:
+class Deadline:
     """Lets one coroutine run for at most `seconds`, or until the drain of `lifecycle` has ended.
 
-    `late` makes the exception that is raised when the time is over. Most coroutines have nothing to
-    wait for, and then neither a timer nor a scope is made.
+    `late` makes the exception that is raised at the deadline. Most coroutines never wait, and then
+    no timer is set.
     """
 
     def __init__(
@@ -28,26 +29,24 @@ class Patience:
         self._seconds = seconds
         self._late = late
         self._lifecycle = lifecycle
+        self._driver = Driver()
 
-    # What it has once there was a wait.
-    _task: Optional[asyncio.Task[Any]] = None
+    # Set at the first wait.
+    _outside: Optional[OutsideCancellation] = None
     _timer: Optional[asyncio.TimerHandle] = None
-    _given_up: Optional[Exception] = None
+    _error: Optional[Exception] = None
 
-    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of `coroutine`, which is cancelled where there is no time for it.
+    async def run(self, coroutine: Coroutine[object, object, T]) -> T:
+        """The result of `coroutine`, which is cancelled at the deadline.
 
-        Raises what `late` makes, ShuttingDown, or what `coroutine` raises.
+        Raises the exception that `late` makes, ShuttingDown, or whatever `coroutine` raises.
         """
         try:
-            return await drive(coroutine, self._before_wait)
+            return await self._driver.run(coroutine, self._before_wait)
         except asyncio.CancelledError:
-            if self._given_up is None:
+            if self._error is None or (self._outside is not None and self._outside.came):
                 raise
-            uncancel = getattr(self._task, "uncancel", None)
-            if uncancel is not None and uncancel() > 0:
-                raise  # somebody else has cancelled it as well
-            raise self._given_up from None
+            raise self._error from None
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -56,20 +55,19 @@ class Patience:
 
     def _before_wait(self) -> None:
         if self._timer is None:
-            self._task = asyncio.current_task()
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._seconds, self._time_is_up)
+            self._outside = OutsideCancellation()
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
             if self._lifecycle is not None:
                 self._lifecycle.opened(self)
 
-    def _time_is_up(self) -> None:
-        self._give_up(self._late(self._seconds))
+    def _expire(self) -> None:
+        self._end(self._late(self._seconds))
 
     def shut_down(self) -> None:
         """Wait no longer: the drain has ended."""
-        self._give_up(ShuttingDown("Server is shutting down"))
+        self._end(ShuttingDown("Server is shutting down"))
 
-    def _give_up(self, error: Exception) -> None:
-        if self._given_up is None and self._task is not None:
-            self._given_up = error
-            self._task.cancel()
+    def _end(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+            self._driver.cancel()

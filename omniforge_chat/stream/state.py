@@ -1,11 +1,33 @@
-"""When things are due in the life of one stream: heartbeats, deadlines, the end of a patience."""
+"""The life of one stream as a state machine: no I/O, no event loop, no clock.
+
+The shell (response.py) tells it each event and the time, does the action that it answers, and asks
+it when something is next due. A stream is always in one phase, named after the thing it waits for:
+
+    waiting       for the responder's next piece
+    sending       for the client to take the pieces; the responder has to wait
+    cleaning up   for the responder to end: it has no more to say, or was told to stop
+    finishing     for the client to take the last frame, `done` or `error`
+    over          for nothing
+
+TRANSITIONS below is the whole machine. An event that has no row in a phase changes nothing. Three
+ideas explain the rows:
+
+1. *The end is decided once, by the first cause.* A limit or the drain decides it (END). If the
+   client leaves (LEFT), that overrules both, as nothing can be sent any more. A send that is under
+   way is not torn for END: the client would get half a frame. END acts when the send has ended.
+2. *Each cause cancels once.* After that the responder has `cleanup_timeout` to end. If it does not,
+   it is cancelled again (INSIST) up to ATTEMPTS times, and then given up.
+3. *Heartbeats go beside.* While one is on its way, the stream still waits for its responder; pieces
+   that become ready meanwhile wait for it. To the client's slowness it counts as a send.
+"""
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
 from math import inf
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
+from ..errors import ChatError, ReplyTimeout, ShuttingDown
 from ..settings import Settings
 
 ATTEMPTS = 3
@@ -13,88 +35,338 @@ ATTEMPT_SECONDS = 0.05
 """How often, and how far apart, a responder that refuses to end is cancelled again at most."""
 
 
-class Due(Enum):
-    """What is to be done. The value of a deadline says what did not happen in time."""
+# IntEnum, as the keys of a table are hashed in C then; Enum hashes its members in Python.
+class Phase(IntEnum):
+    """What a stream waits for."""
+
+    WAITING = 0
+    SENDING = 1
+    CLEANING_UP = 2
+    FINISHING = 3
+    OVER = 4
+
+
+class Event(IntEnum):
+    """What can happen to a stream."""
+
+    READY = 0  # the responder is about to wait, and there is something to send
+    QUIET = 1  # nothing was sent for the heartbeat interval
+    TAKEN = 2  # a send ended well
+    TAKEN_LATE = 3  # the same, but the end was decided meanwhile
+    TAKEN_ENDED = 4  # the same, but the responder has ended
+    TORN = 5  # a send was cancelled from outside
+    TORN_ENDED = 6  # the same, but the responder has ended
+    FAILED = 7  # a send failed, and not because the client has left
+    ENDED = 8  # the responder has no more to say
+    END = 9  # a limit, or the drain, ends the stream
+    LEFT = 10  # the client has left, or does not read
+    INSIST = 11  # the responder has had its time to clean up
+    REFUSED = 12  # it was cancelled often enough
+    CLOSED = 13  # the responder is closed, or given up
+    CLOSED_UNHEARD = 14  # the same, and the client has left
+    CLOSED_STALLED = 15  # the same, and the client does not read
+
+
+class Action(Enum):
+    """What the shell is to do."""
 
     NOTHING = "nothing"
+    FLUSH = "send what is ready"
+    HEARTBEAT = "send a heartbeat"
+    CANCEL = "cancel the wait"
+    GIVE_UP = "give the responder up"
+    ABORT = "drop the connection"
+
+
+_W, _S, _C, _F, _O = Phase
+_NOTHING, _FLUSH, _HEARTBEAT, _CANCEL, _GIVE_UP, _ABORT = Action
+
+TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
+    (_W, Event.READY): (_S, _FLUSH),
+    (_W, Event.QUIET): (_W, _HEARTBEAT),
+    (_W, Event.ENDED): (_C, _NOTHING),
+    (_W, Event.END): (_C, _CANCEL),
+    (_W, Event.LEFT): (_C, _CANCEL),
+    (_S, Event.TAKEN): (_W, _NOTHING),
+    (_S, Event.TAKEN_LATE): (_C, _CANCEL),
+    (_S, Event.TAKEN_ENDED): (_C, _NOTHING),
+    (_S, Event.TORN): (_W, _NOTHING),
+    (_S, Event.TORN_ENDED): (_C, _NOTHING),
+    (_S, Event.FAILED): (_C, _CANCEL),
+    (_S, Event.LEFT): (_C, _CANCEL),
+    (_C, Event.READY): (_S, _FLUSH),
+    (_C, Event.INSIST): (_C, _CANCEL),
+    (_C, Event.REFUSED): (_C, _GIVE_UP),
+    (_C, Event.CLOSED): (_F, _FLUSH),
+    (_C, Event.CLOSED_UNHEARD): (_O, _NOTHING),
+    (_C, Event.CLOSED_STALLED): (_O, _ABORT),
+    (_F, Event.TAKEN): (_O, _NOTHING),
+    (_F, Event.CLOSED): (_F, _FLUSH),  # a send of the last frame was torn: it gets one more try
+    (_F, Event.LEFT): (_C, _CANCEL),
+}
+
+
+class _Due(Enum):
+    """What a timer is about. A limit's text says what did not happen in time."""
+
+    NOTHING = ""
     FIRST_CHUNK = "No token came"
     NEXT_CHUNK = "No further token came"
-    END = "The reply did not end"
+    WHOLE_REPLY = "The reply did not end"
     HEARTBEAT = "heartbeat"
-    STALLED = "the client does not read"
-    INSIST = "the responder does not end"
+    STALLED = "stalled"
+    INSIST = "insist"
 
 
-class Timetable:
-    """What a stream notes down as it goes along, and what is due because of it.
+class StreamState:
+    """The state of one stream.
 
-    All times are of one monotonic clock, in seconds. `quiet_since` is when the last frame was sent,
-    and infinite before the first. `sending_since`, `closing_since` (the responder was told to end,
-    or cleans up) and `end_at` (its end was decided before it came) are None while they do not hold.
+    All times are of one monotonic clock, in seconds; limits are those of Settings. The attributes
+    are for reading. `stopped` says that nothing the responder still yields will be read. `gone` is
+    how the client left: "disconnected" or "stalled". `cause` is why the stream ends before its
+    responder does.
     """
 
     __slots__ = (
-        "attempts",
-        "beating",
-        "chunks_came",
-        "closing_since",
-        "end_at",
-        "idle_since",
-        "limits",
-        "quiet_since",
-        "sending_since",
+        "_attempts",
+        "_beating",
+        "_cleaning_since",
+        "_decided",
+        "_end_at",
+        "_ended",
+        "_idle_since",
+        "_limits",
+        "_quiet_since",
+        "_sending_since",
+        "_shown",
+        "_unsent",
+        "begun",
+        "cause",
+        "gone",
+        "phase",
         "started",
-        "unsent",
+        "stopped",
+        "was_torn",
     )
 
     def __init__(self, limits: Settings, now: float) -> None:
-        self.limits = limits
-        self.started = self.idle_since = now
-        self.quiet_since = inf
-        self.chunks_came = False
-        self.beating = False
-        self.sending_since: Optional[float] = None
-        self.closing_since: Optional[float] = None
-        self.end_at: Optional[float] = None
-        self.attempts = 0
-        self.unsent = 0  # bytes, at the last look
+        self.phase = _W
+        self.started = now
+        self.begun = False  # the start of the response was sent
+        self.was_torn = False  # a send was cancelled
+        self.stopped = False
+        self.cause: Optional[ChatError] = None
+        self.gone: Optional[str] = None
+        self._limits = limits
+        self._shown = False  # something was sent behind the start, without which servers hold it
+        self._idle_since: Optional[float] = None  # the last piece was taken
+        self._quiet_since = inf  # the last frame was taken
+        self._sending_since: Optional[float] = None
+        self._cleaning_since: Optional[float] = None
+        self._end_at: Optional[float] = None  # the end was decided before it came
+        self._attempts = 0
+        self._unsent = 0  # bytes, at the last look
+        self._beating = False
+        self._ended = False  # the responder has ended
+        self._decided = False  # and it is decided which event ends the reply
 
-    def look(self, unsent: int, now: float) -> None:
-        """Note that so many bytes of what was sent have not been taken by the client.
+    def _on(self, event: Event) -> Action:
+        self.phase, action = TRANSITIONS.get((self.phase, event), (self.phase, _NOTHING))
+        return action
+
+    # The responder
+
+    def about_to_wait(self, now: float, ready: bool, cancelled: bool = False) -> Action:
+        """The responder is about to wait: FLUSH, GIVE_UP or NOTHING.
+
+        `ready` says that there are pieces to send. `cancelled` says that somebody outside has
+        cancelled a send: then pieces go out with the last frame, as another send would be in the
+        way of the end.
+        """
+        if self._attempts > ATTEMPTS:
+            return self._on(Event.REFUSED)
+        if (ready or not self._shown) and self._cleaning_since is None and not cancelled:
+            action = self._on(Event.READY)
+            if action is _FLUSH and not self._beating:
+                self._sending_since = now
+            return action
+        if self.phase is _C and self._cleaning_since is None:
+            self._cleaning_since = now
+        return _NOTHING
+
+    def responder_ended(self, decided: bool) -> None:
+        """It has no more to say, and cleans up; `decided` tells that it ended by itself."""
+        self._ended = True
+        self._decided = self._decided or decided
+        self._on(Event.ENDED)
+
+    def closed(self, now: float, decided: bool) -> Action:
+        """The responder is closed, or given up: FLUSH for the last frame, or how it ends without.
+
+        If it is not `decided` how the reply ends, it ends with `cause`.
+        """
+        self._ended = self._decided = True
+        self._cleaning_since = None
+        self._attempts = 0
+        if self.gone is not None:
+            stalled = self.gone == "stalled"
+            return self._on(Event.CLOSED_STALLED if stalled else Event.CLOSED_UNHEARD)
+        if not decided:
+            self.hurry(now)
+            self.cause = self.cause or ShuttingDown("The server ended the reply")
+        return self._on(Event.CLOSED)
+
+    def hurry(self, now: float) -> None:
+        """From now on the client has `cleanup_timeout` to take the last frame."""
+        self._end_at = now
+
+    def stop(self) -> None:
+        """Nothing that the responder still yields is read."""
+        self.stopped = True
+
+    # Sends
+
+    @property
+    def sending(self) -> bool:
+        """Whether a send is on its way."""
+        return self._sending_since is not None
+
+    def send_began(self, now: float) -> None:
+        """A send that had to wait for its turn has begun."""
+        self._sending_since = now
+
+    def taken(self, now: float, pieces: bool) -> Action:
+        """A send ended well, with `pieces` in it or without: CANCEL if the end is decided."""
+        self._sending_since = None
+        self._shown = True
+        self._quiet_since = now
+        if pieces:
+            self._idle_since = now
+        event = Event.TAKEN
+        if self.phase is _S:
+            if self._ended:
+                event = Event.TAKEN_ENDED
+                self._cleaning_since = now
+            elif self.stopped:
+                event = Event.TAKEN_LATE
+                self._cleaning_since = now
+        return self._on(event)
+
+    def torn(self, now: float) -> None:
+        """A send was cancelled."""
+        self._sending_since = None
+        self.was_torn = True
+        if self.phase is _S and self._ended:
+            self._cleaning_since = now
+        self._on(Event.TORN_ENDED if self._ended else Event.TORN)
+
+    def failed(self, now: float) -> Action:
+        """A send failed: CANCEL, as the responder might go on for ever."""
+        self._sending_since = None
+        self.stopped = True
+        self._cleaning_since = now
+        return self._on(Event.FAILED)
+
+    def beat(self, now: float, taken: bool) -> None:
+        """A heartbeat is no longer on its way."""
+        self._beating = False
+        self._sending_since = None
+        if taken:
+            self._quiet_since = now
+
+    def look(self, now: float, unsent: int) -> None:
+        """So many bytes of what was sent have not been taken by the client.
 
         One that has taken something since the last look, if not yet all of a send, has its time
         again; but not once the end is decided, or its slowness would put that off.
         """
-        if unsent < self.unsent and self.end_at is None:
-            self.sending_since = now
-        self.unsent = unsent
+        if unsent < self._unsent and self._end_at is None:
+            self._sending_since = now
+        self._unsent = unsent
 
-    def next(self) -> Tuple[float, Due, float]:
-        """When the next thing is due in the present state, what it is, and its limit in seconds."""
-        limits = self.limits
-        best: Tuple[float, Due, float] = (inf, Due.NOTHING, 0.0)
+    # The end
 
-        def add(what: Due, since: float, seconds: Optional[float]) -> None:
+    def client_left(self, now: float, how: str) -> Action:
+        """The client has left ("disconnected") or does not read ("stalled")."""
+        if self.gone is not None or self.phase is _O:
+            return _NOTHING
+        self.gone = how
+        self.stopped = True
+        action = self._on(Event.LEFT)
+        if action is _CANCEL:
+            self._cleaning_since = now
+        return action
+
+    def end(self, now: float, cause: ChatError) -> Action:
+        """A limit, or the drain, ends the stream with `cause`, if nothing else has."""
+        if self.gone is not None or self.cause is not None or self.phase is _O:
+            return _NOTHING
+        self.cause = cause
+        self._end_at = now
+        if self._decided:
+            return _NOTHING  # too late to say so, but the client has less time for the last frame
+        self.stopped = True
+        action = self._on(Event.END)
+        if action is _CANCEL:
+            self._cleaning_since = now
+        return action
+
+    def abandon(self) -> None:
+        """Nobody waits for the end any more."""
+        self.phase = _O
+
+    # Timers
+
+    def due(self) -> float:
+        """When `timer` should be called next; infinite for never."""
+        return self._next()[0]
+
+    def timer(self, now: float) -> Action:
+        """Time has come to `now`: the action for whatever is due."""
+        due, what, limit = self._next()
+        if due > now:
+            return _NOTHING
+        if what is _Due.HEARTBEAT:
+            self._beating = True
+            self._sending_since = now
+            return self._on(Event.QUIET)
+        if what is _Due.STALLED:
+            return self.client_left(now, "stalled")
+        if what is _Due.INSIST:
+            self._attempts += 1
+            return self._on(Event.INSIST)
+        return self.end(now, ReplyTimeout(f"{what.value} within {limit:g} seconds"))
+
+    @property
+    def attempts(self) -> int:
+        """How often a responder that refuses to end was cancelled again."""
+        return self._attempts
+
+    def _next(self) -> Tuple[float, _Due, float]:
+        """When the next thing is due, what it is, and its limit in seconds."""
+        limits, sending, end_at = self._limits, self._sending_since, self._end_at
+        if self._cleaning_since is not None:
+            seconds = limits.cleanup_timeout + self._attempts * ATTEMPT_SECONDS
+            return self._cleaning_since + seconds, _Due.INSIST, seconds
+        best: Tuple[float, _Due, float] = (inf, _Due.NOTHING, 0.0)
+
+        def add(what: _Due, since: float, seconds: Optional[float]) -> None:
             nonlocal best
             if seconds is not None and since + seconds < best[0]:
                 best = (since + seconds, what, seconds)
 
-        if self.closing_since is not None:
-            patience = limits.cleanup_timeout + self.attempts * ATTEMPT_SECONDS
-            add(Due.INSIST, self.closing_since, patience)
+        if end_at is None:
+            add(_Due.WHOLE_REPLY, self.started, limits.total_timeout)
+        if sending is not None:
+            add(_Due.STALLED, sending, limits.send_timeout)
+            if end_at is not None:
+                add(_Due.STALLED, max(sending, end_at), limits.cleanup_timeout)
             return best
-        if self.end_at is None:
-            add(Due.END, self.started, limits.total_timeout)
-        if self.sending_since is not None:
-            add(Due.STALLED, self.sending_since, limits.send_timeout)
-            if self.end_at is not None:
-                add(Due.STALLED, max(self.sending_since, self.end_at), limits.cleanup_timeout)
-            return best
-        if self.end_at is None:
-            if self.chunks_came:
-                add(Due.NEXT_CHUNK, self.idle_since, limits.idle_timeout)
+        if end_at is None:
+            if self._idle_since is None:
+                add(_Due.FIRST_CHUNK, self.started, limits.first_chunk_timeout)
             else:
-                add(Due.FIRST_CHUNK, self.started, limits.first_chunk_timeout)
-        if not self.beating:
-            add(Due.HEARTBEAT, self.quiet_since, limits.heartbeat_interval)
+                add(_Due.NEXT_CHUNK, self._idle_since, limits.idle_timeout)
+        if not self._beating:
+            add(_Due.HEARTBEAT, self._quiet_since, limits.heartbeat_interval)
         return best

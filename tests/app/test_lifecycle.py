@@ -12,7 +12,7 @@ from omniforge_chat import Settings, Turn, create_app
 from omniforge_chat.errors import Overloaded, RequestTimeout, ShuttingDown
 from omniforge_chat.http.validation import late_body, read_body
 from omniforge_chat.responders import placeholder
-from omniforge_chat.stream.deadline import Patience
+from omniforge_chat.stream.deadline import Deadline
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.harness import Exchange, last, refusal
@@ -212,7 +212,7 @@ def _part(body: bytes, *, more: bool) -> Message:
 
 
 async def _read(lifecycle: Lifecycle, receive: Any) -> bytes:
-    return await Patience(15, late_body, lifecycle).run(read_body(receive, max_bytes=100))
+    return await Deadline(15, late_body, lifecycle).run(read_body(receive, max_bytes=100))
 
 
 @timeless

@@ -62,7 +62,7 @@ class Stage:
     def sending(self) -> bool:
         """Whether a `send` waits for its client, seen from another turn of the loop."""
         streams = [s for s in self.app._lifecycle._waiting if isinstance(s, EventStream)]
-        return any(stream._times.sending_since is not None for stream in streams)
+        return any(stream._state.sending for stream in streams)
 
     def is_open(self) -> bool:
         """Whether a request is being answered."""

@@ -345,10 +345,18 @@ def assert_next_request_works(client: Client) -> None:
     assert last(client.frames())[0] == "done"
 
 
+class Uncontrolled:
+    """The control of `converse` without a stream: nobody stops the reply but the test."""
+
+    stopped = False
+
+    def responder_ended(self, decided: bool) -> None: ...
+
+
 async def events_of(turn: Turn, responder: Responder) -> List[Event]:
     """What the answer of `responder` comes to, without a transport: chunks and what ended it."""
     reply = Reply(turn)
-    await converse(turn, responder, reply)
+    await converse(turn, responder, reply, Uncontrolled())
     return [*map(Chunk, reply.ready), reply.terminal()]
 
 

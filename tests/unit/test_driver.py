@@ -9,17 +9,24 @@ import importlib
 import importlib.util
 import sys
 import types
-from typing import Any, Awaitable, Callable, Coroutine, Generator, List, Optional, TypeVar
+from typing import Any, Awaitable, Callable, Coroutine, Generator, List, Optional, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from omniforge_chat.core.driver import Abandoned, drive, see_out
+from omniforge_chat.core.driver import Abandoned, BeforeWait, Driver, see_out
 
 from ..support.harness import PATIENCE
 
 T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait) -> Awaitable[T]:
+    """Run `coroutine` by a driver of its own."""
+    return Driver().run(coroutine, before_wait)
+
+
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
 LOOPS = [
@@ -96,7 +103,7 @@ def test_a_coroutine_that_never_waits_calls_no_hook_and_gives_the_loop_no_turn()
         return "done"
 
     with pytest.raises(StopIteration) as stop:
-        drive(work(), waits).send(None)
+        cast(Any, drive(work(), waits)).send(None)
     assert stop.value.value == "done"
     assert waits.count == 0
 

@@ -28,7 +28,7 @@ from omniforge_chat.errors import StreamError
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders import placeholder
 
-from ..support.harness import CONVERSATION, events_of
+from ..support.harness import CONVERSATION, Uncontrolled, events_of
 
 REFERENCE = "ticket-17"
 HIDDEN = f"Error generating response (reference {REFERENCE})"
@@ -237,7 +237,7 @@ def test_an_error_carries_the_usage_of_what_was_produced(
 def test_what_was_sent_counts_and_what_is_ready_is_in_the_usage() -> None:
     """Whoever logs the end of a reply that was cut off has nothing else to go by."""
     reply = Reply(TURN)
-    asyncio.run(converse(TURN, saying("abcd", "", "efgh"), reply))
+    asyncio.run(converse(TURN, saying("abcd", "", "efgh"), reply, Uncontrolled()))
     assert (reply.ready, reply.chunks, reply.characters) == (["abcd", "efgh"], 0, 0)
     assert reply.usage() == estimate(2)
     reply.sent()
@@ -514,15 +514,15 @@ def test_a_reply_that_is_stopped_is_not_read_any_further_and_closes_its_responde
 ) -> None:
     """A responder that swallows its cancellation and goes on has nobody to talk to."""
     watched = Watched("a", "b")
-    reply = Reply(TURN)
+    reply, control = Reply(TURN), Uncontrolled()
 
     async def stopped(turn: Turn) -> AsyncIterator[Any]:
         async for item in watched(turn):
             if item == "b":
-                reply.stop()
+                control.stopped = True
             yield item
 
-    asyncio.run(converse(TURN, lambda turn: wrap(stopped(turn)), reply))
+    asyncio.run(converse(TURN, lambda turn: wrap(stopped(turn)), reply, control))
     assert reply.ready == ["a"]
     assert not reply.ended
 
@@ -539,7 +539,7 @@ def test_a_responder_that_yields_nothing_for_ever_gives_the_loop_its_turns() -> 
             yield (items % 2 and "") or Usage(1)
 
     async def run() -> None:
-        task = asyncio.ensure_future(converse(TURN, nothing, reply))
+        task = asyncio.ensure_future(converse(TURN, nothing, reply, Uncontrolled()))
         for turns in range(1, 4):
             await asyncio.sleep(0)
             assert items == turns * SILENT_ITEMS
@@ -556,7 +556,7 @@ def test_cancellation_closes_the_responder_and_decides_nothing(errors: Errors) -
         watched = Watched("a", ...)
         reply = Reply(TURN)
         async with anyio.create_task_group() as group:
-            group.start_soon(converse, TURN, watched, reply)
+            group.start_soon(converse, TURN, watched, reply, Uncontrolled())
             await watched.waiting.wait()
             group.cancel_scope.cancel()
         assert reply.ready == ["a"]

@@ -26,7 +26,7 @@ from omniforge_chat.errors import (
 )
 from omniforge_chat.http.validation import check_headers, late_body, parse, read_body
 from omniforge_chat.models import ChatRequest
-from omniforge_chat.stream.deadline import Patience
+from omniforge_chat.stream.deadline import Deadline
 
 from ..support.harness import CONVERSATION
 from ..support.requests import judge, messages, objects, values
@@ -458,7 +458,7 @@ class Body:
         return self.parts.pop(0)
 
     def read(self, *, max_bytes: int = 10, seconds: float = 60.0) -> bytes:
-        return asyncio.run(Patience(seconds, late_body).run(read_body(self, max_bytes=max_bytes)))
+        return asyncio.run(Deadline(seconds, late_body).run(read_body(self, max_bytes=max_bytes)))
 
 
 def part(body: bytes, *, more: bool = True) -> Message:
@@ -504,7 +504,7 @@ def test_the_time_is_for_the_whole_body_not_for_each_part() -> None:
         return part(b"")
 
     async def read() -> bytes:
-        return await Patience(0.01, late_body).run(read_body(trickle, max_bytes=10))
+        return await Deadline(0.01, late_body).run(read_body(trickle, max_bytes=10))
 
     with pytest.raises(RequestTimeout):
         asyncio.run(read())
@@ -528,7 +528,7 @@ def test_cancellation_from_outside_is_not_taken_for_the_time_out() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        await Patience(60.0, late_body).run(read_body(receive, max_bytes=10))
+        await Deadline(60.0, late_body).run(read_body(receive, max_bytes=10))
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(read())
@@ -543,10 +543,10 @@ def test_a_server_that_ends_in_the_moment_of_the_time_out_is_heeded() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        patience = Patience(60.0, late_body)
-        reading = asyncio.ensure_future(patience.run(read_body(receive, max_bytes=10)))
+        deadline = Deadline(60.0, late_body)
+        reading = asyncio.ensure_future(deadline.run(read_body(receive, max_bytes=10)))
         await asyncio.sleep(0)
-        patience.shut_down()
+        deadline.shut_down()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
