@@ -43,16 +43,18 @@ def checkpoint() -> Generator[None, None, None]:
 class Driver:
     """Runs coroutines in the current task, one after the other."""
 
-    __slots__ = ("_awaited", "_cancelled")
+    __slots__ = ("_cancelled", "_task")
 
     def __init__(self) -> None:
-        self._awaited: Optional[asyncio.Future[Any]] = None  # the wait that can be cancelled
-        self._cancelled = False  # the cancellation is still to be delivered
+        self._task: Any = None  # that waits, once it has
+        self._cancelled = False  # a cancellation is still to be delivered
 
     def cancel(self) -> None:
         """Raise CancelledError in the coroutine at its present wait, as `Task.cancel` would."""
-        # False for a future that is done: the event loop is about to wake the coroutine.
-        self._cancelled = self._awaited is None or not self._awaited.cancel()
+        # The future that the task waits for (anyio's cancel scopes look at it, too). None is a bare
+        # turn of the loop; and if it is done already, the loop is about to wake the task.
+        waiter = None if self._task is None else self._task._fut_waiter
+        self._cancelled = waiter is None or not waiter.cancel()
 
     @types.coroutine
     def run(
@@ -73,60 +75,35 @@ class Driver:
                 return result
             resume, value = coroutine.send, None
             try:
+                if self._task is None:
+                    self._task = asyncio.current_task()
                 first = before_wait()
                 is_future = isinstance(awaited, asyncio.Future)
                 if first is not None:
                     # Until this task really waits for it, others may begin to.
                     if is_future:
                         awaited._asyncio_future_blocking = False
-                    yield from self._relay(first.__await__())
+                    yield from first.__await__()
                     if is_future:
                         awaited._asyncio_future_blocking = True
-                if is_future and type(awaited) is not _Future:
-                    yield from self._follow(awaited, before_wait)
-                else:
-                    value = yield from self._wait(awaited)
+                if not self._cancelled:
+                    if type(awaited) is _Future or not is_future:
+                        value = yield awaited
+                    else:
+                        yield from self._follow(awaited, before_wait)
+                if self._cancelled:
+                    raise asyncio.CancelledError
             except BaseException as error:
                 # Nobody waits for it any more. (A bare turn of the loop is None; and if the event
                 # loop refuses to wait for it, as for another library's future, it can be anything.)
                 if hasattr(awaited, "cancel"):
                     awaited.cancel()
+                self._cancelled = False
                 if isinstance(error, Abandoned):
-                    self._cancelled = False
                     with contextlib.suppress(RuntimeError):
                         coroutine.close()
                     raise
                 resume, value = coroutine.throw, error
-
-    def _wait(self, awaited: Any) -> Generator[Any, Any, Any]:
-        """Wait for `awaited`. `cancel` ends the wait, or takes the place of its outcome."""
-        if not self._cancelled:
-            self._awaited = awaited if isinstance(awaited, asyncio.Future) else None
-            try:
-                value = yield awaited
-            except BaseException:
-                if not self._cancelled:
-                    raise
-            finally:
-                self._awaited = None
-            if not self._cancelled:
-                return value
-        self._cancelled = False
-        raise asyncio.CancelledError
-
-    def _relay(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, None]:
-        """Run `steps` to their end; `cancel` reaches each of their waits."""
-        resume: Callable[[Any], Any] = steps.send
-        value: Any = None
-        while True:
-            try:
-                awaited = resume(value)
-            except StopIteration:
-                return
-            try:
-                resume, value = steps.send, (yield from self._wait(awaited))
-            except BaseException as error:
-                resume, value = steps.throw, error
 
     def _follow(
         self, awaited: asyncio.Future[Any], before_wait: BeforeWait
@@ -139,13 +116,13 @@ class Driver:
         awaited._asyncio_future_blocking = False
         while not awaited.done():
             try:
-                yield from self._relay(_gate(awaited))
+                yield from _gate(awaited)
             except asyncio.CancelledError:
                 if not awaited.cancel():
                     raise
                 first = before_wait()
                 if first is not None:
-                    yield from self._relay(first.__await__())
+                    yield from first.__await__()
 
 
 _Future = asyncio.Future

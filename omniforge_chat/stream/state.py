@@ -78,7 +78,10 @@ class Action(Enum):
     ABORT = "drop the connection"
 
 
+# Bound once: to look a member up by way of its class takes 75 ns on Python 3.11.
 _W, _S, _C, _F, _O = Phase
+_TAKEN, _TAKEN_LATE, _TAKEN_ENDED = Event.TAKEN, Event.TAKEN_LATE, Event.TAKEN_ENDED
+_ENDED, _CLOSED = Event.ENDED, Event.CLOSED
 _NOTHING, _FLUSH, _HEARTBEAT, _CANCEL, _GIVE_UP, _ABORT = Action
 
 TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
@@ -106,6 +109,12 @@ TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
 }
 
 
+# The same as a list for each phase, with a place for each event: half the price of the dict.
+_TABLE = [
+    [TRANSITIONS.get((phase, event), (phase, _NOTHING)) for event in Event] for phase in Phase
+]
+
+
 class _Due(Enum):
     """What a timer is about. A limit's text says what did not happen in time."""
 
@@ -127,51 +136,31 @@ class StreamState:
     responder does.
     """
 
-    __slots__ = (
-        "_attempts",
-        "_beating",
-        "_cleaning_since",
-        "_decided",
-        "_end_at",
-        "_ended",
-        "_idle_since",
-        "_limits",
-        "_quiet_since",
-        "_sending_since",
-        "_shown",
-        "_unsent",
-        "begun",
-        "cause",
-        "gone",
-        "phase",
-        "started",
-        "stopped",
-        "was_torn",
-    )
-
     def __init__(self, limits: Settings, now: float) -> None:
-        self.phase = _W
-        self.started = now
-        self.begun = False  # the start of the response was sent
-        self.was_torn = False  # a send was cancelled
-        self.stopped = False
-        self.cause: Optional[ChatError] = None
-        self.gone: Optional[str] = None
         self._limits = limits
-        self._shown = False  # something was sent behind the start, without which servers hold it
-        self._idle_since: Optional[float] = None  # the last piece was taken
-        self._quiet_since = inf  # the last frame was taken
-        self._sending_since: Optional[float] = None
-        self._cleaning_since: Optional[float] = None
-        self._end_at: Optional[float] = None  # the end was decided before it came
-        self._attempts = 0
-        self._unsent = 0  # bytes, at the last look
-        self._beating = False
-        self._ended = False  # the responder has ended
-        self._decided = False  # and it is decided which event ends the reply
+        self.started = now
+        self.stopped = False
+
+    # A stream begins with these; one that never waits leaves most of them as they are.
+    phase = _W
+    begun = False  # the start of the response was sent
+    was_torn = False  # a send was cancelled
+    cause: Optional[ChatError] = None
+    gone: Optional[str] = None
+    attempts = 0  # how often a responder that refuses to end was cancelled again
+    _shown = False  # something was sent behind the start, without which servers hold it
+    _ended = False  # the responder has ended
+    _decided = False  # and it is decided which event ends the reply
+    _beating = False  # a heartbeat is on its way
+    _idle_since: Optional[float] = None  # the last piece was taken
+    _quiet_since = inf  # the last frame was taken
+    _sending_since: Optional[float] = None
+    _cleaning_since: Optional[float] = None
+    _end_at: Optional[float] = None  # the end was decided before it came
+    _unsent = 0  # bytes, at the last look
 
     def _on(self, event: Event) -> Action:
-        self.phase, action = TRANSITIONS.get((self.phase, event), (self.phase, _NOTHING))
+        self.phase, action = _TABLE[self.phase][event]
         return action
 
     # The responder
@@ -183,13 +172,15 @@ class StreamState:
         cancelled a send: then pieces go out with the last frame, as another send would be in the
         way of the end.
         """
-        if self._attempts > ATTEMPTS:
-            return self._on(Event.REFUSED)
         if (ready or not self._shown) and self._cleaning_since is None and not cancelled:
-            action = self._on(Event.READY)
-            if action is _FLUSH and not self._beating:
+            if not self._beating:
                 self._sending_since = now
-            return action
+            if self.phase is _W:  # the row of the table, for each token: a lookup costs 0.1 µs
+                self.phase = _S
+                return _FLUSH
+            return self._on(Event.READY)
+        if self.attempts > ATTEMPTS:
+            return self._on(Event.REFUSED)
         if self.phase is _C and self._cleaning_since is None:
             self._cleaning_since = now
         return _NOTHING
@@ -198,7 +189,7 @@ class StreamState:
         """It has no more to say, and cleans up; `decided` tells that it ended by itself."""
         self._ended = True
         self._decided = self._decided or decided
-        self._on(Event.ENDED)
+        self._on(_ENDED)
 
     def closed(self, now: float, decided: bool) -> Action:
         """The responder is closed, or given up: FLUSH for the last frame, or how it ends without.
@@ -206,15 +197,18 @@ class StreamState:
         If it is not `decided` how the reply ends, it ends with `cause`.
         """
         self._ended = self._decided = True
-        self._cleaning_since = None
-        self._attempts = 0
+        if self._cleaning_since is not None:
+            self._cleaning_since = None
+            self.attempts = 0
         if self.gone is not None:
             stalled = self.gone == "stalled"
             return self._on(Event.CLOSED_STALLED if stalled else Event.CLOSED_UNHEARD)
         if not decided:
             self.hurry(now)
             self.cause = self.cause or ShuttingDown("The server ended the reply")
-        return self._on(Event.CLOSED)
+        if not self._beating:
+            self._sending_since = now
+        return self._on(_CLOSED)
 
     def hurry(self, now: float) -> None:
         """From now on the client has `cleanup_timeout` to take the last frame."""
@@ -242,15 +236,13 @@ class StreamState:
         self._quiet_since = now
         if pieces:
             self._idle_since = now
-        event = Event.TAKEN
-        if self.phase is _S:
-            if self._ended:
-                event = Event.TAKEN_ENDED
-                self._cleaning_since = now
-            elif self.stopped:
-                event = Event.TAKEN_LATE
-                self._cleaning_since = now
-        return self._on(event)
+        if self.phase is not _S:
+            return self._on(_TAKEN)
+        if not (self._ended or self.stopped):
+            self.phase = _W  # as above
+            return _NOTHING
+        self._cleaning_since = now
+        return self._on(_TAKEN_ENDED if self._ended else _TAKEN_LATE)
 
     def torn(self, now: float) -> None:
         """A send was cancelled."""
@@ -333,20 +325,15 @@ class StreamState:
         if what is _Due.STALLED:
             return self.client_left(now, "stalled")
         if what is _Due.INSIST:
-            self._attempts += 1
+            self.attempts += 1
             return self._on(Event.INSIST)
         return self.end(now, ReplyTimeout(f"{what.value} within {limit:g} seconds"))
-
-    @property
-    def attempts(self) -> int:
-        """How often a responder that refuses to end was cancelled again."""
-        return self._attempts
 
     def _next(self) -> Tuple[float, _Due, float]:
         """When the next thing is due, what it is, and its limit in seconds."""
         limits, sending, end_at = self._limits, self._sending_since, self._end_at
         if self._cleaning_since is not None:
-            seconds = limits.cleanup_timeout + self._attempts * ATTEMPT_SECONDS
+            seconds = limits.cleanup_timeout + self.attempts * ATTEMPT_SECONDS
             return self._cleaning_since + seconds, _Due.INSIST, seconds
         best: Tuple[float, _Due, float] = (inf, _Due.NOTHING, 0.0)
 
