@@ -17,6 +17,7 @@ from ..errors import ChatError, StreamError
 from ..logs import logger
 from ..models import Done, Error, Finish, Turn, Usage
 from .driver import checkpoint
+from .sse import encode, encode_chunks, encode_leading
 
 Item = Union[str, Usage, Finish]
 """What a responder may yield."""
@@ -46,7 +47,7 @@ class Reply:
     `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count the
     text that has. `first_at` is when the first piece came, and `oldest_at` when the first one of
     `ready` came, on the monotonic clock. It has ended when it is `complete`, or there is an
-    `error`.
+    `error`. `last` is the event that ends it, once it was encoded; nothing may follow it.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Reply:
         "error",
         "finish_reason",
         "first_at",
+        "last",
         "oldest_at",
         "ready",
         "reported",
@@ -72,6 +74,7 @@ class Reply:
         self.reported: Optional[Usage] = None
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
+        self.last: Union[Done, Error, None] = None
         self.complete = False
 
     @property
@@ -159,6 +162,34 @@ class Reply:
         # A complete reply of no text has cost something, too.
         usage = usage or Usage(1, estimated=True)
         return Done(self.turn.conversation_id, usage, self.finish_reason)
+
+    def frames(self, *, last: bool) -> bytes:
+        """The frames of `ready`, and of the event that ends it if they are the `last`.
+
+        If a piece cannot be encoded, it ends with that error, before the piece.
+        """
+        try:
+            body = encode_chunks(self.ready)
+        except (TypeError, ValueError) as error:
+            body, count = encode_leading(self.ready)
+            del self.ready[count:]
+            self.fail(_unencodable("a piece of text", error))
+        if not last:
+            return body
+        self.last = self.terminal()
+        try:
+            return body + encode(self.last)
+        except (TypeError, ValueError) as error:
+            self.fail(_unencodable("what ended it", error))
+            self.reported = None  # it may be what cannot be encoded
+            self.last = self.terminal()
+            return body + encode(self.last)
+
+
+def _unencodable(what: str, error: Exception) -> StreamError:
+    failure = StreamError(f"{what} cannot be encoded")
+    failure.__cause__ = error
+    return failure
 
 
 class Control(Protocol):

@@ -23,13 +23,14 @@ from .. import request_id
 from ..core.cancellation import COUNTS_CANCELLATIONS, OutsideCancellation
 from ..core.driver import Abandoned, Driver
 from ..core.reply import Reply, Responder, converse
-from ..core.sse import HEARTBEAT, encode, encode_chunks, encode_leading
-from ..errors import ShuttingDown, StreamError
+from ..core.sse import HEARTBEAT
+from ..errors import ShuttingDown
 from ..logs import chat_ended, logger
-from ..models import Done, Event, Turn
+from ..models import Done, Turn
 from ..settings import Settings
 from .lifecycle import Lifecycle
-from .state import Action, Phase, StreamState
+from .state import StreamState
+from .transitions import Action, Phase
 
 ABORT = "omniforge_chat.abort"
 """An ASGI extension of our server: a callable without arguments that drops the connection."""
@@ -80,7 +81,6 @@ class EventStream:
         self._state = StreamState(settings, monotonic())
         self._driver = Driver()
 
-    _terminal: Optional[Event] = None  # encoded already; nothing may follow it
     # A stream has these once it has waited.
     _outside: Optional[OutsideCancellation] = None
     _watcher: Optional[asyncio.Task[None]] = None
@@ -106,7 +106,7 @@ class EventStream:
                         cancelled = cancelled or error
                         state.hurry(monotonic())  # the last frame gets one more try
                 except Abandoned:
-                    refuses = "send" if self._terminal is not None else "responder"
+                    refuses = "send" if self._reply.last is not None else "responder"
                     logger.error("%s given up request_id=%s", refuses, self._turn.request_id)
                 except (GeneratorExit, KeyboardInterrupt):
                     raise
@@ -167,7 +167,9 @@ class EventStream:
             if self._beat is not None and not self._beat.done():
                 await asyncio.wait([self._beat])
                 state.send_began(monotonic())
-            body = self._frames(last=last)
+            body = reply.frames(last=last)
+            if reply.error is not None:
+                state.stop()  # a piece could not be encoded
             if not state.begun:
                 await self._send(self._start())
                 state.begun = True
@@ -206,27 +208,6 @@ class EventStream:
             (request_id.HEADER, turn.request_id.encode("ascii")),
         ]
         return {"type": "http.response.start", "status": 200, "headers": headers}
-
-    def _frames(self, *, last: bool) -> bytes:
-        """The frames of what is ready; if a piece cannot be encoded, the stream ends."""
-        reply = self._reply
-        try:
-            body = encode_chunks(reply.ready)
-        except (TypeError, ValueError) as error:
-            body, count = encode_leading(reply.ready)
-            del reply.ready[count:]
-            reply.fail(_unencodable("a piece of text", error))
-            self._state.stop()
-        if not last:
-            return body
-        self._terminal = reply.terminal()
-        try:
-            return body + encode(self._terminal)
-        except (TypeError, ValueError) as error:
-            reply.fail(_unencodable("what ended it", error))
-            reply.reported = None  # it may be what cannot be encoded
-            self._terminal = reply.terminal()
-            return body + encode(self._terminal)
 
     # Waiting
 
@@ -323,7 +304,7 @@ class EventStream:
         if reply.error is not None:
             outcome = reply.error.code
         # A complete reply has cost something, if it had no text.
-        usage = self._terminal.usage if isinstance(self._terminal, Done) else reply.usage()
+        usage = reply.last.usage if isinstance(reply.last, Done) else reply.usage()
         first = reply.first_at if reply.chunks else None
         chat_ended(
             self._turn.request_id,
@@ -335,9 +316,3 @@ class EventStream:
             None if first is None else int(10_000 * (first - state.started) + 0.5) / 10,
             int(10_000 * (monotonic() - state.started) + 0.5) / 10,
         )
-
-
-def _unencodable(what: str, error: Exception) -> StreamError:
-    failure = StreamError(f"{what} cannot be encoded")
-    failure.__cause__ = error
-    return failure

@@ -1,118 +1,28 @@
-"""The life of one stream as a state machine: no I/O, no event loop, no clock.
+"""The state of one stream: no I/O, no event loop, no clock.
 
 The shell (response.py) tells it each event and the time, does the action that it answers, and asks
-it when something is next due. A stream is always in one phase, named after the thing it waits for:
-
-    waiting       for the responder's next piece
-    sending       for the client to take the pieces; the responder has to wait
-    cleaning up   for the responder to end: it has no more to say, or was told to stop
-    finishing     for the client to take the last frame, `done` or `error`
-    over          for nothing
-
-TRANSITIONS below is the whole machine. An event that has no row in a phase changes nothing. Three
-ideas explain the rows:
-
-1. *The end is decided once, by the first cause.* A limit or the drain decides it (END). If the
-   client leaves (LEFT), that overrules both, as nothing can be sent any more. A send that is under
-   way is not torn for END: the client would get half a frame. END acts when the send has ended.
-2. *Each cause cancels once.* After that the responder has `cleanup_timeout` to end. If it does not,
-   it is cancelled again (INSIST) up to ATTEMPTS times, and then given up.
-3. *Heartbeats go beside.* While one is on its way, the stream still waits for its responder; pieces
-   that become ready meanwhile wait for it. To the client's slowness it counts as a send.
+it when something is next due. Phases, events and actions are those of transitions.py.
 """
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import Enum
 from math import inf
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from ..errors import ChatError, ReplyTimeout, ShuttingDown
 from ..settings import Settings
+from .transitions import TABLE, Action, Event, Phase
 
 ATTEMPTS = 3
 ATTEMPT_SECONDS = 0.05
 """How often, and how far apart, a responder that refuses to end is cancelled again at most."""
 
-
-# IntEnum, as the keys of a table are hashed in C then; Enum hashes its members in Python.
-class Phase(IntEnum):
-    """What a stream waits for."""
-
-    WAITING = 0
-    SENDING = 1
-    CLEANING_UP = 2
-    FINISHING = 3
-    OVER = 4
-
-
-class Event(IntEnum):
-    """What can happen to a stream."""
-
-    READY = 0  # the responder is about to wait, and there is something to send
-    QUIET = 1  # nothing was sent for the heartbeat interval
-    TAKEN = 2  # a send ended well
-    TAKEN_LATE = 3  # the same, but the end was decided meanwhile
-    TAKEN_ENDED = 4  # the same, but the responder has ended
-    TORN = 5  # a send was cancelled from outside
-    TORN_ENDED = 6  # the same, but the responder has ended
-    FAILED = 7  # a send failed, and not because the client has left
-    ENDED = 8  # the responder has no more to say
-    END = 9  # a limit, or the drain, ends the stream
-    LEFT = 10  # the client has left, or does not read
-    INSIST = 11  # the responder has had its time to clean up
-    REFUSED = 12  # it was cancelled often enough
-    CLOSED = 13  # the responder is closed, or given up
-    CLOSED_UNHEARD = 14  # the same, and the client has left
-    CLOSED_STALLED = 15  # the same, and the client does not read
-
-
-class Action(Enum):
-    """What the shell is to do."""
-
-    NOTHING = "nothing"
-    FLUSH = "send what is ready"
-    HEARTBEAT = "send a heartbeat"
-    CANCEL = "cancel the wait"
-    GIVE_UP = "give the responder up"
-    ABORT = "drop the connection"
-
-
 # Bound once: to look a member up by way of its class takes 75 ns on Python 3.11.
 _W, _S, _C, _F, _O = Phase
+_NOTHING, _FLUSH = Action.NOTHING, Action.FLUSH
 _TAKEN, _TAKEN_LATE, _TAKEN_ENDED = Event.TAKEN, Event.TAKEN_LATE, Event.TAKEN_ENDED
 _ENDED, _CLOSED = Event.ENDED, Event.CLOSED
-_NOTHING, _FLUSH, _HEARTBEAT, _CANCEL, _GIVE_UP, _ABORT = Action
-
-TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
-    (_W, Event.READY): (_S, _FLUSH),
-    (_W, Event.QUIET): (_W, _HEARTBEAT),
-    (_W, Event.ENDED): (_C, _NOTHING),
-    (_W, Event.END): (_C, _CANCEL),
-    (_W, Event.LEFT): (_C, _CANCEL),
-    (_S, Event.TAKEN): (_W, _NOTHING),
-    (_S, Event.TAKEN_LATE): (_C, _CANCEL),
-    (_S, Event.TAKEN_ENDED): (_C, _NOTHING),
-    (_S, Event.TORN): (_W, _NOTHING),
-    (_S, Event.TORN_ENDED): (_C, _NOTHING),
-    (_S, Event.FAILED): (_C, _CANCEL),
-    (_S, Event.LEFT): (_C, _CANCEL),
-    (_C, Event.READY): (_S, _FLUSH),
-    (_C, Event.INSIST): (_C, _CANCEL),
-    (_C, Event.REFUSED): (_C, _GIVE_UP),
-    (_C, Event.CLOSED): (_F, _FLUSH),
-    (_C, Event.CLOSED_UNHEARD): (_O, _NOTHING),
-    (_C, Event.CLOSED_STALLED): (_O, _ABORT),
-    (_F, Event.TAKEN): (_O, _NOTHING),
-    (_F, Event.CLOSED): (_F, _FLUSH),  # a send of the last frame was torn: it gets one more try
-    (_F, Event.LEFT): (_C, _CANCEL),
-}
-
-
-# The same as a list for each phase, with a place for each event: half the price of the dict.
-_TABLE = [
-    [TRANSITIONS.get((phase, event), (phase, _NOTHING)) for event in Event] for phase in Phase
-]
 
 
 class _Due(Enum):
@@ -160,7 +70,7 @@ class StreamState:
     _unsent = 0  # bytes, at the last look
 
     def _on(self, event: Event) -> Action:
-        self.phase, action = _TABLE[self.phase][event]
+        self.phase, action = TABLE[self.phase][event]
         return action
 
     # The responder
@@ -284,10 +194,7 @@ class StreamState:
             return _NOTHING
         self.gone = how
         self.stopped = True
-        action = self._on(Event.LEFT)
-        if action is _CANCEL:
-            self._cleaning_since = now
-        return action
+        return self._told(now, Event.LEFT)
 
     def end(self, now: float, cause: ChatError) -> Action:
         """A limit, or the drain, ends the stream with `cause`, if nothing else has."""
@@ -298,8 +205,12 @@ class StreamState:
         if self._decided:
             return _NOTHING  # too late to say so, but the client has less time for the last frame
         self.stopped = True
-        action = self._on(Event.END)
-        if action is _CANCEL:
+        return self._told(now, Event.END)
+
+    def _told(self, now: float, event: Event) -> Action:
+        """Tell the responder to end, if it is not about to anyway: its time for that begins."""
+        action = self._on(event)
+        if self.phase is _C and self._cleaning_since is None:
             self._cleaning_since = now
         return action
 
@@ -332,6 +243,8 @@ class StreamState:
     def _next(self) -> Tuple[float, _Due, float]:
         """When the next thing is due, what it is, and its limit in seconds."""
         limits, sending, end_at = self._limits, self._sending_since, self._end_at
+        if self.attempts > ATTEMPTS:
+            return inf, _Due.NOTHING, 0.0
         if self._cleaning_since is not None:
             seconds = limits.cleanup_timeout + self.attempts * ATTEMPT_SECONDS
             return self._cleaning_since + seconds, _Due.INSIST, seconds

@@ -25,7 +25,7 @@ from omniforge_chat.responders import placeholder
 from omniforge_chat.settings import variable
 from omniforge_chat.stream.lifecycle import Lifecycle
 
-from ..support.docs import DOCS, PAGES, README, ROOT, blocks, write_examples
+from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
 from ..support.harness import PATIENCE, Client, environment, exchange, last, text
 
 FIELDS = Settings.__struct_fields__
@@ -130,6 +130,11 @@ def test_the_plan_of_the_house_is_the_package() -> None:
         and path.suffix != ".html"
     }
     assert listed == built
+
+
+def test_the_table_of_a_stream_s_life_is_the_code() -> None:
+    """Who changes a row changes it there, and prints the table anew."""
+    assert transitions() in (DOCS / "design.md").read_text("utf-8")
 
 
 # Links and commands

@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import List
 
+from omniforge_chat.stream.transitions import TRANSITIONS
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -31,3 +33,16 @@ def write_examples(directory: Path) -> List[str]:
             names.append(named[1])
             (directory / f"{named[1]}.py").write_text(code, "utf-8")
     return names
+
+
+def transitions() -> str:
+    """The table of docs/design.md: `python -m tests.support.docs` prints it."""
+    lines = ["| phase | event | next phase | action |", "|---|---|---|---|"]
+    for (phase, event), (following, action) in TRANSITIONS.items():
+        names = [p.name.lower().replace("_", " ") for p in (phase, following)]
+        lines.append(f"| {names[0]} | {event.meaning} | {names[1]} | {action.value} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(transitions())
