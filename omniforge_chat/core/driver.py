@@ -94,10 +94,7 @@ class Driver:
                 if self._cancelled:
                     raise asyncio.CancelledError
             except BaseException as error:
-                # Nobody waits for it any more. (A bare turn of the loop is None; and if the event
-                # loop refuses to wait for it, as for another library's future, it can be anything.)
-                if hasattr(awaited, "cancel"):
-                    awaited.cancel()
+                _call_off(awaited)
                 self._cancelled = False
                 if isinstance(error, Abandoned):
                     with contextlib.suppress(RuntimeError):
@@ -127,6 +124,16 @@ class Driver:
 
 _Future = asyncio.Future
 """The plain kind, which is over as soon as it is cancelled."""
+
+
+def _call_off(awaited: Any) -> None:
+    """Nobody waits for `awaited` any more.
+
+    A bare turn of the loop is None; and if the event loop refuses to wait for it, as for another
+    library's future, it can be anything.
+    """
+    if hasattr(awaited, "cancel"):
+        awaited.cancel()
 
 
 def _gate(awaited: asyncio.Future[Any]) -> Generator[Any, None, None]:
