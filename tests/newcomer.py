@@ -26,7 +26,7 @@ INSTALLING = 240.0
 """Seconds that the first start may take, which installs."""
 
 ENDS = {"placeholder": "done", "openai": "upstream_error", "anthropic": "upstream_error"}
-"""How a chat ends by each responder, where the models' address has nobody."""
+"""How a chat ends by each responder, where the provider's address has nobody."""
 
 
 def _free_port() -> int:

@@ -286,7 +286,7 @@ def test_a_missing_extra_ends_the_process_with_the_command_that_installs_it(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "omniforge-chat: CHAT_RESPONDER='openai': expected one that can be imported; "
-        "httpx is missing: pip install 'omniforge-chat[models]'\n"
+        "httpx is missing: pip install 'omniforge-chat[providers]'\n"
     )
 
 

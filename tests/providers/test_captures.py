@@ -1,6 +1,6 @@
 """What a real server sent, read by the responders: whole, and byte by byte.
 
-tests/model/capture.py made the files in data; who makes them anew brings this up to date.
+tests/llm/capture.py made the files in data; who makes them anew brings this up to date.
 """
 
 from __future__ import annotations

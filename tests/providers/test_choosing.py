@@ -80,7 +80,7 @@ def test_a_missing_extra_is_named() -> None:
         "sys.stderr = sys.stdout\n"
         "print(cli.main(['--responder', 'openai']))"
     )
-    advice = "httpx is missing: pip install 'omniforge-chat[models]'"
+    advice = "httpx is missing: pip install 'omniforge-chat[providers]'"
     assert python(code).splitlines() == [
         advice,
         f"omniforge-chat: CHAT_RESPONDER='openai': expected one that can be imported; {advice}",

@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     if error.name != "httpx":
         raise
     raise ModuleNotFoundError(
-        "httpx is missing: pip install 'omniforge-chat[models]'", name="httpx"
+        "httpx is missing: pip install 'omniforge-chat[providers]'", name="httpx"
     ) from None
 
 from ...errors import SettingsError, UpstreamError, UpstreamTimeout

@@ -1,4 +1,4 @@
-"""`make run-model`: our service in front of a real model, on this machine alone.
+"""`make run-llm`: our service in front of a real model, on this machine alone.
 
 The arguments and the environment are the service's own; its provider is set here. Both end together
 with SIGINT or SIGTERM, and then the exit status is 0.
@@ -41,7 +41,7 @@ def environment(url: str) -> Dict[str, str]:
 def main() -> int:
     problem = missing()
     if problem is not None:
-        print(f"run-model: {problem}", file=sys.stderr)
+        print(f"run-llm: {problem}", file=sys.stderr)
         return 2
     died = threading.Event()
 
@@ -50,7 +50,7 @@ def main() -> int:
 
     def end_with(llama: Llama) -> None:
         if llama.died():
-            print("run-model: llama.cpp has ended", file=sys.stderr)
+            print("run-llm: llama.cpp has ended", file=sys.stderr)
             died.set()
             signal.raise_signal(signal.SIGTERM)
 
@@ -59,7 +59,7 @@ def main() -> int:
         signal.signal(number, stop)
     with Llama(slots=SLOTS, context=CONTEXT_TOKENS) as llama:
         where = f"{llama.url} (process {llama.pid})"
-        print(f"run-model: {MODEL} on llama.cpp at {where}", file=sys.stderr)
+        print(f"run-llm: {MODEL} on llama.cpp at {where}", file=sys.stderr)
         threading.Thread(target=end_with, args=(llama,), daemon=True).start()
         variables = environment(llama.url)
         os.environ.clear()

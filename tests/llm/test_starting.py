@@ -1,4 +1,4 @@
-"""The start of `make run-model`, as far as it needs no model."""
+"""The start of `make run-llm`, as far as it needs no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_python_too_old_is_told_so_in_one_line(capsys: pytest.CaptureFixture[s
     """Somebody who tries it on the oldest Python that the service knows gets no traceback."""
     assert starter.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("run-model: llama.cpp needs Python 3.10 or newer, and this is ")
+    assert line.startswith("run-llm: llama.cpp needs Python 3.10 or newer, and this is ")
 
 
 def test_a_model_that_is_not_installed_is_told_in_one_line(
@@ -31,7 +31,7 @@ def test_a_model_that_is_not_installed_is_told_in_one_line(
     monkeypatch.setattr(llama, "find_spec", lambda name: None)
     assert starter.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "`make test-model` installs both" in line
+    assert "`make test-llm` installs both" in line
 
 
 def test_the_model_is_the_only_provider(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,13 +229,13 @@ def test_eight_at_once_share_four_slots(endless: Llama, wire: Wire) -> None:
     assert records.troubles == []
 
 
-# make run-model
+# make run-llm
 
 
 @contextlib.contextmanager
 def started(**variables: str) -> Iterator[Service]:
-    """What `make run-model` starts."""
-    command = [sys.executable, "-m", "tests.model"]
+    """What `make run-llm` starts."""
+    command = [sys.executable, "-m", "tests.llm"]
     with running(Path(__file__).parents[2], command=command, **variables) as service:
         yield service
 

