@@ -190,7 +190,7 @@ def test_openai_itself_is_asked_in_its_own_words() -> None:
     body = json.loads(sent[0].content)
     assert body["max_completion_tokens"] == 9
     assert "max_tokens" not in body
-    assert body["model"] == OpenAIResponder.default_model
+    assert body["model"] == OpenAIResponder.options_type.default_model
 
 
 def test_an_encryption_that_breaks_is_a_cut() -> None:

@@ -136,7 +136,7 @@ def test_whatever_a_provider_does_the_key_is_in_no_event_log_error_or_repr(
                 shown.append(repr(error))
                 shown.append(traceback.format_exc())
             app = create_app(responder, settings=Settings())
-            shown.extend(map(repr, (responder, vars(responder)["_upstream"], app, app.routes)))
+            shown.extend(map(repr, (responder, vars(responder)["_client"], app, app.routes)))
         finally:
             await responder.aclose()
 

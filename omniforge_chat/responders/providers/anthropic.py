@@ -7,41 +7,56 @@ from typing import Any, Dict, Optional
 import msgspec
 
 from ...core.sse import Frame
-from .responder import ModelResponder, Reply, as_count
+from .options import ProviderOptions, takes
+from .reader import FrameReader, as_count
+from .responder import ProviderResponder
 
 VERSION = "2023-06-01"
 """The version of the wire format, which every request names."""
 
+MAX_TOKENS = 4096
+"""The longest reply if you name no limit, as the API demands one."""
 
-class AnthropicResponder(ModelResponder):
-    """Relays messages. All arguments are those of ModelResponder.
 
-    `base_url` is the address without `/v1`. The API demands `max_tokens`; without one it is 4096.
-    """
+class AnthropicOptions(ProviderOptions, frozen=True, kw_only=True):
+    """The options of AnthropicResponder. `base_url` is the address without `/v1`."""
 
     default_url = "https://api.anthropic.com"
     default_model = "claude-haiku-4-5"
-    default_max_tokens = 4096
-    variables = "ANTHROPIC"
+    prefix = "ANTHROPIC"
+
+
+class AnthropicResponder(ProviderResponder):
+    """Relays messages: Anthropic, and servers that speak its API.
+
+    The keywords are those of AnthropicOptions. Raises SettingsError for one that cannot be used.
+    """
+
+    options_type = AnthropicOptions
+
+    @takes(AnthropicOptions)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
 
     def path(self) -> str:
-        # What other servers call their base URL often has the version in it.
+        # The base URL of other servers often has the version in it.
         return "/messages" if self.base_url.endswith("/v1") else "/v1/messages"
 
-    def headers(self, api_key: Optional[str]) -> Dict[str, str]:
-        return {"anthropic-version": VERSION, **({"x-api-key": api_key} if api_key else {})}
+    def headers(self) -> Dict[str, str]:
+        key = self._options.api_key
+        return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
 
-    def fields(self, temperature: Optional[float], max_tokens: Optional[int]) -> Dict[str, Any]:
-        fields = super().fields(temperature, max_tokens)
-        if self.system_prompt:
-            fields["system"] = self.system_prompt
+    def fields(self) -> Dict[str, Any]:
+        fields = {"max_tokens": MAX_TOKENS, **super().fields()}
+        if self._options.system_prompt:
+            fields["system"] = self._options.system_prompt
         return fields
 
-    def reply(self) -> Reply:
-        return MessageReply()
+    def reader(self) -> FrameReader:
+        return MessageReader()
 
 
-# Only the fields that are needed: what is not named here is skipped without being built.
+# Only the fields that are needed: msgspec skips all others without building them.
 class _Delta(msgspec.Struct):
     type: Optional[str] = None
     text: Optional[str] = None
@@ -73,6 +88,8 @@ _decode = msgspec.json.Decoder(_Event).decode
 _decode_type = msgspec.json.Decoder(_Type).decode
 _decode_any = msgspec.json.Decoder().decode
 
+_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
 _FINISHES = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -82,7 +99,7 @@ _FINISHES = {
 }
 
 
-class MessageReply(Reply):
+class MessageReader(FrameReader):
     """Reads the events of a message up to `message_stop`."""
 
     __slots__ = ("_input", "_output")
@@ -94,7 +111,7 @@ class MessageReply(Reply):
 
     def read(self, frame: Frame) -> str:
         name = frame.event
-        if name == "message":  # the frame has no name; the data have it too
+        if name == "message":  # the frame has no name, but its data have
             name = _decode_type(frame.data).type or ""
         if name.startswith(("content_block", "message")):
             self.progressed = True
@@ -108,12 +125,12 @@ class MessageReply(Reply):
             self.ended = True
         elif name == "error":
             self.fail(_decode_any(frame.data))
-        # Pings, and events that are newer than this, are passed over unread.
+        # Pings, and events of later versions, are skipped unread.
         return ""
 
     def _note(self, event: _Event) -> None:
         if event.message is not None and event.message.usage is not None:
-            # What it says of the output is a placeholder.
+            # Its count of the output is a placeholder.
             self._count_input(event.message.usage)
         if event.usage is not None:
             # The counts are totals, and a later one replaces an earlier one; not all are repeated.
@@ -127,11 +144,8 @@ class MessageReply(Reply):
             self.finish_reason = _FINISHES.get(reason, reason)
 
     def _count_input(self, usage: _Usage) -> None:
-        """Note the tokens of the prompt, whether they came out of the provider's cache or not."""
+        """Note the tokens of the prompt, from the provider's cache and not."""
         for name in _INPUT:
             tokens = as_count(getattr(usage, name))
             if tokens is not None:
                 self._input[name] = tokens or self._input.get(name, 0)
-
-
-_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")

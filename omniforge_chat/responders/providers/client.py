@@ -1,34 +1,29 @@
-"""The way to a model provider: connections, requests, and which of them are sent again.
+"""The way to a provider: connections, requests, and the requests that are sent again.
 
-A request is sent again only while not one byte of an answer was passed on, and only where it cannot
-have been answered, or was refused for the moment. The number of tries and the deadline of the first
-frame bound it all, the wait for a free connection included.
+A request is sent again only if nothing of an answer was passed on, and if it either cannot have
+been answered or was refused for the moment. Two limits hold for all of it, the wait for a free
+connection included: the number of tries, and the deadline of the first frame.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import random
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, Union
+from urllib.parse import urlencode
 
 import anyio
+import httpx
 import msgspec
-
-try:
-    import httpx
-except ModuleNotFoundError as error:
-    if error.name != "httpx":
-        raise
-    raise ModuleNotFoundError(
-        "httpx is missing: pip install 'omniforge-chat[providers]'", name="httpx"
-    ) from None
 
 from ...errors import SettingsError, UpstreamError, UpstreamTimeout
 from ...logs import logger
-from .errors import Failure, refused
-from .stream import BROKEN, Exchange, describe
+from .errors import Failure, describe, refused
+from .options import ProviderOptions
+from .stream import BROKEN, ProviderStream
 
 TRIES = 3
 BACKOFF_SECONDS = 0.25
@@ -36,21 +31,21 @@ BACKOFF_SECONDS = 0.25
 
 MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_SECONDS = 2.0
-"""How much of a refusal's body is read, and for how long, to find the provider's reason."""
+"""The provider's reason is looked for in so much of a refusal's body, and for so long."""
 
 KEEPALIVE_CONNECTIONS = 20
-"""Idle connections that are kept. The pool looks at each of them for every request."""
+"""How many idle connections are kept. The pool looks at all of them for every request."""
 KEEPALIVE_SECONDS = 30.0
 
 
-# The certificates that are trusted: read once, as that takes longer than many a request.
+# The trusted certificates, read once: that takes longer than a request.
 _tls = functools.lru_cache(maxsize=1)(httpx.create_ssl_context)
 
 
 class _Pool(msgspec.Struct):
-    """What one event loop has: the connections, and the room for replies that are read at once.
+    """The connections of one event loop, and the room for replies that are read at once.
 
-    `fresh` keeps no connection, for requests that must not meet a stale one again.
+    `fresh` keeps no connection. It is for requests that must not meet a stale one again.
     """
 
     client: httpx.AsyncClient
@@ -59,56 +54,54 @@ class _Pool(msgspec.Struct):
     closed: bool = False
 
 
-class Upstream:
-    """One address that answers POST requests with streams.
+class ProviderClient:
+    """Sends POST requests to `path` at one provider, and opens the streams that answer them.
 
-    The connections are opened at first use, and belong to the event loop that runs then; another
-    loop gets its own. A `client` that is given is used as it is, and never closed. `secrets` are
-    struck out of all that is logged and shown. Times are in seconds, infinite where a limit is off.
+    Connections are opened at first use. They belong to the event loop that runs then; another loop
+    gets its own. All that is logged and shown is redacted.
 
-    Raises SettingsError where the variables that httpx reads keep it from making a client.
+    Raises SettingsError if a variable that httpx reads keeps it from making a client.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        secrets: Tuple[str, ...],
-        first_chunk_timeout: float,
-        idle_timeout: float,
-        connect_timeout: float,
-        max_connections: int,
-        client: Optional[httpx.AsyncClient],
-    ) -> None:
-        self._url = url
-        self._headers = dict(headers)
-        self._secrets = secrets
-        self._first_chunk_timeout = first_chunk_timeout
-        self._idle_timeout = idle_timeout
-        self._connect_timeout = connect_timeout
-        self._max_connections = max_connections
-        self._given = client
-        if client is None:
-            _check_environment()  # now, and not while an event loop waits for it
+    def __init__(self, options: ProviderOptions, path: str, headers: Mapping[str, str]) -> None:
+        query = f"?{urlencode(options.extra_query)}" if options.extra_query else ""
+        self._url = f"{options.url}{path}{query}"
+        ours = {
+            "Accept": "text/event-stream",
+            # A compressor may hold a token back until it has more to compress.
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            **headers,
+        }
+        theirs = options.extra_headers or {}
+        given = {name.lower() for name in theirs}
+        kept = {name: value for name, value in ours.items() if name.lower() not in given}
+        self._headers = {**kept, **theirs}
+        self._options = options
+        self._secrets = options.secrets
+        # Infinite if they are off.
+        self._first_chunk_timeout = options.first_chunk_timeout or math.inf
+        self._idle_timeout = options.idle_timeout or math.inf
+        if options.client is None:
+            _check_environment()  # now, while no event loop waits for it
         self._pools: Dict[asyncio.AbstractEventLoop, _Pool] = {}
 
-    async def open(self, body: bytes, request_id: str) -> Exchange:
-        """The provider's answer to `body`, as soon as its head has come with status 200.
+    async def open(self, body: bytes, request_id: str) -> ProviderStream:
+        """Return the answer to `body`, as soon as its head has come with status 200.
 
-        Raises UpstreamError (or what is derived from it), after everything that was worth a try.
+        Raises UpstreamError, or a class derived from it, after the last try.
         """
-        # The connections expect to be cancelled by a scope of anyio's, which lets them finish what
-        # must not be torn. So a task of its own asks, and whoever cancels this one ends that scope.
+        # httpcore finishes its clean-up if a scope of anyio's cancels it, and not if the task is
+        # cancelled. So the request has a task of its own, and a cancellation here ends its scope.
         scope = anyio.CancelScope()
-        asking = asyncio.ensure_future(self._ask(body, request_id, scope))
+        request = asyncio.ensure_future(self._request(body, request_id, scope))
         try:
-            await asyncio.wait([asking])
+            await asyncio.wait([request])
         except asyncio.CancelledError:
             scope.cancel()
-            await asyncio.shield(asyncio.ensure_future(_leave(asking)))
+            await asyncio.shield(asyncio.ensure_future(_discard(request)))
             raise
-        answer = asking.result()
+        answer = request.result()
         if isinstance(answer, Failure):
             raise self._fail(request_id, answer)
         return answer
@@ -118,14 +111,14 @@ class Upstream:
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             pool.closed = True
-            if self._given is None:
+            if self._options.client is None:
                 both = asyncio.gather(pool.client.aclose(), pool.fresh.aclose())
                 await asyncio.shield(both)
 
-    async def _ask(
+    async def _request(
         self, body: bytes, request_id: str, scope: anyio.CancelScope
-    ) -> Union[Exchange, Failure]:
-        """The answer after as many tries as it takes, or why there is none."""
+    ) -> Union[ProviderStream, Failure]:
+        """Wait for room, and try until there is an answer, or a reason why there is none."""
         pool = self._pool()
         scope.deadline = deadline = anyio.current_time() + self._first_chunk_timeout
         with scope:
@@ -138,7 +131,7 @@ class Upstream:
                     pool.room.release()
             if isinstance(answer, Failure):
                 return answer
-            return Exchange(
+            return ProviderStream(
                 answer,
                 deadline=deadline,
                 first_chunk_timeout=self._first_chunk_timeout,
@@ -152,7 +145,7 @@ class Upstream:
     async def _try(
         self, pool: _Pool, body: bytes, request_id: str, deadline: float
     ) -> Union[httpx.Response, Failure]:
-        """Send the request up to TRIES times; after a stale connection, on one that is new."""
+        """Send the request up to TRIES times; after a stale connection, on a new one."""
         client, stale = pool.client, False
         for tried in range(1, TRIES + 1):
             if pool.closed:
@@ -164,13 +157,13 @@ class Upstream:
             wait = 0.0
             if not answer.stale:
                 wait = BACKOFF_SECONDS * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
-                wait += answer.wait or 0.0  # all who were told the same do not come back as one
+                wait += answer.wait or 0.0  # so that not all come back at once
             again = answer.again or (answer.stale and not stale)
             if not again or tried == TRIES or anyio.current_time() + wait > deadline:
                 break
             if answer.stale:
                 client, stale = pool.fresh, True
-            detail = self.strike(answer.detail)
+            detail = self.redact(answer.detail)
             logger.info(
                 "upstream tried again request_id=%s try=%d wait_ms=%d %s",
                 *(request_id, tried + 1, 1000 * wait, detail),
@@ -185,26 +178,32 @@ class Upstream:
             for other in list(self._pools):
                 if other.is_closed():
                     self._pools.pop(other, None)
+            given, most = self._options.client, self._options.connections
             pool = self._pools[loop] = _Pool(
-                self._given or _new_client(min(KEEPALIVE_CONNECTIONS, self._max_connections)),
-                self._given or _new_client(0),
-                # Before the client and not in it: whoever leaves the queue of httpcore's pool in
-                # the moment of being served leaves a connection there that nobody opens or closes.
-                anyio.Semaphore(self._max_connections),
+                given or _new_client(min(KEEPALIVE_CONNECTIONS, most)),
+                given or _new_client(0),
+                # Not in the client: a request that leaves the queue of httpcore's pool while it is
+                # served leaves a connection there that nobody opens or closes.
+                anyio.Semaphore(most),
             )
         return pool
 
     async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[httpx.Response, Failure]:
-        """One try: the open response, or why there is none."""
+        """Send it once: return the open response, or why there is none."""
         first_step = ""
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
             nonlocal first_step
             first_step = first_step or event.split(".")[1]
 
-        # Reads have no limit of httpx's: until the head has come the caller has set one, and after
-        # that the exchange has its own, which a comment of the provider's does not reset.
-        limits = {"connect": self._connect_timeout, "read": None, "write": None, "pool": None}
+        # httpx does not limit the reads: until the head has come `_request` does, and then the
+        # stream, whose limit a comment of the provider's does not reset.
+        limits = {
+            "connect": self._options.connect_timeout,
+            "read": None,
+            "write": None,
+            "pool": None,
+        }
         request = client.build_request(
             "POST",
             self._url,
@@ -222,49 +221,37 @@ class Upstream:
                 message = "The model provider sent something that cannot be read"
                 return Failure(UpstreamError, message, f"content_encoding={encoding}")
             body = await _start(response)
-            return refused(response.status_code, response.headers, body, self.strike)
+            return refused(response.status_code, response.headers, body, self.redact)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             message = "The model provider cannot be reached"
             return Failure(UpstreamError, message, describe(error), again=True)
         except BROKEN as error:
-            # A connection out of the pool that the provider had closed already, most likely: nobody
-            # has seen the request. On a new connection the provider may have begun to work for us,
-            # and where what came is no HTTP (the same exception with other words), it has. A new
-            # one begins with steps of its own; a transport that tells none is trusted with nothing.
+            # Most likely the provider had closed this connection of the pool, and nobody has seen
+            # the request. Two cases differ. On a new connection, whose first step is another one,
+            # the provider may have begun to work. And if it has sent something that is no HTTP (the
+            # same exception with other words), it has seen the request. If the transport does not
+            # tell its steps, the connection counts as a new one.
             silent = isinstance(error, httpx.NetworkError) or "disconnected" in str(error)
             message = "The model provider closed the connection without an answer"
             stale = silent and first_step == "send_request_headers"
             return Failure(UpstreamError, message, describe(error), stale=stale)
 
     def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
-        """Log a failure, and make the error that the client is told of."""
-        error = msgspec.structs.replace(failure, message=self.strike(failure.message)).error()
-        detail = self.strike(failure.detail)
+        """Log a failure; return the error that the client is told of."""
+        error = msgspec.structs.replace(failure, message=self.redact(failure.message)).error()
+        detail = self.redact(failure.detail)
         logger.warning("upstream failed request_id=%s code=%s %s", request_id, error.code, detail)
         return error
 
-    def strike(self, text: str) -> str:
-        """`text` without the secrets."""
+    def redact(self, text: str) -> str:
+        """Return `text` without the secrets."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
 
-def is_address(url: str) -> bool:
-    """Whether a request can be sent to `url`; the client itself tells only with the first one."""
-    try:
-        return bool(httpx.URL(url).host)
-    except (httpx.InvalidURL, ValueError):  # the latter for what is no name by IDNA
-        return False
-
-
-def is_client(candidate: object) -> bool:
-    """Whether it is a client for an event loop."""
-    return isinstance(candidate, httpx.AsyncClient)
-
-
 def _check_environment() -> None:
-    """Raises SettingsError for variables of httpx's, which would fail every request."""
+    """Raises SettingsError for a variable of httpx's that would fail every request."""
     try:
         _tls()
     except OSError as error:  # that of ssl is one, too
@@ -285,7 +272,7 @@ def _check_environment() -> None:
 
 
 def _new_client(kept: int) -> httpx.AsyncClient:
-    """A client that keeps so many idle connections."""
+    """Make a client that keeps this many idle connections."""
     limits = httpx.Limits(
         max_connections=None,
         max_keepalive_connections=kept,
@@ -294,17 +281,17 @@ def _new_client(kept: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(limits=limits, verify=_tls())
 
 
-async def _leave(asking: asyncio.Future[Union[Exchange, Failure]]) -> None:
-    """Close what a request still comes to whose asker has left."""
-    await asyncio.wait([asking])
-    if not asking.cancelled() and asking.exception() is None:
-        answer = asking.result()
-        if isinstance(answer, Exchange):
+async def _discard(request: asyncio.Future[Union[ProviderStream, Failure]]) -> None:
+    """Close the answer to a request, if there still comes one."""
+    await asyncio.wait([request])
+    if not request.cancelled() and request.exception() is None:
+        answer = request.result()
+        if isinstance(answer, ProviderStream):
             await answer.aclose()
 
 
 async def _start(response: httpx.Response) -> bytes:
-    """The start of a refusal's body, or of what there is of it."""
+    """Read the start of a refusal's body, as far as it comes."""
     body = bytearray()
     try:
         with anyio.move_on_after(REFUSAL_SECONDS):

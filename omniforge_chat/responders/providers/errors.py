@@ -1,7 +1,7 @@
-"""What a model provider's failure means: for the client, for the log, and for another try.
+"""What a provider's failure means for the client, for the log, and for another try.
 
-A status, an error document and an error frame in the middle of a stream say the same things, and
-are judged by the same table.
+A status, an error document and an error frame in the middle of a stream say the same things. One
+table judges them all.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import msgspec
 from ...errors import UpstreamError, UpstreamRateLimited, UpstreamTimeout
 
 MAX_REASON_CHARACTERS = 300
-"""How much of a provider's own words is passed on."""
+"""The longest part of a provider's own words that is passed on."""
 
 LONGEST_WAIT = 5.0
-"""Seconds that we wait by ourselves where a provider says when to come back."""
+"""Seconds. If a provider asks for a longer wait, the client is told instead."""
 
 LONGEST_TOLD = 31 * 86_400.0
-"""A longer wait is a mistake, and nobody is told of it."""
+"""Seconds. A longer wait is a mistake of the provider's, and is ignored."""
 
 _RETRIED = {429, 502, 503, 529}
-# Only these are about what the client sent. The words of the others may speak of accounts, models
-# and addresses that are the operator's business: they go to the log alone.
+# Only these are about the client's own request. The reasons of the others may name accounts, models
+# and addresses. Those concern the operator alone, so they go to the log.
 _ABOUT_THE_REQUEST = {400, 413, 422}
 _is_the_operators = re.compile(
     r"(?<![a-z])(accounts?|api.?keys?|balance|billing|credits?|deployments?|funds|organi[sz]ations?"
@@ -48,7 +48,7 @@ _MEANINGS: Mapping[int, Tuple[Type[UpstreamError], str]] = {
     529: (UpstreamError, "The model provider is overloaded"),
 }
 
-# In a stream there is no status; these are the providers' names for what would have had one.
+# A stream has no status for an error. The providers' names for it stand for one.
 _STATUSES = {
     "invalid_request_error": 400,
     "exceed_context_size_error": 400,
@@ -62,7 +62,7 @@ _STATUSES = {
     "overloaded_error": 529,
 }
 
-Strike = Callable[[str], str]
+Redact = Callable[[str], str]
 
 _decode = msgspec.json.Decoder().decode
 _durations = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)").findall
@@ -72,9 +72,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 class Failure(msgspec.Struct, frozen=True):
     """What went wrong: `kind` and `message` for the client, `detail` for the log.
 
-    `again` says that the request may be sent once more while nothing was passed on, not before
-    `wait` seconds have gone where the provider asked for them. `stale` says that nobody has seen
-    it: the connection was an old one, and the other side had left.
+    `again` allows another try, after `wait` seconds if the provider asked for them. `stale` says
+    that nobody saw the request: it went to a kept connection that the other side had closed.
     """
 
     kind: Type[UpstreamError]
@@ -85,34 +84,34 @@ class Failure(msgspec.Struct, frozen=True):
     stale: bool = False
 
     def error(self) -> UpstreamError:
-        """The error that the client is told of."""
+        """Make the error that the client is told of."""
         if self.kind is UpstreamRateLimited:
             return UpstreamRateLimited(self.message, retry_after=self.wait)
         return self.kind(self.message)
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes, strike: Strike) -> Failure:
-    """The failure that an answer of another status than 200 stands for.
+def refused(status: int, headers: Mapping[str, str], body: bytes, redact: Redact) -> Failure:
+    """Judge an answer whose status is not 200.
 
-    `strike` takes the secrets out of the provider's words, before these are cut or quoted.
+    `redact` takes the secrets out of the provider's words, before these are cut or quoted.
     """
     try:
         document: Any = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document = None
-    kinds, reason = _words(document, strike)
+    kinds, reason = _words(document, redact)
     wait = retry_after(headers)
     again = (
         status in _RETRIED
         and "insufficient_quota" not in kinds  # a 429 that no waiting helps
         and (wait is None or wait <= LONGEST_WAIT)
     )
-    return _judged(status, _named(kinds, strike), reason, again, wait)
+    return _judged(status, _named(kinds, redact), reason, again, wait)
 
 
-def reported(problem: object, strike: Strike) -> Failure:
-    """The failure that an error frame in the middle of a stream stands for."""
-    kinds, reason = _words(problem, strike)
+def reported(problem: object, redact: Redact) -> Failure:
+    """Judge an error frame in the middle of a stream."""
+    kinds, reason = _words(problem, redact)
     status = 500
     for kind in kinds:
         known = _STATUSES.get(kind)
@@ -121,7 +120,7 @@ def reported(problem: object, strike: Strike) -> Failure:
         if known is not None:
             status = known
             break
-    return _judged(status, _named(kinds, strike), reason, again=False, wait=None)
+    return _judged(status, _named(kinds, redact), reason, again=False, wait=None)
 
 
 def _judged(status: int, kinds: str, reason: str, again: bool, wait: Optional[float]) -> Failure:
@@ -135,40 +134,40 @@ def _judged(status: int, kinds: str, reason: str, again: bool, wait: Optional[fl
     return Failure(kind, message, detail, again, wait)
 
 
-def _words(document: Any, strike: Strike) -> Tuple[Tuple[str, ...], str]:
-    """The provider's names for an error, as they are, and its words, for people to read."""
+def _words(document: Any, redact: Redact) -> Tuple[Tuple[str, ...], str]:
+    """Find the provider's names for an error, unchanged, and its words, made fit to read."""
     problem = document
     if isinstance(problem, dict):
         problem = problem.get("error") or problem
     if not isinstance(problem, dict):
-        return (), _line(problem, strike)
+        return (), _line(problem, redact)
     found = (problem.get("code"), problem.get("type"))
     kinds = tuple(str(kind) for kind in found if isinstance(kind, (str, int)))
-    return kinds, _line(problem.get("message") or problem.get("detail"), strike)
+    return kinds, _line(problem.get("message") or problem.get("detail"), redact)
 
 
-def _named(kinds: Tuple[str, ...], strike: Strike) -> str:
-    return _line("/".join(kinds), strike)
+def _named(kinds: Tuple[str, ...], redact: Redact) -> str:
+    return _line("/".join(kinds), redact)
 
 
-def _line(text: object, strike: Strike) -> str:
-    """`text` without control characters and not too long; empty where it is no text."""
+def _line(text: object, redact: Redact) -> str:
+    """Put `text` on one short line without control characters; empty if it is no text."""
     if isinstance(text, int):
         text = str(text)
     if not isinstance(text, str):
         return ""
-    # Nothing of use is further away, and a text of megabytes is not worth splitting.
-    near = strike(text)[: 4 * MAX_REASON_CHARACTERS]
+    # The line needs no more, and a text of megabytes is not worth splitting.
+    near = redact(text)[: 4 * MAX_REASON_CHARACTERS]
     words = "".join(c if c.isprintable() else " " for c in near)
     line = " ".join(words.split())
     return line if len(line) <= MAX_REASON_CHARACTERS else line[:MAX_REASON_CHARACTERS] + "..."
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
-    """The wait in seconds that a provider asks for, if it does.
+    """Read the wait that a provider asks for, in seconds; None if it asks for none.
 
     `Retry-After` is a number of seconds or a date (RFC 9110, section 10.2.3). Without it, the
-    longest of the limits that `x-ratelimit-*` says are used up decides.
+    `x-ratelimit-*` headers decide: the longest wait among the limits that are used up.
     """
     text = headers.get("retry-after", "").strip()
     if text:
@@ -187,3 +186,8 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
             waits.append(sum(float(number) * _SECONDS[unit] for number, unit in reset))
     wait = max(waits, default=None)
     return wait if wait is not None and wait <= LONGEST_TOLD else None
+
+
+def describe(error: Exception) -> str:
+    """Put an exception on one line, for the log."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -2,92 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 import msgspec
 
 from ...core.sse import Frame
 from ...models import Turn
-from .responder import ModelResponder, Reply, as_count
+from .options import ProviderOptions, takes
+from .reader import FrameReader, as_count
+from .responder import ProviderResponder
 
-if TYPE_CHECKING:
-    import httpx
 
+class OpenAIOptions(ProviderOptions, frozen=True, kw_only=True):
+    """The options of OpenAIResponder.
 
-class OpenAIResponder(ModelResponder):
-    """Relays chat completions: OpenAI, vLLM, llama.cpp, Ollama, LM Studio, gateways.
-
-    `include_usage` asks for a count of the tokens at the end of the stream; without it they are
-    estimated. All other arguments are those of ModelResponder.
+    `include_usage` asks for a count of the tokens at the end of the stream. Without it they are
+    estimated.
     """
 
     default_url = "https://api.openai.com/v1"
     default_model = "gpt-4.1-mini"
-    variables = "OPENAI"
+    prefix = "OPENAI"
 
-    def __init__(
-        self,
-        *,
-        base_url: Optional[str] = None,
-        api_key: Optional[str] = None,
-        model: Optional[str] = None,
-        system_prompt: Optional[str] = None,
-        temperature: Optional[float] = None,
-        max_tokens: Optional[int] = None,
-        include_usage: bool = True,
-        extra_body: Optional[Mapping[str, Any]] = None,
-        extra_headers: Optional[Mapping[str, str]] = None,
-        extra_query: Optional[Mapping[str, str]] = None,
-        first_chunk_timeout: Optional[float] = 50.0,
-        idle_timeout: Optional[float] = 50.0,
-        connect_timeout: float = 5.0,
-        max_connections: Optional[int] = None,
-        client: Optional[httpx.AsyncClient] = None,
-    ) -> None:
-        self._include_usage = include_usage
-        super().__init__(
-            base_url=base_url,
-            api_key=api_key,
-            model=model,
-            system_prompt=system_prompt,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            extra_body=extra_body,
-            extra_headers=extra_headers,
-            extra_query=extra_query,
-            first_chunk_timeout=first_chunk_timeout,
-            idle_timeout=idle_timeout,
-            connect_timeout=connect_timeout,
-            max_connections=max_connections,
-            client=client,
-        )
+    include_usage: bool = True
+
+
+class OpenAIResponder(ProviderResponder):
+    """Relays chat completions: OpenAI, vLLM, llama.cpp, Ollama, LM Studio, gateways.
+
+    The keywords are those of OpenAIOptions. Raises SettingsError for one that cannot be used.
+    """
+
+    options_type = OpenAIOptions
+    _options: OpenAIOptions
+
+    @takes(OpenAIOptions)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
 
     def path(self) -> str:
         return "/chat/completions"
 
-    def headers(self, api_key: Optional[str]) -> Dict[str, str]:
-        return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    def headers(self) -> Dict[str, str]:
+        key = self._options.api_key
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
-    def fields(self, temperature: Optional[float], max_tokens: Optional[int]) -> Dict[str, Any]:
-        fields = super().fields(temperature, max_tokens)
-        if self._is_default_url and "max_tokens" in fields:
+    def fields(self) -> Dict[str, Any]:
+        fields = super().fields()
+        if self._options.is_default_url and "max_tokens" in fields:
             # OpenAI's newer models refuse the old name; other servers know no other.
             fields["max_completion_tokens"] = fields.pop("max_tokens")
-        if self._include_usage:
+        if self._options.include_usage:
             fields["stream_options"] = {"include_usage": True}
         return fields
 
     def messages(self, turn: Turn) -> List[Dict[str, str]]:
         messages = super().messages(turn)
-        if self.system_prompt:
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        if self._options.system_prompt:
+            messages.insert(0, {"role": "system", "content": self._options.system_prompt})
         return messages
 
-    def reply(self) -> Reply:
-        return CompletionReply()
+    def reader(self) -> FrameReader:
+        return CompletionReader()
 
 
-# Only the fields that are needed: what is not named here is skipped without being built.
+# Only the fields that are needed: msgspec skips all others without building them.
 class _Part(msgspec.Struct):
     type: Optional[str] = None
     text: Any = None
@@ -121,17 +100,17 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-_CUT = ("abort", "error", "insufficient_system_resource")
-"""Reasons that are none: the server gave the request up. What vLLM, gateways and DeepSeek say."""
+_GIVEN_UP = ("abort", "error", "insufficient_system_resource")
+"""Reasons that are failures: the server gave the request up (vLLM, gateways, DeepSeek)."""
 
 
-def _text(parts: List[_Part]) -> str:
-    """What is to be read in a content of several parts: Mistral's models think in others."""
-    texts = [part.text for part in parts if part.type == "text"]
+def _text(parts: Optional[List[_Part]]) -> str:
+    """The text in a content of several parts. Mistral's models think in parts of other types."""
+    texts = [part.text for part in parts or () if part.type == "text"]
     return "".join(text for text in texts if isinstance(text, str))
 
 
-class CompletionReply(Reply):
+class CompletionReader(FrameReader):
     """Reads `chat.completion.chunk` objects up to `[DONE]`."""
 
     __slots__ = ()
@@ -142,7 +121,7 @@ class CompletionReply(Reply):
             self.ended = True
             return ""
         if not data:
-            return ""  # it says nothing
+            return ""
         if frame.event == "error":
             self.fail(_decode_any(data))
             return ""
@@ -160,16 +139,18 @@ class CompletionReply(Reply):
             if choice.index == 0:
                 if choice.delta is not None:
                     content = choice.delta.content
-                    if isinstance(content, list):
-                        content = _text(content)
-                    text = content or choice.delta.refusal or ""
-                reason = choice.finish_reason
-                if reason in _CUT:
-                    self.fail(f"finish_reason is {reason}")
-                elif reason:  # some servers send "" in every chunk before the last
-                    self.finish_reason = reason
+                    text = content if isinstance(content, str) else _text(content)
+                    text = text or choice.delta.refusal or ""
+                if choice.finish_reason:  # some servers send "" in every chunk before the last
+                    self._finish(choice.finish_reason)
         if chunk.usage is not None:
             usage = chunk.usage
             counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
             self.count(*map(as_count, counts))
         return text
+
+    def _finish(self, reason: str) -> None:
+        if reason in _GIVEN_UP:
+            self.fail(f"finish_reason is {reason}")
+        else:
+            self.finish_reason = reason

@@ -1,49 +1,222 @@
-"""Checking what a model responder is given, before its first request."""
+"""The options of a responder that relays a model, checked before its first request."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from typing import List, Mapping, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+)
 from urllib.parse import urlsplit
 
-from ...errors import SettingsError
-from ...settings import SECONDS, check
-from .client import is_address, is_client
+import httpx
+import msgspec
 
+from ... import settings
+from ...errors import SettingsError
+from ...settings import Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
+
+MAX_CONNECTIONS = 1000
+CLIENT_CONNECTIONS = 100
+"""How many replies are read at once; the latter with a client of your own, as httpx has it."""
+
+_Options = TypeVar("_Options", bound="ProviderOptions")
+
+_encode = msgspec.json.Encoder().encode
 _is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _tells_of_a_secret = re.compile("auth|key|token|secret|cookie", re.IGNORECASE).search
 _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, section 5.1
 
 
-def url(text: str) -> str:
-    """`text` without a slash at its end, if it is an address that requests can be sent to.
+class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the responders for all providers take. Every option is a keyword.
 
-    Raises SettingsError, which quotes nothing that may be a password or a key.
+    - `base_url`: the address up to the part that names the API; default: the provider's own.
+    - `api_key`: needed at the provider's own address only.
+    - `model`: needed unless the server has a default.
+    - `system_prompt`: sent before the conversation.
+    - `temperature`, `max_tokens`: sent if you give them.
+    - `extra_body`: other fields of the request.
+    - `extra_headers`, `extra_query`: sent with each request. Put no secret in a query.
+    - `first_chunk_timeout`: seconds until the first frame, with all waits and tries; None is off.
+    - `idle_timeout`: seconds from one frame to the next; None is off. Comments and pings are no
+      frames. Keep both below the limits of Settings: then a client is told that the provider was
+      silent.
+    - `connect_timeout`: seconds for one connection.
+    - `max_connections`: how many replies are read at once, 1,000, or 100 with a `client`. The next
+      one waits, within `first_chunk_timeout`.
+    - `client`: an httpx.AsyncClient of your own. It is used as it is and never closed. Its limit of
+      connections (100 unless you set it) must not be below `max_connections`. Over HTTP/2 the
+      provider goes on with a reply that nobody reads any more: httpcore does not tell it.
+
+    Raises SettingsError, which quotes no secret, for a value that cannot be used.
     """
-    expected = "an address such as http://127.0.0.1:8080/v1"
-    shown = text
-    if "://" not in text:
-        shown = "***"  # it may be a key that got into the wrong variable
-    elif "@" in text:
-        expected, shown = f"{expected}, without credentials", "***"
-    elif "?" in text or "#" in text:
-        expected, shown = f"{expected}, without a query", re.split("[?#]", text)[0] + "?***"
-    try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise SettingsError("base_url", shown, expected) from None
-    # Credentials and queries are in every log that names the address.
-    plain = "@" not in parts.netloc and not set("?#") & set(text)
-    usable = parts.scheme in ("http", "https") and host and " " not in text and is_address(text)
-    if not (plain and usable and _is_visible(text)):
-        raise SettingsError("base_url", shown, expected)
-    return text.rstrip("/")
+
+    default_url: ClassVar[str]
+    default_model: ClassVar[str]
+    prefix: ClassVar[str]
+    """The names of the provider's own environment variables begin with it."""
+
+    base_url: Optional[str] = None
+    api_key: Optional[str] = None
+    model: Optional[str] = None
+    system_prompt: Optional[str] = None
+    temperature: Optional[float] = None
+    max_tokens: Optional[int] = None
+    extra_body: Optional[Mapping[str, Any]] = None
+    extra_headers: Optional[Mapping[str, str]] = None
+    extra_query: Optional[Mapping[str, str]] = None
+    first_chunk_timeout: Optional[float] = 50.0
+    idle_timeout: Optional[float] = 50.0
+    connect_timeout: float = 5.0
+    max_connections: Optional[int] = None
+    client: Optional[httpx.AsyncClient] = None
+
+    def __post_init__(self) -> None:
+        for name in ("base_url", "api_key", "model", "system_prompt"):
+            _check_text(name, getattr(self, name))
+        if not (self.client is None or isinstance(self.client, httpx.AsyncClient)):
+            raise SettingsError("client", self.client, "an httpx.AsyncClient")
+        _check_url(self.base_url or self.default_url)
+        if self.api_key:
+            if not _is_visible(self.api_key):
+                raise SettingsError("api_key", "***", "visible ASCII characters")
+        elif self.is_default_url and self.client is None and not self.extra_headers:
+            raise SettingsError("api_key", self.api_key, f"a key, as {self.url} asks for one")
+        for name, rule in _RULES.items():
+            value = getattr(self, name)
+            if value is not None or name == "connect_timeout":
+                settings.check(name, value, rule)
+        _check_headers(self.extra_headers or {})
+        _check_query(self.extra_query or {})
+        try:
+            _encode(dict(self.extra_body or {}))
+        except (TypeError, ValueError, RecursionError) as error:
+            expected = f"fields and values that JSON can have; {error}"
+            raise SettingsError("extra_body", "***", expected) from None
+
+    @property
+    def url(self) -> str:
+        """The address that is asked, without a slash at its end."""
+        return (self.base_url or self.default_url).rstrip("/")
+
+    @property
+    def is_default_url(self) -> bool:
+        """Whether the provider itself is asked."""
+        return self.url == self.default_url
+
+    @property
+    def connections(self) -> int:
+        """How many replies are read at once."""
+        default = MAX_CONNECTIONS if self.client is None else CLIENT_CONNECTIONS
+        return self.max_connections or default
+
+    @property
+    def known_model(self) -> Optional[str]:
+        """The model to ask for. Another server may have only one, which needs no name."""
+        return self.model or (self.default_model if self.is_default_url else None)
+
+    @property
+    def secrets(self) -> Tuple[str, ...]:
+        """The texts to redact, the longer first, as one may contain another.
+
+        A key of a few letters, as a server of your own may have, is none: many texts contain it.
+        """
+        sent = {**self.client.params, **self.client.headers} if self.client is not None else {}
+        found = [self.api_key or ""]
+        for name, value in {**sent, **(self.extra_headers or {})}.items():
+            if _tells_of_a_secret(name):
+                found += [value, value.partition(" ")[2]]  # after the scheme, such as Bearer
+            elif len(value) >= 16:  # nobody knows that header; short values are versions and flags
+                found.append(value)
+        return tuple(sorted((text for text in found if len(text) >= 8), key=len, reverse=True))
+
+    def shown_as(self, name: str) -> str:
+        """A repr with this name, of the options that are no secret."""
+        return f"{name}({', '.join(f'{option}={value!r}' for option, value in self._shown())})"
+
+    def __repr__(self) -> str:
+        return self.shown_as(type(self).__name__)
+
+    def _shown(self) -> List[Tuple[str, object]]:
+        key = [("api_key", "***")] if self.api_key else []
+        return [("base_url", self.url), ("model", self.known_model), *key]
+
+    __rich_repr__ = _shown  # msgspec's own shows every field
+
+    @classmethod
+    def from_env(
+        cls: Type[_Options], environ: Mapping[str, str], limits: Optional[Settings] = None
+    ) -> _Options:
+        """Read the options from `environ`; an empty variable counts as absent.
+
+        The variables are `*_API_KEY`, `*_BASE_URL` and `*_MODEL` with the provider's prefix, and
+        CHAT_SYSTEM_PROMPT, CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The time limits are a little
+        shorter than those of `limits`, or than those that Settings reads from `environ`. Raises
+        SettingsError, which names the variable.
+        """
+        values: Dict[str, Any] = {}
+        for name in ("first_chunk_timeout", "idle_timeout"):
+            limit = getattr(limits, name) if limits else settings.read(name, environ)
+            # It ends before the service's own, so that the client is told who was silent.
+            values[name] = None if limit is None else limit - min(10.0, limit / 6)
+        names = {name: variable.format(cls.prefix) for name, variable in _VARIABLES.items()}
+        for name, variable in names.items():
+            text = environ.get(variable, "").strip()
+            if text:
+                try:
+                    values[name] = _READERS.get(name, str)(text)
+                except ValueError:
+                    raise SettingsError(variable, text, _RULES[name].expected) from None
+        try:
+            return cls(**values)
+        except SettingsError as error:
+            name = names.get(error.name, error.name)
+            raise SettingsError(name, error.value, error.expected) from None
 
 
-def text(name: str, value: Optional[str]) -> None:
-    """Raises SettingsError for what is no text, such as a variable's bytes that are not UTF-8."""
+_VARIABLES = {
+    "api_key": "{}_API_KEY",
+    "base_url": "{}_BASE_URL",
+    "model": "{}_MODEL",
+    "system_prompt": "CHAT_SYSTEM_PROMPT",
+    "temperature": "CHAT_TEMPERATURE",
+    "max_tokens": "CHAT_MAX_TOKENS",
+}
+_READERS: Dict[str, Callable[[str], Any]] = {"temperature": float, "max_tokens": int}
+
+
+_RULES = {
+    "temperature": settings.Rule(
+        "a number of at least 0",
+        lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+    ),
+    "max_tokens": settings.AT_LEAST_ONE,
+    "max_connections": settings.AT_LEAST_ONE,
+    "connect_timeout": settings.SECONDS,
+    "first_chunk_timeout": settings.SECONDS,
+    "idle_timeout": settings.SECONDS,
+}
+
+
+def _check_text(name: str, value: Optional[str]) -> None:
+    """Refuse, say, the bytes of a variable that are not UTF-8."""
     shown = "***" if name in ("api_key", "base_url") else value  # there may be a password in it
     if not (value is None or isinstance(value, str)):
         raise SettingsError(name, shown, "text, which is a str")
@@ -53,72 +226,65 @@ def text(name: str, value: Optional[str]) -> None:
         raise SettingsError(name, shown, "text, in UTF-8") from None
 
 
-def seconds_or_off(name: str, value: Optional[float]) -> float:
-    """The time limit, infinite where it is None. Raises SettingsError for what is none."""
-    if value is None:
-        return math.inf
-    check(name, value, SECONDS)
-    return value
+def _check_url(text: str) -> None:
+    """Refuse an address that cannot be asked, or that shows a secret to every log that names it."""
+    expected = "an address such as http://127.0.0.1:8080/v1"
+    shown = text
+    if "://" not in text:
+        shown = "***"  # it may be a key that got into the wrong variable
+    elif "@" in text:
+        expected, shown = f"{expected}, without credentials", "***"
+    elif "?" in text or "#" in text:
+        expected, shown = f"{expected}, without a query", re.split("[?#]", text)[0] + "?***"
+    if not (_is_address(text) and _is_visible(text)):
+        raise SettingsError("base_url", shown, expected)
 
 
-def temperature(value: object) -> None:
-    """Raises SettingsError for what is no temperature."""
-    if not (_is_number(value) and value >= 0):  # type: ignore[operator]  # _is_number looked
-        raise SettingsError("temperature", value, "a number of at least 0")
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+        # httpx itself would tell only with the first request.
+        usable = parts.scheme in ("http", "https") and host and httpx.URL(text).host
+    except (httpx.InvalidURL, ValueError):  # the latter also for a name that IDNA does not allow
+        return False
+    return bool(usable) and "@" not in parts.netloc and not set(" ?#") & set(text)
 
 
-def key(value: str) -> None:
-    """Raises SettingsError, which does not quote it, for what no header can carry."""
-    if not _is_visible(value):
-        raise SettingsError("api_key", "***", "visible ASCII characters")
-
-
-def headers(values: Mapping[str, str]) -> None:
-    """Raises SettingsError, which quotes no value, for what cannot be sent."""
+def _check_headers(values: Mapping[str, str]) -> None:
     expected = "names and values of visible ASCII"
     for name, value in _pairs("extra_headers", values, expected):
         if not _is_header_name(name) or not _is_visible(value):
             raise SettingsError("extra_headers", name, expected)
 
 
-def query(values: Mapping[str, str]) -> None:
-    """Raises SettingsError, which quotes no value, for what is no query."""
+def _check_query(values: Mapping[str, str]) -> None:
     for name, value in _pairs("extra_query", values, "names and values"):
-        text("extra_query", name)
         try:
-            value.encode()
+            f"{name}{value}".encode()
         except UnicodeEncodeError:
             raise SettingsError("extra_query", name, "text, in UTF-8") from None
 
 
-def _pairs(argument: str, values: object, expected: str) -> List[Tuple[str, str]]:
+def _pairs(option: str, values: object, expected: str) -> List[Tuple[str, str]]:
     if not isinstance(values, Mapping):
-        raise SettingsError(argument, "***", f"a mapping of {expected}")
+        raise SettingsError(option, "***", f"a mapping of {expected}")
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise SettingsError(argument, name, f"{expected}, which are str")
+            raise SettingsError(option, name, f"{expected}, which are str")
     return list(values.items())
 
 
-def client(value: object) -> None:
-    """Raises SettingsError for what is no client for an event loop."""
-    if value is not None and not is_client(value):
-        raise SettingsError("client", value, "an httpx.AsyncClient")
+def takes(
+    options: Callable[P, ProviderOptions],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give an `__init__` the keywords of `options`, for type checkers and for `help`."""
 
+    def typed(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        signature = inspect.signature(options)
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        parameters = [own, *signature.parameters.values()]
+        init.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return init
 
-def secrets(api_key: Optional[str], headers: Mapping[str, str]) -> Tuple[str, ...]:
-    """What is to be struck out of every text: the longer first, as it may have another in it.
-
-    A word of a few letters, such as a server of one's own has for a key, is in many texts.
-    """
-    found = [api_key or ""]
-    for name, value in headers.items():
-        if _tells_of_a_secret(name):
-            found += [value, value.partition(" ")[2]]  # after the scheme, such as Bearer
-        elif len(value) >= 16:  # whose header is not ours to know; a short one is a version, a flag
-            found.append(value)
-    return tuple(sorted((text for text in found if len(text) >= 8), key=len, reverse=True))
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # it is
+    return typed
