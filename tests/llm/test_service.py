@@ -21,7 +21,7 @@ from omniforge_chat import History, MemoryHistory, Message, Settings, create_app
 
 from ..support.harness import CONVERSATION, PATIENCE, Client, LiveServer, Records, last, text
 from ..support.process import Service, running
-from ..support.provider import ANTHROPIC, OPENAI, WIRES, Wire
+from ..support.wires import ANTHROPIC, OPENAI, WIRES, Wire
 from .llama import Llama, missing
 
 if missing() is not None:

@@ -14,15 +14,14 @@ from typing import Any, Callable, Coroutine, Generator, List, Optional
 import httpx
 import pytest
 
-from omniforge_chat import Turn
 from omniforge_chat.errors import UpstreamError, UpstreamTimeout
 from omniforge_chat.responders.providers.client import MAX_REFUSAL_BYTES
 from omniforge_chat.responders.providers.openai import OpenAIResponder
 
-from ..support.harness import CONVERSATION, PATIENCE
-from ..support.provider import OPENAI, Call, Provider, Script
-
-TURN = Turn("hi", CONVERSATION, "request-1")
+from ..support.harness import PATIENCE
+from ..support.provider import Call, Provider, Script, refusing
+from ..support.relay import TURN
+from ..support.wires import OPENAI
 
 _anyio = tuple(int(part) for part in importlib.metadata.version("anyio").split(".")[:2])
 
@@ -96,9 +95,8 @@ async def answer(call: Call) -> None:
     await call.end()
 
 
-async def refuse(call: Call) -> None:
-    """A refusal of which not all is read, so that its connection is closed."""
-    await call.refuse(500, b"x" * (MAX_REFUSAL_BYTES + 10_000))
+refuse = refusing(500, b"x" * (MAX_REFUSAL_BYTES + 10_000))
+"""A refusal of which not all is read, so that its connection is closed."""
 
 
 @pytest.mark.skipif(

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import ssl
-from typing import Any, AsyncIterator, Dict, List
+from typing import Any, Dict, List
 
-import httpx
 import pytest
 
-from omniforge_chat import Usage
-from omniforge_chat.models import Done
-from omniforge_chat.responders.providers.openai import OpenAIResponder
+from omniforge_chat import Turn, Usage
+from omniforge_chat.responders.providers.openai import CompletionReader, OpenAIResponder
 
-from ..support.harness import CONVERSATION, events_of
-from ..support.provider import KEY, OPENAI, Provider, Script, frame
-from ..support.relay import COUNTED, TURN, ask, failed, said
-
-
-def stream(*parts: bytes) -> Script:
-    return lambda call: call.stream(*parts)
+from ..support.harness import CONVERSATION
+from ..support.relay import COUNTED, TURN, read
+from ..support.wires import KEY, OPENAI, frame
 
 
 def choice(**fields: Any) -> bytes:
@@ -32,16 +23,16 @@ DONE = b"data: [DONE]\n\n"
 
 def test_the_end_mark_is_an_end_also_without_a_reason() -> None:
     """Some servers give none; nothing was cut for that."""
-    with Provider(stream(OPENAI.text("Hello"), DONE)) as provider:
-        events = ask(OPENAI.make(provider))
-    assert said(events) == ["Hello"]
-    assert events[-1] == Done(CONVERSATION, Usage(1, estimated=True))
+    reader = CompletionReader()
+    assert read(reader, OPENAI.text("Hello"), DONE) == ["Hello"]
+    assert (reader.ended, reader.finish_reason, reader.problem) == (True, None, None)
 
 
-def test_a_reason_is_an_end_also_without_the_end_mark() -> None:
+def test_a_reason_is_known_also_without_the_end_mark() -> None:
     """Others leave the mark out."""
-    with Provider(stream(OPENAI.text("Hello"), *OPENAI.finish("stop"))) as provider:
-        assert ask(OPENAI.make(provider))[-1] == Done(CONVERSATION, COUNTED, "stop")
+    reader = CompletionReader()
+    read(reader, OPENAI.text("Hello"), *OPENAI.finish("stop"))
+    assert (reader.ended, reader.finish_reason, reader.usage) == (False, "stop", COUNTED)
 
 
 def test_frames_in_all_their_forms_are_read() -> None:
@@ -60,19 +51,34 @@ def test_frames_in_all_their_forms_are_read() -> None:
         choice(delta={}, finish_reason="content_filter"),
         DONE,
     ]
-    with Provider(stream(*parts)) as provider:
-        events = ask(OPENAI.make(provider))
-    assert said(events) == ["I ", "cannot"]
-    assert events[-1] == Done(CONVERSATION, Usage(2, estimated=True), "content_filter")
+    reader = CompletionReader()
+    assert read(reader, *parts) == ["I ", "cannot"]
+    assert (reader.finish_reason, reader.usage) == ("content_filter", None)
+
+
+@pytest.mark.parametrize(
+    ("part", "progressed"),
+    [
+        (frame({"choices": []}), False),
+        (frame({"usage": {}}), False),
+        (b"data: \n\n", False),
+        (b":\n\n", False),
+        (choice(delta={"reasoning_content": "hm"}), True),
+        (choice(index=1, delta={"tool_calls": [{"index": 0}]}), True),
+    ],
+)
+def test_a_frame_with_a_choice_shows_the_model_at_work(part: bytes, progressed: bool) -> None:
+    """A thought and a tool do, though they are no text."""
+    reader = CompletionReader()
+    assert reader.feed(part) == ""
+    assert reader.progressed == progressed
 
 
 def test_an_empty_reason_is_none() -> None:
     """Some servers send one with every frame; what is cut after it is cut."""
-    part = choice(index=0, delta={"content": "Hel"}, finish_reason="")
-    with Provider(stream(part)) as provider:
-        events = ask(OPENAI.make(provider))
-    assert said(events) == ["Hel"]
-    assert failed(events).code == "upstream_error"
+    reader = CompletionReader()
+    assert reader.feed(choice(index=0, delta={"content": "Hel"}, finish_reason="")) == "Hel"
+    assert (reader.ended, reader.finish_reason) == (False, None)
 
 
 def test_text_in_parts_is_read_and_thoughts_are_not() -> None:
@@ -84,60 +90,38 @@ def test_text_in_parts_is_read_and_thoughts_are_not() -> None:
         choice(delta={"content": [{"type": "text", "text": "l"}, {"type": "text"}, {}]}),
         choice(delta={"content": "o"}, finish_reason="stop"),
     ]
-    with Provider(stream(*parts, OPENAI.end())) as provider:
-        events = ask(OPENAI.make(provider))
-    assert "".join(said(events)) == "Hello"
-    assert isinstance(events[-1], Done)
+    assert read(CompletionReader(), *parts) == ["Hel", "l", "o"]
 
 
 def test_white_space_around_the_data_says_nothing() -> None:
     """Nor do data that are nothing else."""
+    reader = CompletionReader()
     parts = [b"data: \n\n", OPENAI.text("Hello"), b"data:  \n\n", b"data: [DONE] \n\n"]
-    with Provider(stream(*parts)) as provider:
-        events = ask(OPENAI.make(provider))
-    assert (said(events), type(events[-1])) == (["Hello"], Done)
+    assert read(reader, *parts) == ["Hello"]
+    assert (reader.ended, reader.problem) == (True, None)
 
 
 def test_usage_with_every_frame_counts_once() -> None:
     """The last one is the reply's; without a sum it is made."""
-    parts: List[bytes] = []
+    reader = CompletionReader()
     for count in range(1, 4):
         usage = {"prompt_tokens": 7.0, "completion_tokens": count}
         delta = {"index": 0, "delta": {"content": "x"}}
-        parts.append(frame({"choices": [delta], "usage": usage}))
-    with Provider(stream(*parts, DONE)) as provider:
-        assert ask(OPENAI.make(provider))[-1] == Done(CONVERSATION, Usage(10, 7, 3))
+        assert reader.feed(frame({"choices": [delta], "usage": usage})) == "x"
+        assert reader.usage == Usage(7 + count, 7, count)
+    known = reader.usage
+    reader.feed(frame({"usage": usage}))
+    assert reader.usage is known  # which tells the responder that it is no news
 
 
 @pytest.mark.parametrize(
     "usage", [{}, {"prompt_tokens": -1, "completion_tokens": 1}, {"total_tokens": "many"}]
 )
-def test_usage_that_says_nothing_is_estimated(usage: Dict[str, int]) -> None:
+def test_usage_that_says_nothing_is_none(usage: Dict[str, int]) -> None:
     """An odd count is no reason to fail a reply that is complete."""
-    with Provider(stream(OPENAI.text("Hello"), frame({"usage": usage}), DONE)) as provider:
-        assert ask(OPENAI.make(provider))[-1] == Done(CONVERSATION, Usage(1, estimated=True))
-
-
-def test_usage_is_asked_for_unless_that_is_switched_off() -> None:
-    """A server that refuses the field is of use without it."""
-    with Provider(OPENAI.answer("x")) as provider:
-        ask(OPENAI.make(provider))
-        ask(OPENAI.make(provider, include_usage=False))
-        asked, not_asked = (call.body for call in provider.calls)
-    assert asked["stream_options"] == {"include_usage": True}
-    assert "stream_options" not in not_asked
-
-
-def test_the_system_prompt_is_the_first_message() -> None:
-    """Before the history, however much of that there is."""
-    with Provider(OPENAI.answer("x")) as provider:
-        ask(OPENAI.make(provider, system_prompt="Be brief."))
-        assert provider.call().path == "/v1/chat/completions"
-        assert provider.call().headers["authorization"] == f"Bearer {KEY}"
-        assert provider.call().body["messages"] == [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "hi"},
-        ]
+    reader = CompletionReader()
+    read(reader, OPENAI.text("Hello"), frame({"usage": usage}), DONE)
+    assert (reader.ended, reader.usage, reader.unreadable) == (True, None, "")
 
 
 @pytest.mark.parametrize(
@@ -155,56 +139,40 @@ def test_the_system_prompt_is_the_first_message() -> None:
 )
 def test_an_error_frame_in_all_its_forms_is_the_end(problem: bytes) -> None:
     """Each was seen at some server; a clean end follows it, and sometimes even the end mark."""
-    with Provider(stream(OPENAI.text("Hel"), problem, DONE)) as provider:
-        events = ask(OPENAI.make(provider))
-    assert said(events) == ["Hel"]
-    assert failed(events).code == "upstream_error"
-    assert failed(events).message == "The model provider failed"
+    reader = CompletionReader()
+    assert read(reader, OPENAI.text("Hel"), problem, DONE) == ["Hel"]
+    assert reader.problem
+    assert reader.finish_reason is None
 
 
-def test_a_rate_limit_in_the_middle_is_known_by_its_number() -> None:
-    """Gateways put the status that they got into the frame."""
-    problem = frame({"error": {"code": "429", "message": "slow down"}})
-    with Provider(stream(OPENAI.text("Hel"), problem)) as provider:
-        assert failed(ask(OPENAI.make(provider))).code == "upstream_rate_limited"
+# The request
+
+
+def test_usage_is_asked_for_unless_that_is_switched_off() -> None:
+    """A server that refuses the field is of use without it."""
+    asked = OpenAIResponder(base_url="http://h").fields()
+    assert asked == {"stream_options": {"include_usage": True}}
+    assert OpenAIResponder(base_url="http://h", include_usage=False).fields() == {}
+
+
+def test_the_system_prompt_is_the_first_message() -> None:
+    """Before the history, however much of that there is."""
+    responder = OpenAIResponder(base_url="http://h", system_prompt="Be brief.")
+    messages: List[Dict[str, str]] = responder.messages(TURN)
+    assert messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi"},
+    ]
+    assert OpenAIResponder(base_url="http://h").messages(Turn("hi", CONVERSATION, "r")) == [
+        {"role": "user", "content": "hi"}
+    ]
 
 
 def test_openai_itself_is_asked_in_its_own_words() -> None:
     """Its newer models refuse `max_tokens`; other servers know nothing else."""
-    sent: List[httpx.Request] = []
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield b"".join(OPENAI.reply("x"))
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(200, content=pieces())
-
-    async def main() -> None:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            responder = OpenAIResponder(api_key=KEY, max_tokens=9, client=client)
-            assert [item async for item in responder(TURN)][:1] == ["x"]
-
-    asyncio.run(main())
-    assert str(sent[0].url) == "https://api.openai.com/v1/chat/completions"
-    body = json.loads(sent[0].content)
-    assert body["max_completion_tokens"] == 9
-    assert "max_tokens" not in body
-    assert body["model"] == OpenAIResponder.options_type.default_model
-
-
-def test_an_encryption_that_breaks_is_a_cut() -> None:
-    """httpx does not make an error of its own of it, as it does of every other break."""
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield OPENAI.text("Hel")
-        raise ssl.SSLError("decryption failed")
-
-    async def main() -> None:
-        transport = httpx.MockTransport(lambda request: httpx.Response(200, content=pieces()))
-        async with httpx.AsyncClient(transport=transport) as client:
-            events = await events_of(TURN, OpenAIResponder(api_key=KEY, client=client))
-        assert said(events) == ["Hel"]
-        assert failed(events).code == "upstream_error"
-
-    asyncio.run(main())
+    responder = OpenAIResponder(api_key=KEY, max_tokens=9)
+    assert responder.base_url + responder.path() == "https://api.openai.com/v1/chat/completions"
+    assert responder.headers() == {"Authorization": f"Bearer {KEY}"}
+    fields = responder.fields()
+    assert (fields["max_completion_tokens"], fields["model"]) == (9, "gpt-4.1-mini")
+    assert "max_tokens" not in fields

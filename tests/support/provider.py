@@ -1,7 +1,7 @@
-"""A model provider on a real socket: it speaks both wire formats, and fails in every way asked for.
+"""A provider on a real socket, which fails in every way asked for.
 
-What it does with a request is a script, an async function of the Call. Each part that a script
-sends is an HTTP chunk of its own, so a reader gets exactly these pieces, whatever the network does.
+It answers each request as a script says, an async function of the Call. Each part that a script
+sends is an HTTP chunk of its own, so a reader gets exactly these pieces.
 """
 
 from __future__ import annotations
@@ -9,14 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Type, Union
-
-from omniforge_chat.responders.providers.anthropic import AnthropicResponder
-from omniforge_chat.responders.providers.openai import OpenAIResponder
+from typing import Any, Awaitable, Callable, Dict, List, Mapping
 
 from .harness import PATIENCE
-
-KEY = "sk-test-0123456789abcdef"
 
 
 class Call:
@@ -84,7 +79,7 @@ class Call:
         self.writer.transport.abort()
 
     def close(self) -> None:
-        """End the connection without another word."""
+        """End the connection properly."""
         self.writer.close()
 
 
@@ -94,6 +89,33 @@ def _head(status: str, fields: Mapping[str, str]) -> bytes:
 
 
 Script = Callable[[Call], Awaitable[None]]
+
+
+def streaming(*parts: bytes) -> Script:
+    """Send a whole stream."""
+    return lambda call: call.stream(*parts)
+
+
+def opening(*frames: bytes, then: Script = Call.left) -> Script:
+    """Begin a stream with these frames, in one part, and go on with `then`."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        if frames:
+            await call.part(b"".join(frames))
+        await then(call)
+
+    return script
+
+
+def refusing(status: int, document: Any = None, **headers: str) -> Script:
+    """Answer with something that is no stream."""
+    return lambda call: call.refuse(status, document, **headers)
+
+
+async def hang_up(call: Call) -> None:
+    """End the connection without an answer."""
+    call.close()
 
 
 class Provider:
@@ -177,143 +199,3 @@ class Provider:
             with self._came:
                 self.open_connections -= 1
                 self._came.notify_all()
-
-
-class Wire:
-    """One wire format: how its frames look, and which responder reads them."""
-
-    name: str
-    responder: Union[Type[OpenAIResponder], Type[AnthropicResponder]]
-    base_path: str
-    stop: str
-    """What the provider calls a natural end."""
-    length: str
-    """What it calls a limit on the length."""
-
-    def opening(self) -> List[bytes]:
-        """The frames before the first text."""
-        raise NotImplementedError
-
-    def text(self, text: str) -> bytes:
-        raise NotImplementedError
-
-    def finish(self, reason: str) -> List[bytes]:
-        """The frames that say why the text has ended, and what it cost: 7 tokens and 5."""
-        raise NotImplementedError
-
-    def end(self) -> bytes:
-        """The frame that ends the stream."""
-        raise NotImplementedError
-
-    def error(self, kind: str, message: str) -> bytes:
-        raise NotImplementedError
-
-    def reply(self, *texts: str, reason: Optional[str] = None) -> List[bytes]:
-        """All the frames of a reply."""
-        parts = [self.text(text) for text in texts]
-        return [*self.opening(), *parts, *self.finish(reason or self.stop), self.end()]
-
-    def answer(self, *texts: str) -> Script:
-        """The script that sends a whole reply."""
-
-        async def script(call: Call) -> None:
-            await call.stream(*self.reply(*texts))
-
-        return script
-
-    def make(self, provider: Provider, **options: Any) -> Any:
-        """A responder that asks `provider`."""
-        options = {"base_url": provider.url + self.base_path, "api_key": KEY, **options}
-        return self.responder(**options)
-
-
-def frame(data: Any, event: str = "") -> bytes:
-    name = f"event: {event}\n" if event else ""
-    return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
-
-
-class _OpenAI(Wire):
-    name = "openai"
-    responder = OpenAIResponder
-    base_path = "/v1"
-    stop = "stop"
-    length = "length"
-
-    def _chunk(self, delta: Optional[Mapping[str, Any]], reason: Optional[str] = None) -> bytes:
-        choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
-        return frame(
-            {
-                "id": "chatcmpl-1",
-                "object": "chat.completion.chunk",
-                "created": 1,
-                "model": "m",
-                "choices": choices if delta is not None else [],
-                "usage": None if delta is not None else USAGE,
-            }
-        )
-
-    def opening(self) -> List[bytes]:
-        return [self._chunk({"role": "assistant", "content": None})]
-
-    def text(self, text: str) -> bytes:
-        return self._chunk({"content": text})
-
-    def finish(self, reason: str) -> List[bytes]:
-        return [self._chunk({}, reason), self._chunk(None)]
-
-    def end(self) -> bytes:
-        return b"data: [DONE]\n\n"
-
-    def error(self, kind: str, message: str) -> bytes:
-        return frame({"error": {"message": message, "type": kind, "code": None}})
-
-
-USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-
-
-class _Anthropic(Wire):
-    name = "anthropic"
-    responder = AnthropicResponder
-    base_path = ""
-    stop = "end_turn"
-    length = "max_tokens"
-
-    def _event(self, name: str, **fields: Any) -> bytes:
-        return frame({"type": name, **fields}, name)
-
-    def opening(self) -> List[bytes]:
-        usage = {
-            "input_tokens": 4,
-            "cache_creation_input_tokens": 1,
-            "cache_read_input_tokens": 2,
-            "output_tokens": 1,
-        }
-        message = {"id": "m", "role": "assistant", "content": [], "usage": usage}
-        block = {"type": "text", "text": ""}
-        return [
-            self._event("message_start", message=message),
-            self._event("content_block_start", index=0, content_block=block),
-            self._event("ping"),
-        ]
-
-    def text(self, text: str) -> bytes:
-        delta = {"type": "text_delta", "text": text}
-        return self._event("content_block_delta", index=0, delta=delta)
-
-    def finish(self, reason: str) -> List[bytes]:
-        delta = {"stop_reason": reason, "stop_sequence": None}
-        return [
-            self._event("content_block_stop", index=0),
-            self._event("message_delta", delta=delta, usage={"output_tokens": 5}),
-        ]
-
-    def end(self) -> bytes:
-        return self._event("message_stop")
-
-    def error(self, kind: str, message: str) -> bytes:
-        return self._event("error", error={"type": kind, "message": message})
-
-
-OPENAI: Wire = _OpenAI()
-ANTHROPIC: Wire = _Anthropic()
-WIRES = (OPENAI, ANTHROPIC)

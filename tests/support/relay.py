@@ -1,25 +1,32 @@
-"""Asking a responder that relays a model."""
+"""Asking a responder that relays a model, with a provider behind it or with none."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, List
+from typing import Any, Awaitable, Callable, List, TypeVar
+
+import httpx
 
 from omniforge_chat import Turn, Usage
 from omniforge_chat.models import Chunk, Done, Error, Event
+from omniforge_chat.responders.providers.reader import FrameReader
 
 from .harness import CONVERSATION, PATIENCE, events_of
+from .provider import Provider, Script
+from .wires import OPENAI, Wire
+
+T = TypeVar("T")
 
 TURN = Turn("hi", CONVERSATION, "request-1")
-
-
 COUNTED = Usage(12, prompt_tokens=7, completion_tokens=5)
+COMPLETE = Done(CONVERSATION, COUNTED, "stop")
+"""The end of the replies that a Wire makes."""
 
 
-def using(responder: Any, use: Callable[[Any], Awaitable[Any]]) -> Any:
+def using(responder: Any, use: Callable[[Any], Awaitable[T]]) -> T:
     """What `use` comes to, in an event loop of its own, with the responder closed at the end."""
 
-    async def run() -> Any:
+    async def run() -> T:
         try:
             return await asyncio.wait_for(use(responder), PATIENCE)
         finally:
@@ -30,12 +37,33 @@ def using(responder: Any, use: Callable[[Any], Awaitable[Any]]) -> Any:
 
 def ask(responder: Any, turn: Turn = TURN) -> List[Event]:
     """All the events that one turn comes to."""
+    return using(responder, lambda responder: events_of(turn, responder))
+
+
+def ask_by(client: httpx.AsyncClient, provider: Provider) -> List[Event]:
+    """The same by way of a client of one's own, which is closed at the end."""
 
     async def use(responder: Any) -> List[Event]:
-        return await events_of(turn, responder)
+        async with client:
+            return await events_of(TURN, responder)
 
-    events: List[Event] = using(responder, use)
-    return events
+    return using(OPENAI.make(provider, client=client), use)
+
+
+def relayed(script: Script, wire: Wire = OPENAI, **options: Any) -> List[Event]:
+    """All the events of one turn that a provider answers as `script` says."""
+    with Provider(script) as provider:
+        return ask(wire.make(provider, **options))
+
+
+def read(reader: FrameReader, *parts: bytes) -> List[str]:
+    """The texts that these reads of a body add, up to the end."""
+    texts = []
+    for part in parts:
+        texts.append(reader.feed(part))
+        if reader.ended or reader.unreadable:
+            break
+    return [text for text in texts if text]
 
 
 def said(events: List[Event]) -> List[str]:

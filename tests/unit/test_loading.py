@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any, AsyncIterator, Callable, Iterator
+from typing import Any, AsyncIterator, Callable, Dict, Iterator, Tuple
 
 import pytest
 
+import omniforge_chat
 from omniforge_chat import Settings, Turn, create_app
 from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders import check_responder, load_responder, placeholder
+from omniforge_chat.responders.providers.anthropic import AnthropicResponder
+from omniforge_chat.responders.providers.openai import OpenAIResponder
+
+from ..support.harness import environment, exchange, last
+from ..support.provider import Call, Provider
 
 ADVICE = "write `async def respond(turn): yield ...` and pass `respond`"
 
@@ -90,67 +97,54 @@ def logged(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-@pytest.mark.parametrize(
-    "candidate",
-    [
-        pytest.param(respond, id="async generator function"),
-        pytest.param(anything, id="any arguments"),
-        pytest.param(functools.partial(keyed, key="x"), id="partial"),
-        pytest.param(functools.partial(functools.partial(keyed), key="x"), id="partial of partial"),
-        pytest.param(Assistant(), id="callable object"),
-        pytest.param(functools.partial(Assistant()), id="partial of a callable object"),
-        pytest.param(Assistant().method, id="bound method"),
-        pytest.param(Assistant.class_method, id="class method"),
-        pytest.param(Assistant.static_method, id="static method"),
-        pytest.param(lambda turn: respond(turn, "x"), id="lambda that returns a generator"),
-        pytest.param(logged(respond), id="decorated"),
-        pytest.param(Reply, id="class of async iterators"),
-        pytest.param(placeholder, id="the default"),
-    ],
-)
+RESPONDERS: Dict[str, Any] = {
+    "async generator function": respond,
+    "any arguments": anything,
+    "partial": functools.partial(keyed, key="x"),
+    "partial of partial": functools.partial(functools.partial(keyed), key="x"),
+    "callable object": Assistant(),
+    "partial of a callable object": functools.partial(Assistant()),
+    "bound method": Assistant().method,
+    "class method": Assistant.class_method,
+    "static method": Assistant.static_method,
+    "lambda that returns a generator": lambda turn: respond(turn, "x"),
+    "decorated": logged(respond),
+    "class of async iterators": Reply,
+    "the default": placeholder,
+}
+
+
+@pytest.mark.parametrize("candidate", RESPONDERS.values(), ids=RESPONDERS)
 def test_whatever_gives_an_async_iterator_for_a_turn_is_a_responder(candidate: Any) -> None:
     """It is given back as it is, and an app can be made of it."""
     assert check_responder(candidate) is candidate
     create_app(candidate, settings=Settings())
 
 
-@pytest.mark.parametrize(
-    ("candidate", "problem"),
-    [
-        pytest.param(None, f"None is not callable; {ADVICE}", id="None"),
-        pytest.param(
-            "package:respond", f"'package:respond' is not callable; {ADVICE}", id="a name"
-        ),
-        pytest.param([respond], f"is not callable; {ADVICE}", id="a list"),
-        pytest.param(coroutine, "coroutine is a coroutine function", id="coroutine function"),
-        pytest.param(
-            functools.partial(coroutine),
-            "is a coroutine function",
-            id="partial of a coroutine function",
-        ),
-        pytest.param(Assistant().wrong, "Assistant.wrong is a coroutine function", id="method"),
-        pytest.param(CoroutineCall(), "is a coroutine function", id="object with a coroutine call"),
-        pytest.param(sync_generator, "sync_generator is a sync generator", id="sync generator"),
-        pytest.param(SyncCall(), "is a sync generator", id="object with a sync generator call"),
-        pytest.param(
-            sync_generator(Turn("", "", "")), "is not callable", id="called sync generator"
-        ),
-        pytest.param(Assistant, "Assistant is a class; pass an instance of it, or", id="class"),
-        pytest.param(nothing, "nothing must take one argument, the turn", id="no argument"),
-        pytest.param(keyed, "keyed must take one argument, the turn", id="a named argument more"),
-        pytest.param(
-            lambda turn, other: respond(turn),
-            "must take one argument, the turn",
-            id="two arguments",
-        ),
-        pytest.param(
-            functools.partial(respond, Turn("", "", ""), ""),
-            "must take one argument",
-            id="full partial",
-        ),
-        pytest.param(Assistant.method, "must take one argument", id="method without its object"),
-    ],
-)
+NO_RESPONDERS: Dict[str, Tuple[Any, str]] = {
+    "None": (None, f"None is not callable; {ADVICE}"),
+    "a name": ("package:respond", f"'package:respond' is not callable; {ADVICE}"),
+    "a list": ([respond], f"is not callable; {ADVICE}"),
+    "coroutine function": (coroutine, "coroutine is a coroutine function"),
+    "partial of it": (functools.partial(coroutine), "is a coroutine function"),
+    "method": (Assistant().wrong, "Assistant.wrong is a coroutine function"),
+    "object with a coroutine call": (CoroutineCall(), "is a coroutine function"),
+    "sync generator": (sync_generator, "sync_generator is a sync generator"),
+    "object with a sync generator call": (SyncCall(), "is a sync generator"),
+    "called sync generator": (sync_generator(Turn("", "", "")), "is not callable"),
+    "class": (Assistant, "Assistant is a class; pass an instance of it, or"),
+    "no argument": (nothing, "nothing must take one argument, the turn"),
+    "a named argument more": (keyed, "keyed must take one argument, the turn"),
+    "two arguments": (lambda turn, other: respond(turn), "must take one argument, the turn"),
+    "full partial": (
+        functools.partial(respond, Turn("", "", ""), ""),
+        "must take one argument",
+    ),
+    "method without its object": (Assistant.method, "must take one argument"),
+}
+
+
+@pytest.mark.parametrize(("candidate", "problem"), NO_RESPONDERS.values(), ids=NO_RESPONDERS)
 def test_what_is_no_responder_is_refused_with_what_to_write_instead(
     candidate: Any, problem: str
 ) -> None:
@@ -288,3 +282,63 @@ def test_an_error_inside_the_named_module_passes_through(
     with pytest.raises(error) as caught:
         load_responder("assistant:respond")
     assert type(caught.value) is error
+
+
+# With an extra
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("openai", OpenAIResponder), ("anthropic", AnthropicResponder)]
+)
+def test_a_provider_is_chosen_by_its_name(
+    name: str, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`CHAT_RESPONDER=openai` is all it takes, beside the key."""
+    monkeypatch.setenv(f"{name.upper()}_API_KEY", "sk-test-0123")
+    monkeypatch.delenv(f"{name.upper()}_BASE_URL", raising=False)
+    assert type(load_responder(Settings(responder=name).responder)) is kind
+
+
+def python(code: str, **variables: str) -> str:
+    """What `code` prints, in a process of its own."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(
+        command, env=environment(**variables), capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_the_package_is_imported_without_the_extra() -> None:
+    """If you relay no model, you need no HTTP client."""
+    assert python("import sys, omniforge_chat; print('httpx' in sys.modules)") == "False\n"
+
+
+def test_the_providers_are_public_names() -> None:
+    """They are found where everything else is, and imported when they are named."""
+    assert omniforge_chat.OpenAIResponder is OpenAIResponder
+    assert omniforge_chat.AnthropicResponder is AnthropicResponder
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = omniforge_chat.Nothing
+
+
+def test_a_missing_extra_is_named() -> None:
+    """With the command that installs it, which the service tells in the same words."""
+    code = (
+        "import sys; sys.modules['httpx'] = None\n"
+        "import omniforge_chat\n"
+        "try: omniforge_chat.OpenAIResponder\n"
+        "except ImportError as error: print(error)"
+    )
+    assert python(code) == "httpx is missing: pip install 'omniforge-chat[providers]'\n"
+
+
+def test_a_chosen_provider_has_its_limits_from_the_settings_that_were_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are a little shorter, so that the client is told who was silent."""
+    with Provider(Call.left) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        settings = Settings(responder="openai", first_chunk_timeout=0.3)
+        name, data = last(exchange(create_app(settings=settings), {"message": "hi"}).frames)
+    assert (name, data["code"]) == ("error", "upstream_timeout")
+    assert data["message"].endswith("within 0.25 seconds")

@@ -1,0 +1,178 @@
+"""Relaying a reply: the request that goes out, and the end that the reply comes to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List
+
+import pytest
+
+from omniforge_chat import Finish, Message, Settings, Turn, Usage, create_app
+from omniforge_chat.models import Done
+
+from ..support.harness import CONVERSATION, PATIENCE, LiveServer, last, text
+from ..support.provider import Call, Provider, opening, streaming
+from ..support.relay import COMPLETE, COUNTED, TURN, ask, failed, relayed, said, using
+from ..support.wires import KEY, OPENAI, Wire
+
+HELLO = [*OPENAI.opening(), OPENAI.text("Hello")]
+
+
+def test_a_reply_is_relayed_with_what_it_cost_and_why_it_ended(wire: Wire) -> None:
+    """The whole purpose, in one reply."""
+    events = relayed(wire.answer("Hel", "lo"), wire)
+    assert (said(events), events[-1]) == (["Hel", "lo"], COMPLETE)
+
+
+def test_what_one_read_brings_goes_out_as_one_piece() -> None:
+    """Then what it cost, as soon as that is known, and at last why it ended."""
+
+    async def use(responder: Any) -> List[Any]:
+        return [item async for item in responder(TURN)]
+
+    with Provider(streaming(b"".join(OPENAI.reply("a", "b", "c")))) as provider:
+        assert using(OPENAI.make(provider), use) == ["abc", COUNTED, Finish("stop")]
+
+
+def test_the_request_carries_the_conversation_and_asks_for_no_compression(wire: Wire) -> None:
+    """A compressor holds tokens back; a provider refuses roles that do not alternate."""
+    history = (
+        Message("assistant", "from a window that began in the middle"),
+        Message("user", "one"),
+        Message("assistant", "two", complete=False),
+        Message("user", "three"),
+        Message("assistant", ""),
+    )
+    options: Dict[str, Any] = {
+        "model": "m",
+        "system_prompt": "Be brief.",
+        "temperature": 0,
+        "max_tokens": 9,
+        "extra_body": {"top_k": 3, "stream": False},
+        "extra_headers": {"X-Team": "red"},
+        "extra_query": {"api-version": "1"},
+    }
+    with Provider(wire.answer("x")) as provider:
+        ask(wire.make(provider, **options), Turn("four", CONVERSATION, "r", history))
+        call = provider.call()
+    assert call.headers["accept-encoding"] == "identity"
+    assert call.headers["x-team"] == "red"
+    assert KEY in call.headers.get("authorization", call.headers.get("x-api-key", ""))
+    responder = wire.make(provider)
+    assert call.path == f"{wire.base_path}{responder.path()}?api-version=1"
+    sent = {name: call.body[name] for name in ("model", "temperature", "max_tokens", "top_k")}
+    assert sent == {"model": "m", "temperature": 0, "max_tokens": 9, "top_k": 3}
+    assert call.body["stream"] is True
+    assert "Be brief." in json.dumps(call.body)
+    messages = [m for m in call.body["messages"] if m["role"] != "system"]
+    assert messages == [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three\n\nfour"},
+    ]
+
+
+def test_a_header_of_ones_own_replaces_ours_however_it_is_written(wire: Wire) -> None:
+    """Two keys, or two types, and a server may take either."""
+    theirs = {
+        "AUTHORIZATION": "Bearer theirs",
+        "X-API-KEY": "theirs",
+        "accept-encoding": "br",
+        "content-Type": "application/json; charset=utf-8",
+    }
+    with Provider(wire.answer("x")) as provider:
+        ask(wire.make(provider, extra_headers=theirs))
+        call = provider.call()
+    for name, value in theirs.items():
+        assert call.header_names.count(name.lower()) == 1
+        assert call.headers[name.lower()] == value
+
+
+# The end
+
+
+def test_a_clean_end_without_a_finish_is_a_cut() -> None:
+    """The commonest lie of relays: a reply that was cut off, reported as complete."""
+    with Provider(streaming(*HELLO)) as provider:
+        events = ask(OPENAI.make(provider))
+        assert len(provider.calls) == 1
+    assert said(events) == ["Hello"]
+    assert failed(events).code == "upstream_error"
+    assert failed(events).message == "The model provider's reply was cut off"
+
+
+def test_a_cut_reply_has_the_usage_known_so_far(wire: Wire) -> None:
+    """Whoever counts tokens counts them also where a stream breaks."""
+    error = failed(relayed(streaming(*wire.opening(), wire.text("x" * 40)), wire))
+    known = Usage(10, estimated=True) if wire is OPENAI else Usage(17, 7, 10, True)
+    assert error.usage == known
+
+
+def test_an_answer_that_is_no_stream_is_a_cut_and_the_log_says_what_it_was(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A wrong base URL often leads to a page of a website."""
+
+    async def script(call: Call) -> None:
+        await call.head(content_type="text/html")
+        await call.part(b"<html>Welcome</html>")
+        await call.end()
+
+    assert failed(relayed(script)).code == "upstream_error"
+    assert "content_type=text/html" in caplog.text
+
+
+def test_a_frame_that_cannot_be_read_ends_the_reply_and_the_connection() -> None:
+    """The text that came with it in the same read still goes out."""
+    with Provider(opening(*HELLO, b"data: {oops\n\n", OPENAI.text("!"))) as provider:
+        events = ask(OPENAI.make(provider))
+        assert provider.call().gone.wait(PATIENCE)
+    assert said(events) == ["Hello"]
+    assert failed(events).code == "upstream_error"
+    assert failed(events).message == "The model provider sent something that cannot be read"
+
+
+def test_an_error_in_the_middle_is_the_end(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes under the status 200, and a clean end follows it."""
+    problem = wire.error("invalid_request_error", "hm")
+    events = relayed(streaming(*wire.opening(), wire.text("Hel") + problem), wire)
+    assert said(events) == ["Hel"]
+    assert failed(events).message == "The model provider rejected the request: hm"
+    assert "request_id=request-1" in caplog.text
+    assert "reason='hm'" in caplog.text
+
+
+def test_the_end_mark_alone_ends_a_reply() -> None:
+    """Some servers give no reason; nothing was cut for that."""
+    done = relayed(streaming(*HELLO, OPENAI.end()))[-1]
+    assert done == Done(CONVERSATION, Usage(1, estimated=True))
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_cannot_be_read_after_the_finish_decides_nothing(wire: Wire, at_once: bool) -> None:
+    """The text is complete, also where one read brings all of it."""
+    parts = [*wire.opening(), wire.text("Hello"), *wire.finish(wire.stop)]
+    parts.append(b"event: message_delta\ndata: no JSON\n\n")
+    events = relayed(streaming(*([b"".join(parts)] if at_once else parts)), wire)
+    assert (said(events), events[-1]) == (["Hello"], COMPLETE)
+
+
+def test_the_service_answers_with_the_models_words(wire: Wire) -> None:
+    """What a client of the whole service sees."""
+
+    async def script(call: Call) -> None:
+        await wire.answer("Hel", "lo")(call)
+        await call.left()
+
+    with Provider(script) as provider:
+        with LiveServer(create_app(wire.make(provider), settings=Settings())) as server:
+            with server.chat("hi", conversation_id=CONVERSATION) as client:
+                client.head()
+                frames = client.frames()
+            assert not provider.call().gone.is_set()  # it is kept for the next reply
+            server.stop()
+        assert provider.call().gone.wait(PATIENCE)
+    assert text(frames) == "Hello"
+    usage = {"tokens": 12, "prompt_tokens": 7, "completion_tokens": 5}
+    done = {"conversation_id": CONVERSATION, "usage": usage, "finish_reason": "stop"}
+    assert last(frames) == ("done", done)
