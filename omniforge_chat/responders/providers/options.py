@@ -101,7 +101,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError("api_key", self.api_key, f"a key, as {self.url} asks for one")
         for name, rule in _RULES.items():
             value = getattr(self, name)
-            if value is not None or name == "connect_timeout":
+            if value is not None or name == "connect_timeout":  # which alone is never off
                 settings.check(name, value, rule)
         _check_headers(self.extra_headers or {})
         _check_query(self.extra_query or {})
@@ -181,7 +181,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             text = environ.get(variable, "").strip()
             if text:
                 try:
-                    values[name] = _READERS.get(name, str)(text)
+                    values[name] = _RULES[name].read(text) if name in _RULES else text
                 except ValueError:
                     raise SettingsError(variable, text, _RULES[name].expected) from None
         try:
@@ -199,13 +199,13 @@ _VARIABLES = {
     "temperature": "CHAT_TEMPERATURE",
     "max_tokens": "CHAT_MAX_TOKENS",
 }
-_READERS: Dict[str, Callable[[str], Any]] = {"temperature": float, "max_tokens": int}
 
 
 _RULES = {
     "temperature": settings.Rule(
         "a number of at least 0",
         lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+        float,
     ),
     "max_tokens": settings.AT_LEAST_ONE,
     "max_connections": settings.AT_LEAST_ONE,
