@@ -25,18 +25,10 @@ class FrameReader:
     - `unreadable`: why a frame could not be read, for the log.
     """
 
-    __slots__ = (
-        "_decode",
-        "ended",
-        "finish_reason",
-        "problem",
-        "progressed",
-        "unreadable",
-        "usage",
-    )
+    __slots__ = ("_feed", "ended", "finish_reason", "problem", "progressed", "unreadable", "usage")
 
     def __init__(self) -> None:
-        self._decode = Decoder(max_frame_bytes=MAX_FRAME_BYTES).feed
+        self._feed = Decoder(max_frame_bytes=MAX_FRAME_BYTES).feed
         self.ended = False
         self.progressed = False
         self.finish_reason: Optional[str] = None
@@ -48,7 +40,7 @@ class FrameReader:
         """Read the next bytes of the body; return the text that they add."""
         text = ""
         try:
-            for frame in self._decode(data):
+            for frame in self._feed(data):
                 text += self.read(frame)
                 if self.ended:
                     break
