@@ -19,7 +19,8 @@ import urllib.request
 from pathlib import Path
 from typing import List
 
-from .support.harness import PATIENCE, environment
+from .support.constants import PATIENCE
+from .support.process import environment
 
 ROOT = Path(__file__).parent.parent
 INSTALLING = 240.0

@@ -25,7 +25,9 @@ from omniforge_chat import ChatError, Settings, Turn, create_app
 from omniforge_chat.core.sse import Decoder, Frame
 from omniforge_chat.stream.response import EventStream
 
-from .support.harness import PATIENCE, LiveService, request
+from .support.client import request
+from .support.constants import PATIENCE
+from .support.servers import ServiceThread
 
 CLIENTS = 100
 """How many are at it at once."""
@@ -187,7 +189,7 @@ def soak(seconds: float, seed: int) -> List[str]:
 def _soak(seconds: float, seed: int) -> List[str]:
     before = _in_memory()  # another test may hold on to some
     app = create_app(respond, settings=SETTINGS)
-    service = LiveService(app, SETTINGS)
+    service = ServiceThread(app, SETTINGS)
     with service:
         at_work = Soak(seed, service.port)
         asyncio.run(at_work.run(seconds))
@@ -214,7 +216,7 @@ def _in_memory() -> int:
     return sum(isinstance(thing, EventStream) for thing in gc.get_objects())
 
 
-async def _drain(at_work: Soak, service: LiveService) -> None:
+async def _drain(at_work: Soak, service: ServiceThread) -> None:
     """End the server under streams whose clients stay."""
     streams = [at_work._stream(f"{reply}:1", "stay", 0) for reply in REPLIES for _ in range(5)]
     tasks = [asyncio.ensure_future(stream) for stream in streams]

@@ -22,7 +22,10 @@ from omniforge_chat import Settings, Turn, chat_routes, create_app
 from omniforge_chat.errors import SettingsError
 from omniforge_chat.settings import variable
 
-from ..support.harness import Exchange, Records, environment, exchange, last, refusal, text
+from ..support.answers import last, refusal, text
+from ..support.app import Exchange, exchange
+from ..support.logs import Records
+from ..support.process import environment
 
 ORIGIN = "https://app.example"
 

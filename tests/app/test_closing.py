@@ -12,7 +12,9 @@ from starlette.routing import Mount
 from omniforge_chat import Message, Settings, Turn, create_app
 from omniforge_chat.app import ChatApp
 
-from ..support.harness import PATIENCE, WIRES, LiveServer, assert_next_request_works
+from ..support.client import assert_next_request_works
+from ..support.constants import PATIENCE
+from ..support.servers import WIRES, UvicornThread
 
 SECRET = "redis://user:hunter2@db"
 
@@ -70,7 +72,7 @@ ENDED = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 def test_a_server_that_stops_has_the_responder_and_the_history_closed(wire: Any) -> None:
     """In its own event loop, which the connections belong to, and after the last chat."""
     model, store = Model(), Store()
-    with LiveServer(create_app(model, settings=Settings(), history=store), **wire) as server:
+    with UvicornThread(create_app(model, settings=Settings(), history=store), **wire) as server:
         with server.connect() as client:
             assert_next_request_works(client)
         assert model.closed_in == store.closed_in == []
@@ -135,7 +137,7 @@ def test_a_host_may_close_what_it_has_mounted() -> None:
     """A mounted app gets no lifespan. Nobody has to call it, but a tidy host can."""
     model = Model()
     app = create_app(model, settings=Settings())
-    with LiveServer(Starlette(routes=[Mount("/assistant", app)])) as server:
+    with UvicornThread(Starlette(routes=[Mount("/assistant", app)])) as server:
         future = asyncio.run_coroutine_threadsafe(app.aclose(), server.loop)
         future.result(PATIENCE)
         assert model.closed_in == [server.loop]

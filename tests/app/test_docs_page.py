@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from omniforge_chat import Settings, create_app
 
-from ..support.harness import Exchange
+from ..support.app import Exchange
 
 FETCHED = re.compile(r"""\bfetch\(\s*["'`]([^"'`]*)""")
 REFERRED = re.compile(r"""\b(?:src|href|action|srcset|poster|data)\s*=\s*["']([^"']*)""")

@@ -27,18 +27,12 @@ from omniforge_chat import Settings, Turn, chat_routes, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.core.reply import Responder
 
-from ..support.harness import (
-    PATIENCE,
-    Client,
-    Exchange,
-    LiveServer,
-    PacedResponder,
-    assert_next_request_works,
-    exchange,
-    last,
-    refusal,
-    text,
-)
+from ..support.answers import last, refusal, text
+from ..support.app import Exchange, exchange
+from ..support.client import Client, assert_next_request_works
+from ..support.constants import PATIENCE
+from ..support.responders import PacedResponder
+from ..support.servers import UvicornThread
 
 SETTINGS = Settings()
 
@@ -204,7 +198,7 @@ def test_in_a_host_tokens_arrive_one_by_one_and_leaving_ends_the_responder(
     """A middleware that collects, compresses or keeps silent would take away what this is for."""
     paced = PacedResponder()
     host = build(paced)
-    with LiveServer(host.app) as server:
+    with UvicornThread(host.app) as server:
         with server.connect() as client:
             for _ in range(2):
                 _ask(client, host.prefix)
@@ -270,7 +264,7 @@ def test_two_mounted_apps_answer_each_in_its_own_way_and_have_room_of_their_own(
             Mount("/two", create_app(other, settings=settings)),
         ]
     )
-    with LiveServer(host) as server, server.connect() as first, server.connect() as second:
+    with UvicornThread(host) as server, server.connect() as first, server.connect() as second:
         _ask(first, "/one")
         assert first.head()[0] == 200
         _ask(second, "/one")
@@ -297,7 +291,7 @@ def test_the_host_s_lifespan_is_the_host_s() -> None:
 
     service = create_app(settings=SETTINGS)
     host = Starlette(routes=[Mount("/assistant", service)], lifespan=lifespan)
-    with LiveServer(host) as server, server.connect() as client:
+    with UvicornThread(host) as server, server.connect() as client:
         assert steps == ["started"]
         for _ in range(2):
             _ask(client, "/assistant")
@@ -311,7 +305,7 @@ def test_the_host_s_lifespan_is_the_host_s() -> None:
 def test_without_any_lifespan_a_service_of_its_own_works_too() -> None:
     """Not every server runs one."""
     app = create_app(settings=SETTINGS)
-    with LiveServer(app, lifespan="off") as server, server.connect() as client:
+    with UvicornThread(app, lifespan="off") as server, server.connect() as client:
         assert_next_request_works(client)
 
 
@@ -329,7 +323,7 @@ def test_a_middleware_of_the_host_adds_to_the_stream_s_headers() -> None:
         yield "hi"
 
     host = _behind_base_http_middleware(respond)
-    with LiveServer(host.app) as server, server.connect() as client:
+    with UvicornThread(host.app) as server, server.connect() as client:
         _ask(client, host.prefix)
         assert client.head()[1]["x-host"] == "was here"
         assert last(client.frames())[0] == "done"

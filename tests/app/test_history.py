@@ -14,16 +14,11 @@ from omniforge_chat.conversations.protocol import ABANDONED_SECONDS, History
 from omniforge_chat.conversations.window import window
 from omniforge_chat.errors import ConversationBusy, SettingsError
 
-from ..support.harness import (
-    CONVERSATION,
-    PATIENCE,
-    Exchange,
-    LiveServer,
-    PacedResponder,
-    exchange,
-    last,
-    text,
-)
+from ..support.answers import last, text
+from ..support.app import Exchange, exchange
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.responders import PacedResponder
+from ..support.servers import UvicornThread
 from ..support.timeless import passing, settle, timeless
 
 
@@ -156,7 +151,7 @@ async def recall(turn: Turn) -> AsyncIterator[str]:
     yield f"[{turn.message}]"
 
 
-def converse(live: LiveServer, message: str, conversation_id: str = CONVERSATION) -> str:
+def converse(live: UvicornThread, message: str, conversation_id: str = CONVERSATION) -> str:
     with live.chat(message, conversation_id=conversation_id) as client:
         assert client.head()[0] == 200
         return text(client.frames())
@@ -165,7 +160,7 @@ def converse(live: LiveServer, message: str, conversation_id: str = CONVERSATION
 def test_a_follow_up_question_carries_what_was_said_before() -> None:
     """It is what makes a conversation of single messages."""
     settings = Settings(history="memory")
-    with LiveServer(create_app(recall, settings=settings)) as live:
+    with UvicornThread(create_app(recall, settings=settings)) as live:
         assert converse(live, "one") == "[one]"
         assert converse(live, "two") == "u:one|a:[one][two]"
         other = "550e8400-e29b-41d4-a716-446655440001"
@@ -174,7 +169,7 @@ def test_a_follow_up_question_carries_what_was_said_before() -> None:
 
 def test_nothing_is_remembered_unless_it_is_asked_for() -> None:
     """What people say is not kept behind the back of whoever runs the service."""
-    with LiveServer(create_app(recall, settings=Settings())) as live:
+    with UvicornThread(create_app(recall, settings=Settings())) as live:
         assert converse(live, "one") == "[one]"
         assert converse(live, "two") == "[two]"
 
@@ -182,7 +177,7 @@ def test_nothing_is_remembered_unless_it_is_asked_for() -> None:
 def test_only_the_turns_that_fit_the_context_are_sent() -> None:
     """A long conversation does not overflow the model's context."""
     settings = Settings(history="memory", context_chars=20)
-    with LiveServer(create_app(recall, settings=settings)) as live:
+    with UvicornThread(create_app(recall, settings=settings)) as live:
         converse(live, "one")
         assert converse(live, "two") == "u:one|a:[one][two]"
         assert converse(live, "three") == "[three]"
@@ -191,7 +186,7 @@ def test_only_the_turns_that_fit_the_context_are_sent() -> None:
 def test_the_message_itself_takes_of_the_context_too() -> None:
     """What is left for the past is what it does not need."""
     settings = Settings(history="memory", context_chars=20)
-    with LiveServer(create_app(recall, settings=settings)) as live:
+    with UvicornThread(create_app(recall, settings=settings)) as live:
         converse(live, "one")
         assert converse(live, "x" * 13) == f"[{'x' * 13}]"
 
@@ -199,7 +194,7 @@ def test_the_message_itself_takes_of_the_context_too() -> None:
 def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
     """Otherwise two replies would be made from the same past, and one of them lost."""
     paced = PacedResponder()
-    live = LiveServer(create_app(paced, settings=Settings(history="memory")))
+    live = UvicornThread(create_app(paced, settings=Settings(history="memory")))
     with live, live.chat("one", conversation_id=CONVERSATION) as first:
         first.head()
         paced.ask()
@@ -239,7 +234,7 @@ def test_a_reply_that_fails_is_kept_as_far_as_it_got(fault: Optional[str]) -> No
             yield item
 
     settings = Settings(history="memory")
-    with LiveServer(create_app(respond, settings=settings)) as live:
+    with UvicornThread(create_app(respond, settings=settings)) as live:
         assert converse(live, "fail") == "half"
         assert converse(live, "go on") == "u:fail|a~:half[go on]"
 
@@ -292,7 +287,7 @@ def test_a_turn_that_produced_nothing_leaves_no_trace() -> None:
             yield item
 
     settings = Settings(history="memory")
-    with LiveServer(create_app(fail, settings=settings)) as live:
+    with UvicornThread(create_app(fail, settings=settings)) as live:
         assert converse(live, "fail") == ""
         assert converse(live, "go on") == "[go on]"
 
@@ -313,7 +308,7 @@ def test_a_reply_that_the_client_left_is_kept_as_far_as_it_got() -> None:
             closed.set()
 
     settings = Settings(history="memory")
-    with LiveServer(create_app(endless, settings=settings)) as live:
+    with UvicornThread(create_app(endless, settings=settings)) as live:
         with live.chat("endless", conversation_id=CONVERSATION) as client:
             client.head()
             client.frame()

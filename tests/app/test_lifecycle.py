@@ -15,7 +15,8 @@ from omniforge_chat.responders import placeholder
 from omniforge_chat.stream.deadline import Deadline
 from omniforge_chat.stream.lifecycle import Lifecycle
 
-from ..support.harness import Exchange, last, refusal
+from ..support.answers import last, refusal
+from ..support.app import Exchange
 from ..support.timeless import now, passing, settle, timeless
 
 

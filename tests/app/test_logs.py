@@ -28,16 +28,13 @@ from omniforge_chat.logs import (
     log_config,
 )
 
-from ..support.harness import (
-    CONVERSATION,
-    PATIENCE,
-    Client,
-    LiveServer,
-    PacedResponder,
-    Records,
-    exchange,
-    last,
-)
+from ..support.answers import last
+from ..support.app import exchange
+from ..support.client import Client
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.logs import Records
+from ..support.responders import PacedResponder
+from ..support.servers import UvicornThread
 
 FIELDS = [
     "request_id",
@@ -107,7 +104,7 @@ def test_a_chat_s_end_is_one_line_with_what_an_operator_asks_for(
 ) -> None:
     """Which, whose, how it ended, how much of it and how fast."""
     app = create_app(responder, settings=Settings())
-    with LiveServer(app) as server, server.connect() as client:
+    with UvicornThread(app) as server, server.connect() as client:
         _ask(client)
         client.frames()
         fields = records.chat(REFERENCE)
@@ -149,7 +146,7 @@ def test_a_client_that_left_is_told_apart_from_a_reply_that_ended(
 ) -> None:
     """It is no failure of ours, and no success either."""
     paced = PacedResponder()
-    with LiveServer(create_app(paced, settings=Settings())) as server:
+    with UvicornThread(create_app(paced, settings=Settings())) as server:
         with server.connect() as client:
             _ask(client)
             for _ in range(tokens):
@@ -163,7 +160,7 @@ def test_a_client_that_left_is_told_apart_from_a_reply_that_ended(
 
 def test_a_client_that_reads_to_the_end_and_leaves_has_been_answered(records: Records) -> None:
     """Most clients close their connection with the last frame; their chats are done."""
-    with LiveServer(create_app(_done, settings=Settings())) as server:
+    with UvicornThread(create_app(_done, settings=Settings())) as server:
         for _ in range(20):
             with server.connect() as client:
                 _ask(client)

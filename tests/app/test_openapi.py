@@ -23,8 +23,10 @@ from omniforge_chat.core.reply import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
 
-from ..support.harness import CONVERSATION, Exchange, LiveServer, exchange
+from ..support.app import Exchange, exchange
+from ..support.constants import CONVERSATION
 from ..support.requests import judge, objects
+from ..support.servers import UvicornThread
 
 CHAT = "/api/v1/chat"
 
@@ -293,7 +295,7 @@ schema.config.generation.update(exclude_header_characters="".join(map(chr, (*ran
 @pytest.fixture(scope="module", params=[app, remembering], ids=["forgetful", "remembering"])
 def service(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the service is."""
-    with LiveServer(request.param) as live:
+    with UvicornThread(request.param) as live:
         yield live.url
 
 

@@ -39,7 +39,10 @@ from omniforge_chat.stream.lifecycle import Lifecycle
 from omniforge_chat.stream.response import ABORT, UNSENT, EventStream
 from omniforge_chat.stream.state import ATTEMPT_SECONDS, ATTEMPTS
 
-from ..support.harness import CONVERSATION, PATIENCE, Exchange, Records, last, text
+from ..support.answers import last, text
+from ..support.app import Exchange
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.logs import Records
 from ..support.timeless import clock, now, passing, settle, timeless
 
 REFERENCE = "ref-1"

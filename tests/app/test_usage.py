@@ -13,8 +13,8 @@ from omniforge_chat.errors import UpstreamError, UpstreamRateLimited, UpstreamTi
 from omniforge_chat.http.openapi import document
 from omniforge_chat.models import Chunk, Done, Error, Event
 
-from ..support import harness
-from ..support.harness import CONVERSATION
+from ..support import responders
+from ..support.constants import CONVERSATION
 
 TURN = Turn("hi", CONVERSATION, "request-1")
 
@@ -29,7 +29,7 @@ def events_of(*items: Any) -> List[Event]:
             yield item
 
     async def main() -> List[Event]:
-        return await harness.events_of(TURN, respond)
+        return await responders.events_of(TURN, respond)
 
     return asyncio.run(main())
 

@@ -22,7 +22,8 @@ from starlette.routing import Mount
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import Responder
 
-from ..support.harness import CONVERSATION, PATIENCE, LiveServer
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.servers import UvicornThread
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -86,7 +87,7 @@ def browser() -> Iterator[Browser]:
 @contextlib.contextmanager
 def docs(
     browser: Browser, responder: Responder, **options: Any
-) -> Iterator[Tuple[Page, LiveServer]]:
+) -> Iterator[Tuple[Page, UvicornThread]]:
     """The page of an app that is mounted at /assistant, opened in a window of its own.
 
     At the end it must have asked nobody but that app, and put nothing on the console.
@@ -99,7 +100,7 @@ def docs(
         if message.type in ("error", "warning") and not message.text.startswith(RECOVERED):
             complaints.append(message.text)
 
-    with LiveServer(host, lifespan="off") as server:
+    with UvicornThread(host, lifespan="off") as server:
         context = browser.new_context(**options)
         try:
             page = context.new_page()

@@ -14,7 +14,8 @@ from typing import Any, List
 
 import pytest
 
-from ..support.harness import PATIENCE, environment
+from ..support.constants import PATIENCE
+from ..support.process import environment
 
 pytest.importorskip("logfire", reason="the tools are not installed: make test-compat")
 

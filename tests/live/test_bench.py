@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ..support.harness import PATIENCE
+from ..support.constants import PATIENCE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")

@@ -16,19 +16,12 @@ from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import Item, Responder
 from omniforge_chat.responders import placeholder
 
-from ..support.harness import (
-    CONVERSATION,
-    PATIENCE,
-    WIRES,
-    LiveServer,
-    PacedResponder,
-    Records,
-    assert_next_request_works,
-    last,
-    refusal,
-    request,
-    text,
-)
+from ..support.answers import last, refusal, text
+from ..support.client import assert_next_request_works, request
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.logs import Records
+from ..support.responders import PacedResponder
+from ..support.servers import WIRES, UvicornThread
 
 LIMIT = Settings().max_body_bytes
 
@@ -38,7 +31,7 @@ class Stage:
 
     def __init__(self, wire: Dict[str, Any]) -> None:
         self.responder: Responder = placeholder
-        self.server = LiveServer(create_app(self._respond, settings=Settings()), **wire)
+        self.server = UvicornThread(create_app(self._respond, settings=Settings()), **wire)
 
     def _respond(self, turn: Turn) -> AsyncIterator[Item]:
         return self.responder(turn)
@@ -58,7 +51,7 @@ def stage(theatre: Stage) -> Stage:
 
 
 @pytest.fixture
-def server(stage: Stage) -> LiveServer:
+def server(stage: Stage) -> UvicornThread:
     return stage.server
 
 
@@ -71,7 +64,7 @@ def wire(request: pytest.FixtureRequest) -> Dict[str, Any]:
 # The stream
 
 
-def test_a_message_is_answered_with_chunks_and_done(server: LiveServer) -> None:
+def test_a_message_is_answered_with_chunks_and_done(server: UvicornThread) -> None:
     """The README's first example."""
     with server.chat("Hello", conversation_id=CONVERSATION) as client:
         status, headers = client.head()
@@ -92,7 +85,7 @@ def test_a_message_is_answered_with_chunks_and_done(server: LiveServer) -> None:
         }
 
 
-def test_a_new_conversation_gets_an_id_that_header_and_done_agree_on(server: LiveServer) -> None:
+def test_a_new_conversation_gets_an_id_that_header_and_done_agree_on(server: UvicornThread) -> None:
     """A client continues a conversation by this id, and may have read either of the two."""
     seen = []
     for fields in ({}, {"conversation_id": None}):
@@ -167,7 +160,7 @@ def test_the_responder_gets_the_message_as_it_was_sent_and_the_client_its_reply(
     assert seen == [message, message]
 
 
-def test_unknown_fields_are_ignored(server: LiveServer) -> None:
+def test_unknown_fields_are_ignored(server: UvicornThread) -> None:
     """Clients may be newer than the server."""
     with server.chat("hi", temperature=1.5, history=[{"role": "user"}], message_id=None) as client:
         assert client.head()[0] == 200
@@ -185,7 +178,7 @@ def test_unknown_fields_are_ignored(server: LiveServer) -> None:
         "application/merge-patch+json; version=1",
     ],
 )
-def test_any_json_media_type_is_taken(server: LiveServer, content_type: str) -> None:
+def test_any_json_media_type_is_taken(server: UvicornThread, content_type: str) -> None:
     """Clients add parameters and use types of their own; all of these are JSON by RFC 6839."""
     with server.connect() as client:
         client.post({"message": "hi"}, headers={"Content-Type": content_type})
@@ -193,7 +186,7 @@ def test_any_json_media_type_is_taken(server: LiveServer, content_type: str) -> 
         assert last(client.frames())[0] == "done"
 
 
-def test_a_second_request_that_did_not_wait_is_answered_second(server: LiveServer) -> None:
+def test_a_second_request_that_did_not_wait_is_answered_second(server: UvicornThread) -> None:
     """HTTP/1.1 lets a client pipeline: the second request lies in the buffer during the first."""
     other = "16fd2706-8baf-433b-82eb-8c7fada847da"
     with server.connect() as client:
@@ -209,14 +202,14 @@ def test_a_second_request_that_did_not_wait_is_answered_second(server: LiveServe
             assert last(frames)[1]["conversation_id"] == conversation
 
 
-def test_a_connection_serves_one_chat_after_the_other(server: LiveServer) -> None:
+def test_a_connection_serves_one_chat_after_the_other(server: UvicornThread) -> None:
     """Browsers and proxies keep connections; a stream that ends properly leaves its own usable."""
     with server.connect() as client:
         for _ in range(20):
             assert_next_request_works(client)
 
 
-def test_a_body_in_many_small_parts_is_put_together(server: LiveServer) -> None:
+def test_a_body_in_many_small_parts_is_put_together(server: UvicornThread) -> None:
     """TCP may part a request anywhere, also within a character."""
     body = json.dumps({"message": "Grüße 👋"}, ensure_ascii=False).encode()
     chunked = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
@@ -231,7 +224,7 @@ def test_a_body_in_many_small_parts_is_put_together(server: LiveServer) -> None:
         assert_next_request_works(client)
 
 
-def test_a_client_that_asks_before_it_sends_the_body_is_told_to_go_on(server: LiveServer) -> None:
+def test_a_client_that_asks_before_it_sends_the_body_is_told_to_go_on(server: UvicornThread) -> None:
     """curl sends `Expect: 100-continue` with larger bodies, and waits (RFC 9110, 10.1.1)."""
     head, _, body = request({"message": "hi"}, headers={"Expect": "100-continue"}).partition(
         b"\r\n\r\n"
@@ -280,7 +273,7 @@ def test_a_usable_request_id_of_the_client_is_kept(stage: Stage, sent: str) -> N
         pytest.param("Grüße".encode().decode("latin-1"), id="UTF-8"),
     ],
 )
-def test_an_unusable_request_id_is_replaced(server: LiveServer, sent: str) -> None:
+def test_an_unusable_request_id_is_replaced(server: UvicornThread, sent: str) -> None:
     """What a log line or a header of ours cannot carry safely goes no further."""
     with server.connect() as client:
         for field in ("message", "text"):
@@ -295,7 +288,7 @@ def test_an_unusable_request_id_is_replaced(server: LiveServer, sent: str) -> No
         assert_next_request_works(client)
 
 
-def test_requests_without_an_id_get_one_each(server: LiveServer) -> None:
+def test_requests_without_an_id_get_one_each(server: UvicornThread) -> None:
     """Two requests on one connection are two lines in the log."""
     seen = set()
     with server.connect() as client:
@@ -412,7 +405,7 @@ _UUID = "conversation_id: must be a UUID of version 4"
     ],
 )
 def test_a_body_that_is_not_nice_is_refused_and_the_connection_goes_on(
-    server: LiveServer, body: bytes, status: int, code: str, said: str
+    server: UvicornThread, body: bytes, status: int, code: str, said: str
 ) -> None:
     """Any bytes get an answer that helps, and cost only their own request."""
     with server.connect() as client:
@@ -423,7 +416,7 @@ def test_a_body_that_is_not_nice_is_refused_and_the_connection_goes_on(
         assert_next_request_works(client)
 
 
-def test_all_wrong_fields_are_named_at_once(server: LiveServer) -> None:
+def test_all_wrong_fields_are_named_at_once(server: UvicornThread) -> None:
     """Nobody likes to be told of the second mistake after mending the first."""
     with server.connect() as client:
         client.post({"message": 1, "conversation_id": []})
@@ -446,7 +439,7 @@ def test_all_wrong_fields_are_named_at_once(server: LiveServer) -> None:
         "application/x+json+x",
     ],
 )
-def test_what_is_not_declared_as_json_is_refused(server: LiveServer, content_type: str) -> None:
+def test_what_is_not_declared_as_json_is_refused(server: UvicornThread, content_type: str) -> None:
     """A page of another site can send forms and plain text without asking first (CORS)."""
     with server.connect() as client:
         client.post({"message": "hi"}, headers={"Content-Type": content_type})
@@ -456,7 +449,7 @@ def test_what_is_not_declared_as_json_is_refused(server: LiveServer, content_typ
         assert_next_request_works(client)
 
 
-def test_no_content_type_at_all_is_refused(server: LiveServer) -> None:
+def test_no_content_type_at_all_is_refused(server: UvicornThread) -> None:
     """Absent is not JSON either."""
     with server.connect() as client:
         client.send(
@@ -467,7 +460,7 @@ def test_no_content_type_at_all_is_refused(server: LiveServer) -> None:
         assert_next_request_works(client)
 
 
-def test_a_compressed_body_is_refused_and_not_called_bad_json(server: LiveServer) -> None:
+def test_a_compressed_body_is_refused_and_not_called_bad_json(server: UvicornThread) -> None:
     """It would be read as JSON and found wanting; the client should learn what is really wrong."""
     with server.connect() as client:
         client.post(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
@@ -479,7 +472,7 @@ def test_a_compressed_body_is_refused_and_not_called_bad_json(server: LiveServer
 
 @pytest.mark.parametrize("expect", [{}, {"Expect": "100-continue"}], ids=["", "asked first"])
 def test_a_body_announced_too_large_is_refused_before_it_is_sent(
-    server: LiveServer, expect: Dict[str, str]
+    server: UvicornThread, expect: Dict[str, str]
 ) -> None:
     """Waiting for a megabyte to say no to it helps nobody."""
     body = json.dumps({"message": "hi", "padding": "x" * 1_000_000}).encode()
@@ -493,7 +486,7 @@ def test_a_body_announced_too_large_is_refused_before_it_is_sent(
         assert_next_request_works(client)
 
 
-def test_a_body_that_grows_too_large_is_refused_before_its_end(server: LiveServer) -> None:
+def test_a_body_that_grows_too_large_is_refused_before_its_end(server: UvicornThread) -> None:
     """A chunked body announces nothing, and may have no end."""
     part = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
     with server.connect() as client:
@@ -507,7 +500,7 @@ def test_a_body_that_grows_too_large_is_refused_before_its_end(server: LiveServe
         assert_next_request_works(client)
 
 
-def test_a_body_as_large_as_the_limit_is_read(server: LiveServer) -> None:
+def test_a_body_as_large_as_the_limit_is_read(server: UvicornThread) -> None:
     """10,000 characters fit in any JSON escaping, and a limit includes itself."""
     body = json.dumps({"message": "hi"}).encode()
     with server.connect() as client:
@@ -520,7 +513,7 @@ def test_a_body_as_large_as_the_limit_is_read(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/chat/", "/api/v1", "/%ff%00", "/a?message=hi"])
-def test_a_path_that_is_nowhere_is_not_found(server: LiveServer, path: str) -> None:
+def test_a_path_that_is_nowhere_is_not_found(server: UvicornThread, path: str) -> None:
     """In the shape of all errors, with no redirect and no page of a framework."""
     with server.connect() as client:
         for method in ("GET", "POST"):
@@ -545,7 +538,7 @@ def test_a_path_that_is_nowhere_is_not_found(server: LiveServer, path: str) -> N
     ],
 )
 def test_another_method_is_refused_with_those_that_are_allowed(
-    server: LiveServer, method: str, path: str, allowed: Set[str]
+    server: UvicornThread, method: str, path: str, allowed: Set[str]
 ) -> None:
     """RFC 9110, section 15.5.6, demands `Allow`."""
     with server.connect() as client:
@@ -556,7 +549,7 @@ def test_another_method_is_refused_with_those_that_are_allowed(
         assert_next_request_works(client)
 
 
-def test_a_head_request_to_the_chat_has_no_body(server: LiveServer) -> None:
+def test_a_head_request_to_the_chat_has_no_body(server: UvicornThread) -> None:
     """It is refused like any other method, but an answer to HEAD ends with its headers."""
     with server.connect() as client:
         client.ask("/api/v1/chat", method="HEAD")
@@ -573,7 +566,7 @@ def test_a_body_that_does_not_arrive_in_time_is_cut_off(
 ) -> None:
     """The limit is for the whole body: one byte now and then does not keep a connection."""
     app = create_app(settings=Settings(body_timeout=0.3))
-    with LiveServer(app, **wire) as server, server.connect() as client:
+    with UvicornThread(app, **wire) as server, server.connect() as client:
         client.send(
             b"POST /api/v1/chat HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
             b'Content-Length: 1000\r\n\r\n{"message":"hi"}'
@@ -596,7 +589,7 @@ def test_a_body_that_does_not_arrive_in_time_is_cut_off(
             assert_next_request_works(other)
 
 
-def test_a_body_shorter_than_announced_ends_with_the_connection(server: LiveServer) -> None:
+def test_a_body_shorter_than_announced_ends_with_the_connection(server: UvicornThread) -> None:
     """There is nobody left to tell, and what came is no request."""
     with Records() as records:
         with server.connect() as client:
@@ -610,7 +603,7 @@ def test_a_body_shorter_than_announced_ends_with_the_connection(server: LiveServ
         assert records.troubles == []
 
 
-def test_a_body_longer_than_announced_is_read_to_the_announced_length(server: LiveServer) -> None:
+def test_a_body_longer_than_announced_is_read_to_the_announced_length(server: UvicornThread) -> None:
     """What lies behind it is no request, so this connection ends, and only this one."""
     with server.connect() as client:
         client.post(b'{"message"', headers={"Content-Length": "10"})
@@ -628,7 +621,7 @@ def test_beyond_the_limit_of_streams_a_request_is_refused_before_its_body(
     """A server that is full says so at once, and when to come again."""
     paced = PacedResponder()
     app = create_app(paced, settings=Settings(max_streams=1))
-    with LiveServer(app, **wire) as server, server.chat() as first, server.connect() as second:
+    with UvicornThread(app, **wire) as server, server.chat() as first, server.connect() as second:
         assert first.head()[0] == 200
         head, _, body = request({"message": "hi"}).partition(b"\r\n\r\n")
         second.send(head + b"\r\n\r\n")
@@ -652,7 +645,7 @@ def test_beyond_the_limit_of_streams_a_request_is_refused_before_its_body(
 
 
 def test_what_breaks_unexpectedly_before_the_stream_is_an_internal_error(
-    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+    server: UvicornThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client learns nothing of the cause but where the log has it."""
 
@@ -788,7 +781,7 @@ def test_a_client_that_leaves_ends_the_responder(stage: Stage, how: str) -> None
 
 
 @pytest.mark.parametrize(("path", "status"), [("/health", "healthy"), ("/ready", "ready")])
-def test_probes_answer(server: LiveServer, path: str, status: str) -> None:
+def test_probes_answer(server: UvicornThread, path: str, status: str) -> None:
     """Orchestrators ask with GET, load balancers with HEAD."""
     with server.connect() as client:
         client.ask(path, headers={"X-Request-ID": "probe-1"})

@@ -18,8 +18,9 @@ import pytest
 
 from omniforge_chat.cli import main
 
-from ..support.harness import CONVERSATION, PATIENCE, environment, last, refusal
-from ..support.process import MODULE, running
+from ..support.answers import last, refusal
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.process import MODULE, environment, running
 
 SCRIPT = [str(Path(sys.executable).with_name("omniforge-chat"))]
 FACTORY = [sys.executable, "-m", "uvicorn", "--factory", "omniforge_chat:create_app"]

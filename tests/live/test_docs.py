@@ -26,7 +26,11 @@ from omniforge_chat.settings import variable
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
-from ..support.harness import PATIENCE, Client, environment, exchange, last, text
+from ..support.constants import PATIENCE
+from ..support.client import Client
+from ..support.process import environment
+from ..support.app import exchange
+from ..support.answers import last, text
 
 FIELDS = Settings.__struct_fields__
 

@@ -27,19 +27,13 @@ from omniforge_chat.responders import placeholder
 from omniforge_chat.server import Server
 from omniforge_chat.stream.response import EventStream
 
-from ..support.harness import (
-    PATIENCE,
-    WIRES,
-    Client,
-    LiveService,
-    PacedResponder,
-    Records,
-    assert_next_request_works,
-    last,
-    refusal,
-    request,
-)
+from ..support.answers import last, refusal
+from ..support.client import Client, assert_next_request_works, request
+from ..support.constants import PATIENCE
+from ..support.logs import Records
 from ..support.process import Service, running
+from ..support.responders import PacedResponder
+from ..support.servers import WIRES, ServiceThread
 
 HOWS = ["close", "reset"]
 """How a client ends its connection: with FIN, or with RST."""
@@ -54,7 +48,7 @@ class Stage:
         self.responder: Responder = placeholder
         settings = Settings(**limits)
         self.app = create_app(self._respond, settings=settings)
-        self.service = LiveService(self.app, settings, **wire)
+        self.service = ServiceThread(self.app, settings, **wire)
 
     def _respond(self, turn: Turn) -> AsyncIterator[Any]:
         return self.responder(turn)
@@ -703,7 +697,7 @@ def test_each_side_that_asks_for_a_stop_may_hurry_it_itself(wire: Dict[str, Any]
     """The first word of the second side is the same stop; its second is another."""
     settings = Settings(drain_timeout=600)
     paced = PacedResponder()
-    with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
+    with ServiceThread(create_app(paced, settings=settings), settings, **wire) as service:
         with service.chat() as client:
             client.head()
             server = service._server

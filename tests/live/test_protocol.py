@@ -15,16 +15,11 @@ from omniforge_chat import Settings, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.server import HEAD_BYTES, HEAD_FIELDS, Server, make_server
 
-from ..support.harness import (
-    PATIENCE,
-    WIRES,
-    LiveService,
-    PacedResponder,
-    assert_next_request_works,
-    last,
-    refusal,
-    request,
-)
+from ..support.answers import last, refusal
+from ..support.client import assert_next_request_works, request
+from ..support.constants import PATIENCE
+from ..support.responders import PacedResponder
+from ..support.servers import WIRES, ServiceThread
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,8 +102,8 @@ def wire(request: pytest.FixtureRequest) -> Dict[str, Any]:
 
 
 @pytest.fixture
-def service(wire: Dict[str, Any]) -> Iterator[LiveService]:
-    with LiveService(create_app(settings=Settings()), Settings(), **wire) as service:
+def service(wire: Dict[str, Any]) -> Iterator[ServiceThread]:
+    with ServiceThread(create_app(settings=Settings()), Settings(), **wire) as service:
         yield service
 
 
@@ -147,7 +142,7 @@ def test_an_upgrade_is_ignored_however_the_request_is_cut(http: str, kind: str) 
     asyncio.run(run())
 
 
-def test_a_chat_may_ask_for_an_upgrade(service: LiveService) -> None:
+def test_a_chat_may_ask_for_an_upgrade(service: ServiceThread) -> None:
     """As `curl --http2` does, and Java's own client; the body may be a segment of its own."""
     fields = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}
     head, end, body = request({"message": "hi"}, headers=fields).partition(b"\r\n\r\n")
@@ -238,7 +233,7 @@ def test_nothing_is_answered_within_an_answer(http: str, rest: bytes) -> None:
     assert seen[-1] == "http.disconnect"
 
 
-def test_a_client_is_told_of_a_head_that_is_too_large(service: LiveService) -> None:
+def test_a_client_is_told_of_a_head_that_is_too_large(service: ServiceThread) -> None:
     """Before the connection ends; the others don't notice."""
     with service.connect() as client, service.connect() as other:
         client.send(GET + LONG)
@@ -270,7 +265,7 @@ def test_a_lost_connection_leaves_nothing_to_the_collector(
     """It comes round late to what has grown old, and that may be many megabytes."""
     paced = PacedResponder()
     settings = Settings()
-    with LiveService(create_app(paced, settings=settings), settings, **wire) as service:
+    with ServiceThread(create_app(paced, settings=settings), settings, **wire) as service:
         client = service.connect()
         service.until(lambda: service.connections > 0)
         left = service.call(

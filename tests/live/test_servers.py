@@ -45,7 +45,9 @@ from h2.events import DataReceived, ResponseReceived, StreamEnded
 
 from omniforge_chat.core.sse import Decoder, Frame
 
-from ..support.harness import PATIENCE, Client, last, refusal, request, text
+from ..support.answers import last, refusal, text
+from ..support.client import Client, request
+from ..support.constants import PATIENCE
 from ..support.process import Service, running
 
 SERVE = '''

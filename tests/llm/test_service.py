@@ -19,7 +19,11 @@ import pytest
 
 from omniforge_chat import History, MemoryHistory, Message, Settings, create_app
 
-from ..support.harness import CONVERSATION, PATIENCE, Client, LiveServer, Records, last, text
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.client import Client
+from ..support.servers import UvicornThread
+from ..support.logs import Records
+from ..support.answers import last, text
 from ..support.process import Service, running
 from ..support.wires import ANTHROPIC, OPENAI, WIRES, Wire
 from .llama import Llama, missing
@@ -55,13 +59,13 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 @contextlib.contextmanager
 def service(
     llama: Llama, wire: Wire, *, history: Optional[History] = None, **options: Any
-) -> Iterator[LiveServer]:
+) -> Iterator[UvicornThread]:
     """Our service in front of `llama`, with a memory. Nothing is left open at its end."""
     options = {"system_prompt": BRIEF, "temperature": 0, "max_tokens": 40, **options}
     history = MemoryHistory() if history is None else history
     responder = wire.responder(base_url=llama.url + wire.base_path, **options)
     app = create_app(responder, settings=Settings(), history=history)
-    with LiveServer(app) as server:
+    with UvicornThread(app) as server:
         yield server
         idle(llama)
         server.until(lambda: app.open_streams == 0)  # a client may see the end a moment before
@@ -85,7 +89,7 @@ def answer(client: Client) -> Tuple[str, str, Any]:
     return (text(frames), *last(frames))
 
 
-def ask(server: LiveServer, message: str, conversation_id: str = CONVERSATION) -> Any:
+def ask(server: UvicornThread, message: str, conversation_id: str = CONVERSATION) -> Any:
     return answer(server.chat(message, conversation_id=conversation_id))
 
 

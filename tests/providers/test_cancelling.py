@@ -18,7 +18,7 @@ from omniforge_chat.errors import UpstreamError, UpstreamTimeout
 from omniforge_chat.responders.providers.client import MAX_REFUSAL_BYTES
 from omniforge_chat.responders.providers.openai import OpenAIResponder
 
-from ..support.harness import PATIENCE
+from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, Script, refusing
 from ..support.relay import TURN
 from ..support.wires import OPENAI

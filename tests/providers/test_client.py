@@ -14,7 +14,7 @@ from omniforge_chat.errors import SettingsError
 from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import client as provider_client
 
-from ..support.harness import PATIENCE
+from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, refusing
 from ..support.relay import COMPLETE, ask, ask_by, failed, said
 from ..support.wires import OPENAI

@@ -9,7 +9,7 @@ import pytest
 from omniforge_chat import Turn, Usage
 from omniforge_chat.responders.providers.openai import CompletionReader, OpenAIResponder
 
-from ..support.harness import CONVERSATION
+from ..support.constants import CONVERSATION
 from ..support.relay import COUNTED, TURN, read
 from ..support.wires import KEY, OPENAI, frame
 

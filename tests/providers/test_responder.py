@@ -10,7 +10,9 @@ import pytest
 from omniforge_chat import Finish, Message, Settings, Turn, Usage, create_app
 from omniforge_chat.models import Done
 
-from ..support.harness import CONVERSATION, PATIENCE, LiveServer, last, text
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.servers import UvicornThread
+from ..support.answers import last, text
 from ..support.provider import Call, Provider, opening, streaming
 from ..support.relay import COMPLETE, COUNTED, TURN, ask, failed, relayed, said, using
 from ..support.wires import KEY, OPENAI, Wire
@@ -165,7 +167,7 @@ def test_the_service_answers_with_the_models_words(wire: Wire) -> None:
         await call.left()
 
     with Provider(script) as provider:
-        with LiveServer(create_app(wire.make(provider), settings=Settings())) as server:
+        with UvicornThread(create_app(wire.make(provider), settings=Settings())) as server:
             with server.chat("hi", conversation_id=CONVERSATION) as client:
                 client.head()
                 frames = client.frames()

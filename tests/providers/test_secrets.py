@@ -19,7 +19,9 @@ from omniforge_chat import Settings, create_app
 from omniforge_chat.cli import main
 from omniforge_chat.core import sse
 
-from ..support.harness import environment, events_of, last
+from ..support.process import environment
+from ..support.responders import events_of
+from ..support.answers import last
 from ..support.process import running
 from ..support.provider import Call, Provider, Script, hang_up, refusing
 from ..support.relay import TURN

@@ -15,7 +15,9 @@ from omniforge_chat import Finish, Settings, create_app
 from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import stream as provider_stream
 
-from ..support.harness import PATIENCE, LiveServer, events_of
+from ..support.constants import PATIENCE
+from ..support.servers import UvicornThread
+from ..support.responders import events_of
 from ..support.provider import Call, Provider, Script, opening, streaming
 from ..support.relay import COMPLETE, TURN, ask, failed, relayed, said, using
 from ..support.wires import OPENAI, frame
@@ -288,7 +290,7 @@ def test_a_client_of_the_service_that_leaves_ends_the_providers_work(begun: bool
     """The same through the whole service, on the server's own event loop."""
     with Provider(opening(*BEGUN) if begun else Call.left) as provider:
         app = create_app(OPENAI.make(provider), settings=Settings())
-        with LiveServer(app) as server, server.chat("hi") as client:
+        with UvicornThread(app) as server, server.chat("hi") as client:
             client.head()
             if begun:
                 assert client.frame().event == "chunk"

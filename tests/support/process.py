@@ -13,9 +13,18 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Match, Optional, Sequence
 
-from .harness import PATIENCE, Client, environment, last, text
+from .answers import last, text
+from .client import Client
+from .constants import PATIENCE
 
 MODULE = [sys.executable, "-m", "omniforge_chat"]
+
+
+def environment(**variables: str) -> Dict[str, str]:
+    """The environment of a child process: nothing of a chat's but `variables`."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+    kept.update({k: v for k, v in os.environ.items() if k.startswith("COVERAGE")})
+    return {**kept, **variables}
 
 
 class Service:

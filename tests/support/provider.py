@@ -11,7 +11,7 @@ import json
 import threading
 from typing import Any, Awaitable, Callable, Dict, List, Mapping
 
-from .harness import PATIENCE
+from .constants import PATIENCE
 
 
 class Call:

@@ -11,7 +11,8 @@ from omniforge_chat import Turn, Usage
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders.providers.reader import FrameReader
 
-from .harness import CONVERSATION, PATIENCE, events_of
+from .constants import CONVERSATION, PATIENCE
+from .responders import events_of
 from .provider import Provider, Script
 from .wires import OPENAI, Wire
 

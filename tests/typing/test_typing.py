@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ..support.docs import ROOT, write_examples
-from ..support.harness import environment
+from ..support.process import environment
 
 
 def test_the_examples_of_the_docs_and_the_public_names_pass_mypy_strict(tmp_path: Path) -> None:

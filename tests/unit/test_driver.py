@@ -18,7 +18,7 @@ import pytest
 from omniforge_chat.core.cancellation import cancellations
 from omniforge_chat.core.driver import Abandoned, BeforeWait, Driver, checkpoint, see_out
 
-from ..support.harness import PATIENCE
+from ..support.constants import PATIENCE
 
 T = TypeVar("T")
 

@@ -28,7 +28,8 @@ from omniforge_chat.errors import StreamError
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders import placeholder
 
-from ..support.harness import CONVERSATION, Uncontrolled, events_of
+from ..support.constants import CONVERSATION
+from ..support.responders import Uncontrolled, events_of
 
 REFERENCE = "ticket-17"
 HIDDEN = f"Error generating response (reference {REFERENCE})"

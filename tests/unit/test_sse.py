@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omniforge_chat.core.sse import HEARTBEAT, Decoder, Frame, FrameTooLarge, encode
 from omniforge_chat.models import Chunk, Done, Error, Event, Usage
 
-from ..support.harness import CONVERSATION
+from ..support.constants import CONVERSATION
 
 BOM = b"\xef\xbb\xbf"
 

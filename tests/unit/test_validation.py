@@ -28,7 +28,7 @@ from omniforge_chat.http.validation import check_headers, late_body, parse, read
 from omniforge_chat.models import ChatRequest
 from omniforge_chat.stream.deadline import Deadline
 
-from ..support.harness import CONVERSATION
+from ..support.constants import CONVERSATION
 from ..support.requests import judge, messages, objects, values
 
 LIMIT = Settings().max_body_bytes

@@ -1,0 +1,66 @@
+"""A responder that a test paces, and what any responder's answer comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from typing import AsyncIterator, List
+
+from omniforge_chat import Turn
+from omniforge_chat.core.reply import Reply, Responder, converse
+from omniforge_chat.models import Chunk, Event
+
+from .constants import PATIENCE
+
+
+class Uncontrolled:
+    """The control of `converse` without a stream: nobody stops the reply but the test."""
+
+    stopped = False
+
+    def responder_ended(self, decided: bool) -> None: ...
+
+
+async def events_of(turn: Turn, responder: Responder) -> List[Event]:
+    """What the answer of `responder` comes to, without a transport: chunks and what ended it."""
+    reply = Reply(turn)
+    await converse(turn, responder, reply, Uncontrolled())
+    return [*map(Chunk, reply.ready), reply.terminal()]
+
+
+class PacedResponder:
+    """A responder that yields "0 ", "1 " and so on, each when the test has asked for it.
+
+    One turn at a time. `called` is set while a turn is being answered, `closed` when the responder
+    has been closed.
+    """
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+        self.closed = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._asked: asyncio.Queue[bool]
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[str]:
+        self._loop = asyncio.get_running_loop()
+        self._asked = asyncio.Queue()  # made in the loop that it serves, as 3.9 needs it
+        self.closed.clear()
+        self.called.set()
+        try:
+            for number in itertools.count():
+                if not await self._asked.get():
+                    return
+                yield f"{number} "
+        finally:
+            self.called.clear()
+            self.closed.set()
+
+    def ask(self, *, more: bool = True) -> None:
+        """Let the next token come, or with `more=False` the end."""
+        assert self.called.wait(PATIENCE), "the responder was not called"
+        self._loop.call_soon_threadsafe(self._asked.put_nowait, more)
+
+    def finish(self) -> None:
+        """Let the reply end."""
+        self.ask(more=False)
