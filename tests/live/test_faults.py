@@ -31,7 +31,7 @@ from ..support.answers import last, refusal
 from ..support.client import Client, assert_next_request_works, request
 from ..support.constants import PATIENCE
 from ..support.logs import Records
-from ..support.process import Service, running
+from ..support.process import ServiceProcess, running
 from ..support.responders import PacedResponder
 from ..support.servers import WIRES, ServiceThread
 
@@ -499,7 +499,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _open(service: Service, count: int) -> List[Tuple[Client, str]]:
+def _open(service: ServiceProcess, count: int) -> List[Tuple[Client, str]]:
     """So many streams, each with the first word that it said."""
     clients = [service.connect() for _ in range(count)]
     for client in clients:

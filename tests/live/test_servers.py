@@ -48,7 +48,7 @@ from omniforge_chat.core.sse import Decoder, Frame
 from ..support.answers import last, refusal, text
 from ..support.client import Client, request
 from ..support.constants import PATIENCE
-from ..support.process import Service, running
+from ..support.process import ServiceProcess, running
 
 SERVE = '''
 import asyncio, json, logging.config, os, signal, socket, sys
@@ -191,7 +191,7 @@ def _start(directory: Path, arguments: List[str], drain: str = "0.3") -> Any:
 @pytest.fixture(scope="module", params=SERVERS)
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     with _start(tmp_path_factory.mktemp("servers"), request.param) as service:
         yield service
 
@@ -205,16 +205,16 @@ def name() -> str:
     return next(_names)
 
 
-def _tell(service: Service, name: str, word: str) -> None:
+def _tell(service: ServiceProcess, name: str, word: str) -> None:
     assert service.reply(f"tell {name} {word}") == "told"
 
 
-def _closed(service: Service, name: str) -> int:
+def _closed(service: ServiceProcess, name: str) -> int:
     """Wait until the responder of this stream is closed: how often it has yielded."""
     return int(service.reply(f"closed {name}"))
 
 
-def _say(service: Service, name: str, verb: str = "say", **options: int) -> Client:
+def _say(service: ServiceProcess, name: str, verb: str = "say", **options: int) -> Client:
     client = Client(service.port, **options)
     client.post({"message": f"{verb} {name}"}, headers={"X-Request-ID": name})
     return client
@@ -230,7 +230,7 @@ def _content(frame: Frame) -> str:
 
 
 def test_headers_come_before_the_first_token_and_each_token_as_it_is_said(
-    service: Service, name: str
+    service: ServiceProcess, name: str
 ) -> None:
     """A stream that a server gathers first is none."""
     with _say(service, name, "once") as client:
@@ -247,7 +247,7 @@ def test_headers_come_before_the_first_token_and_each_token_as_it_is_said(
         assert client.json()[0] == 200  # on the same connection
 
 
-def test_tokens_come_one_by_one(service: Service, name: str) -> None:
+def test_tokens_come_one_by_one(service: ServiceProcess, name: str) -> None:
     """Each is there before the next exists."""
     with _say(service, name) as client:
         assert client.head()[0] == 200
@@ -256,7 +256,7 @@ def test_tokens_come_one_by_one(service: Service, name: str) -> None:
             assert _content(client.frame()) == word
 
 
-def test_a_reply_that_fails_ends_with_the_error(service: Service, name: str) -> None:
+def test_a_reply_that_fails_ends_with_the_error(service: ServiceProcess, name: str) -> None:
     """The last frame is the last thing sent, and the connection goes on."""
     with _say(service, name, "fail") as client:
         client.head()
@@ -267,7 +267,7 @@ def test_a_reply_that_fails_ends_with_the_error(service: Service, name: str) -> 
         assert name in data["message"]
 
 
-def test_the_log_tells_how_it_ended(service: Service, name: str) -> None:
+def test_the_log_tells_how_it_ended(service: ServiceProcess, name: str) -> None:
     """A server that speaks of a disconnect when all is sent does not change that."""
     with _say(service, name, "once") as client:
         client.head()
@@ -291,7 +291,7 @@ def test_the_log_tells_how_it_ended(service: Service, name: str) -> None:
     ],
 )
 def test_errors_have_the_one_shape(
-    service: Service, body: bytes, headers: Dict[str, str], path: str, status: int
+    service: ServiceProcess, body: bytes, headers: Dict[str, str], path: str, status: int
 ) -> None:
     """No server adds an error of its own."""
     with service.connect() as client:
@@ -299,7 +299,7 @@ def test_errors_have_the_one_shape(
         assert refusal(*client.json())[0] == status
 
 
-def test_where_every_place_is_taken_the_next_is_refused(service: Service, name: str) -> None:
+def test_where_every_place_is_taken_the_next_is_refused(service: ServiceProcess, name: str) -> None:
     """And a place that its client leaves is free again."""
     clients = [_say(service, f"{name}-{number}") for number in range(8)]
     for client in clients:
@@ -323,7 +323,7 @@ def test_where_every_place_is_taken_the_next_is_refused(service: Service, name: 
 @pytest.mark.parametrize("how", ["close", "reset", "half close"])
 @pytest.mark.parametrize("tokens", [0, 2])
 def test_a_client_that_leaves_ends_its_responder(
-    service: Service, name: str, tokens: int, how: str
+    service: ServiceProcess, name: str, tokens: int, how: str
 ) -> None:
     """Nobody pays for tokens that nobody reads."""
     client = _say(service, name)
@@ -341,7 +341,7 @@ def test_a_client_that_leaves_ends_its_responder(
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_a_client_that_leaves_while_it_is_sent_to_ends_its_responder(
-    service: Service, name: str, how: str
+    service: ServiceProcess, name: str, how: str
 ) -> None:
     """Whether the server takes what is sent, or holds it up."""
     client = _say(service, name, "endless")
@@ -353,7 +353,7 @@ def test_a_client_that_leaves_while_it_is_sent_to_ends_its_responder(
 
 
 def test_a_client_that_does_not_read_is_given_up_and_slows_its_responder(
-    service: Service, name: str
+    service: ServiceProcess, name: str
 ) -> None:
     """The responder is closed after `send_timeout`, and has not filled the memory until then."""
     with _say(service, name, "endless", receive_bytes=4096) as client:
@@ -482,13 +482,13 @@ class H2Client:
 @pytest.fixture(scope="module", params=[HYPERCORN, GRANIAN])
 def h2_service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     with _start(tmp_path_factory.mktemp("servers"), request.param) as service:
         yield service
 
 
 def test_http_2_streams_of_one_connection_come_token_by_token(
-    h2_service: Service, name: str
+    h2_service: ServiceProcess, name: str
 ) -> None:
     """Each at its own pace, and without the headers that HTTP/2 forbids (RFC 9113, 8.2.2)."""
     with H2Client(h2_service.port) as client:
@@ -504,7 +504,9 @@ def test_http_2_streams_of_one_connection_come_token_by_token(
             assert _content(client.frame(streams[turn % 2])) == f"word-{turn}"
 
 
-def test_http_2_a_stream_ends_with_its_terminal_event(h2_service: Service, name: str) -> None:
+def test_http_2_a_stream_ends_with_its_terminal_event(
+    h2_service: ServiceProcess, name: str
+) -> None:
     """END_STREAM comes behind it, and the connection goes on."""
     with H2Client(h2_service.port) as client:
         for message, event in ((f"moment {name}", "done"), (f"fail {name}", "error")):
@@ -513,7 +515,7 @@ def test_http_2_a_stream_ends_with_its_terminal_event(h2_service: Service, name:
 
 
 def test_http_2_a_stream_that_is_reset_ends_its_responder_and_no_other(
-    h2_service: Service, name: str
+    h2_service: ServiceProcess, name: str
 ) -> None:
     """A browser that stops one reply keeps its connection."""
     with H2Client(h2_service.port) as client:
@@ -527,7 +529,9 @@ def test_http_2_a_stream_that_is_reset_ends_its_responder_and_no_other(
     assert _closed(h2_service, f"{name}-other") == 2
 
 
-def test_http_2_a_stream_that_is_not_read_holds_up_no_other(h2_service: Service, name: str) -> None:
+def test_http_2_a_stream_that_is_not_read_holds_up_no_other(
+    h2_service: ServiceProcess, name: str
+) -> None:
     """Flow control is the stream's own (RFC 9113, section 5.2)."""
     with H2Client(h2_service.port) as client:
         stuck, other = client.post(f"endless {name}-stuck"), client.post(f"say {name}-other")

@@ -27,7 +27,7 @@ def environment(**variables: str) -> Dict[str, str]:
     return {**kept, **variables}
 
 
-class Service:
+class ServiceProcess:
     """A service in a process group of its own, and what it says on standard error."""
 
     def __init__(self, command: Sequence[str], directory: Path, variables: Dict[str, str]) -> None:
@@ -111,13 +111,13 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *arguments: str, **options: Any) -> Iterator[Service]:
+def running(directory: Path, *arguments: str, **options: Any) -> Iterator[ServiceProcess]:
     """A service in `directory`; `command` replaces the usual one, the rest is its environment.
 
     Whatever is left of it at the end is killed.
     """
     command = [*options.pop("command", MODULE), *arguments]
-    service = Service(command, directory, {"PORT": "0", **options})
+    service = ServiceProcess(command, directory, {"PORT": "0", **options})
     try:
         yield service
     finally:
