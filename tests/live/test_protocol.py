@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.server import HEAD_BYTES, HEAD_FIELDS, Server, make_server
+from omniforge_chat.server import Server, make_server
+from omniforge_chat.server.protocol import HEAD_BYTES, HEAD_FIELDS
 
 from ..support.answers import last, refusal
 from ..support.client import assert_next_request_works, request
