@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import HeadersTooLarge
 from ..http.routes import error_response
-from ..stream.response import ABORT, UNSENT
 from ..request_id import request_id
+from ..stream.response import ABORT, UNSENT
 
 with contextlib.suppress(ImportError):  # the extra `fast` brings it
     import httptools

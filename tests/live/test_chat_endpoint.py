@@ -224,7 +224,9 @@ def test_a_body_in_many_small_parts_is_put_together(server: UvicornThread) -> No
         assert_next_request_works(client)
 
 
-def test_a_client_that_asks_before_it_sends_the_body_is_told_to_go_on(server: UvicornThread) -> None:
+def test_a_client_that_asks_before_it_sends_its_body_may_go_on(
+    server: UvicornThread,
+) -> None:
     """curl sends `Expect: 100-continue` with larger bodies, and waits (RFC 9110, 10.1.1)."""
     head, _, body = request({"message": "hi"}, headers={"Expect": "100-continue"}).partition(
         b"\r\n\r\n"
@@ -603,7 +605,9 @@ def test_a_body_shorter_than_announced_ends_with_the_connection(server: UvicornT
         assert records.troubles == []
 
 
-def test_a_body_longer_than_announced_is_read_to_the_announced_length(server: UvicornThread) -> None:
+def test_a_body_longer_than_announced_is_read_to_that_length(
+    server: UvicornThread,
+) -> None:
     """What lies behind it is no request, so this connection ends, and only this one."""
     with server.connect() as client:
         client.post(b'{"message"', headers={"Content-Length": "10"})

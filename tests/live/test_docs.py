@@ -25,12 +25,12 @@ from omniforge_chat.responders import placeholder
 from omniforge_chat.settings import variable
 from omniforge_chat.stream.lifecycle import Lifecycle
 
-from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
-from ..support.constants import PATIENCE
-from ..support.client import Client
-from ..support.process import environment
-from ..support.app import exchange
 from ..support.answers import last, text
+from ..support.app import exchange
+from ..support.client import Client
+from ..support.constants import PATIENCE
+from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
+from ..support.process import environment
 
 FIELDS = Settings.__struct_fields__
 

@@ -19,12 +19,12 @@ import pytest
 
 from omniforge_chat import History, MemoryHistory, Message, Settings, create_app
 
-from ..support.constants import CONVERSATION, PATIENCE
-from ..support.client import Client
-from ..support.servers import UvicornThread
-from ..support.logs import Records
 from ..support.answers import last, text
-from ..support.process import Service, running
+from ..support.client import Client
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.logs import Records
+from ..support.process import ServiceProcess, running
+from ..support.servers import UvicornThread
 from ..support.wires import ANTHROPIC, OPENAI, WIRES, Wire
 from .llama import Llama, missing
 
@@ -237,7 +237,7 @@ def test_eight_at_once_share_four_slots(endless: Llama, wire: Wire) -> None:
 
 
 @contextlib.contextmanager
-def started(**variables: str) -> Iterator[Service]:
+def started(**variables: str) -> Iterator[ServiceProcess]:
     """What `make run-llm` starts."""
     command = [sys.executable, "-m", "tests.llm"]
     with running(Path(__file__).parents[2], command=command, **variables) as service:

@@ -13,9 +13,9 @@ import httpx
 from omniforge_chat import Finish
 from omniforge_chat.models import Done, Error, Event
 
-from ..support.responders import events_of
 from ..support.provider import Call, Provider, Script, hang_up, opening
 from ..support.relay import COMPLETE, TURN, ask, ask_by, failed, using
+from ..support.responders import events_of
 from ..support.wires import OPENAI
 
 BEGUN = [*OPENAI.opening(), OPENAI.text("x")]

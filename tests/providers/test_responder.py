@@ -10,11 +10,11 @@ import pytest
 from omniforge_chat import Finish, Message, Settings, Turn, Usage, create_app
 from omniforge_chat.models import Done
 
-from ..support.constants import CONVERSATION, PATIENCE
-from ..support.servers import UvicornThread
 from ..support.answers import last, text
+from ..support.constants import CONVERSATION, PATIENCE
 from ..support.provider import Call, Provider, opening, streaming
 from ..support.relay import COMPLETE, COUNTED, TURN, ask, failed, relayed, said, using
+from ..support.servers import UvicornThread
 from ..support.wires import KEY, OPENAI, Wire
 
 HELLO = [*OPENAI.opening(), OPENAI.text("Hello")]

@@ -19,12 +19,11 @@ from omniforge_chat import Settings, create_app
 from omniforge_chat.cli import main
 from omniforge_chat.core import sse
 
-from ..support.process import environment
-from ..support.responders import events_of
 from ..support.answers import last
-from ..support.process import running
+from ..support.process import environment, running
 from ..support.provider import Call, Provider, Script, hang_up, refusing
 from ..support.relay import TURN
+from ..support.responders import events_of
 from ..support.wires import ANTHROPIC, OPENAI, Wire
 
 PLAIN = "sk-test-0123456789abcdef"

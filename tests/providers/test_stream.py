@@ -16,10 +16,10 @@ from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import stream as provider_stream
 
 from ..support.constants import PATIENCE
-from ..support.servers import UvicornThread
-from ..support.responders import events_of
 from ..support.provider import Call, Provider, Script, opening, streaming
 from ..support.relay import COMPLETE, TURN, ask, failed, relayed, said, using
+from ..support.responders import events_of
+from ..support.servers import UvicornThread
 from ..support.wires import OPENAI, frame
 
 BEGUN = [*OPENAI.opening(), OPENAI.text("Hello")]

@@ -12,8 +12,8 @@ from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders.providers.reader import FrameReader
 
 from .constants import CONVERSATION, PATIENCE
-from .responders import events_of
 from .provider import Provider, Script
+from .responders import events_of
 from .wires import OPENAI, Wire
 
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from omniforge_chat.responders import check_responder, load_responder, placehold
 from omniforge_chat.responders.providers.anthropic import AnthropicResponder
 from omniforge_chat.responders.providers.openai import OpenAIResponder
 
-from ..support.process import environment
-from ..support.app import exchange
 from ..support.answers import last
+from ..support.app import exchange
+from ..support.process import environment
 from ..support.provider import Call, Provider
 
 ADVICE = "write `async def respond(turn): yield ...` and pass `respond`"
