@@ -1,0 +1,137 @@
+"""The programs of docs/examples that stand in or around the chat, as people copy them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from omniforge_chat import Message, Settings, create_app
+from omniforge_chat.errors import ConversationBusy
+
+from ..support.harness import CONVERSATION, LiveServer, LiveService, last, refusal, text
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+NAMES = [path.stem for path in EXAMPLES.glob("*.py")]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Import an example, as the server does in whose directory it is."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield importlib.import_module
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+# The responder
+
+
+def test_the_responder_answers(load: Callable[[str], Any]) -> None:
+    """It is the first that people change."""
+    app = create_app(load("responder").respond, settings=Settings())
+    with LiveServer(app) as server, server.chat("Paris") as client:
+        assert client.head()[0] == 200
+        frames = client.frames()
+        assert text(frames) == "Paris is in France.\nIt lies on the Seine.\n"
+        assert last(frames)[1]["usage"] == {"tokens": 12}
+        client.post({"message": "Atlantis"})
+        client.head()
+        assert last(client.frames())[1]["code"] == "unknown_city"
+
+
+def test_the_responder_leaves_nothing_behind(load: Callable[[str], Any]) -> None:
+    """Its tasks would ask on for a client that has left."""
+    settings = Settings()
+    with LiveService(create_app(load("responder").respond, settings=settings), settings) as server:
+        with server.chat("Rome") as client:
+            client.head()
+            client.frame()
+        server.rest()
+
+
+# The store
+
+
+def test_the_store_keeps_what_was_said(load: Callable[[str], Any], tmp_path: Path) -> None:
+    """In the file, so that another process finds it; and to each conversation its own."""
+    said = [Message("user", "Hello"), Message("assistant", "Hi the", complete=False)]
+
+    async def run() -> None:
+        path = str(tmp_path / "chat.db")
+        store, other = (load("store").SQLiteHistory(path) for _ in range(2))
+        assert await store.begin_turn(CONVERSATION) == []
+        await store.end_turn(CONVERSATION, said)
+        assert await other.begin_turn(CONVERSATION) == said
+        await other.end_turn(CONVERSATION, [])
+        assert await store.begin_turn(CONVERSATION) == said
+        assert await store.begin_turn("another") == []
+
+    asyncio.run(run())
+
+
+def test_the_store_lets_one_turn_at_a_time_into_a_conversation(
+    load: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Two replies at once would be told to each other by nobody."""
+
+    async def run() -> None:
+        path = str(tmp_path / "chat.db")
+        store, other = (load("store").SQLiteHistory(path) for _ in range(2))
+        begun = await asyncio.gather(
+            *(s.begin_turn(CONVERSATION) for s in (store, other) * 4), return_exceptions=True
+        )
+        assert [type(b) for b in begun].count(ConversationBusy) == 7
+        winner, loser = (store, other) if [] in begun[::2] else (other, store)
+        await loser.end_turn(CONVERSATION, [])  # it has begun none: this ends nobody's
+        with pytest.raises(ConversationBusy):
+            await loser.begin_turn(CONVERSATION)
+        await winner.end_turn(CONVERSATION, [])
+        assert await loser.begin_turn(CONVERSATION) == []
+
+    asyncio.run(run())
+
+
+def test_a_claim_lapses_whose_process_has_died(load: Callable[[str], Any], tmp_path: Path) -> None:
+    """Nobody else would ever end it, and what it had begun is not ended by one that comes late."""
+
+    async def run() -> None:
+        path = str(tmp_path / "chat.db")
+        dead = load("store").SQLiteHistory(path, lease=-1.0)
+        living = load("store").SQLiteHistory(path)
+        await dead.begin_turn(CONVERSATION)
+        assert await living.begin_turn(CONVERSATION) == []
+        await dead.end_turn(CONVERSATION, [])
+        with pytest.raises(ConversationBusy):
+            await dead.begin_turn(CONVERSATION)
+
+    asyncio.run(run())
+
+
+# The guard
+
+
+def test_the_guard_lets_in_who_has_the_token(
+    load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody else, to no route of the chat."""
+    monkeypatch.setenv("ASSISTANT_TOKEN", "sesame")
+    path = "/assistant/api/v1/chat"
+    with LiveServer(load("guarded").make_app()) as server, server.connect() as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sésame"}):
+            client.post({"message": "Paris"}, path=path, headers=headers)
+            status, answered, body = client.json()
+            assert (status, body["code"]) == (401, "unauthorized")
+            assert answered["www-authenticate"] == "Bearer"
+        client.ask("/assistant/openapi.json")
+        assert client.json()[0] == 401
+        headers = {"Authorization": "Bearer sesame"}
+        client.post({"message": "Paris"}, path=path, headers=headers)
+        assert client.head()[0] == 200
+        assert last(client.frames())[0] == "done"
+        client.post({"message": ""}, path=path, headers=headers)
+        assert refusal(*client.json())[0] == 422
