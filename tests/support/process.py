@@ -30,9 +30,12 @@ def environment(**variables: str) -> Dict[str, str]:
 class ServiceProcess:
     """A service in a process group of its own, and what it says on standard error."""
 
-    def __init__(self, command: Sequence[str], directory: Path, variables: Dict[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], directory: Path, variables: Dict[str, str], patience: float
+    ) -> None:
         self.log: List[str] = []
         self._unread = b""
+        self._patience = patience
         self.process = subprocess.Popen(
             command,
             cwd=directory,
@@ -48,7 +51,7 @@ class ServiceProcess:
 
     def line(self) -> Optional[str]:
         """The next line of the log; None when every process that could write one has ended."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while b"\n" not in self._unread:
             left = max(0.0, deadline - time.monotonic())
             readable, _, _ = select.select([self._stderr], [], [], left)
@@ -114,10 +117,12 @@ class ServiceProcess:
 def running(directory: Path, *arguments: str, **options: Any) -> Iterator[ServiceProcess]:
     """A service in `directory`; `command` replaces the usual one, the rest is its environment.
 
-    Whatever is left of it at the end is killed.
+    `patience` replaces the seconds that a line of its log may take. Whatever is left of it at the
+    end is killed.
     """
     command = [*options.pop("command", MODULE), *arguments]
-    service = ServiceProcess(command, directory, {"PORT": "0", **options})
+    patience = options.pop("patience", PATIENCE)
+    service = ServiceProcess(command, directory, {"PORT": "0", **options}, patience)
     try:
         yield service
     finally:
