@@ -32,6 +32,9 @@ from ..support.constants import PATIENCE
 from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
 from ..support.process import environment
 
+REPOSITORY = re.compile(r"^https://github\.com/omniforge/omniforge-chat/(?:blob|tree)/main/")
+"""How the pages that are also read elsewhere, on PyPI, link to a file of the project."""
+
 FIELDS = Settings.__struct_fields__
 
 
@@ -148,8 +151,8 @@ def test_the_table_of_a_stream_s_life_is_the_code() -> None:
 def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
     """A file, and where the link names one, a heading in it."""
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
-        if not re.match(r"[a-z]+:", target):
-            path, _, anchor = target.partition("#")
+        path, _, anchor = REPOSITORY.sub(f"{ROOT}/", target).partition("#")
+        if not re.match(r"[a-z]+:", path):
             linked = (page.parent / path) if path else page
             assert linked.exists(), target
             assert not anchor or anchor in anchors(linked), target
@@ -157,7 +160,7 @@ def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
 
 def test_the_readme_links_every_page() -> None:
     """What nobody links, nobody finds."""
-    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", README.read_text("utf-8")))
+    linked = set(re.findall(r"\]\(https://\S+/(docs/\w+\.md)\)", README.read_text("utf-8")))
     assert linked == {f"docs/{page.name}" for page in DOCS.glob("*.md")}
 
 

@@ -12,7 +12,7 @@ from omniforge_chat.stream.transitions import TRANSITIONS
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 
 _block = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE).findall
 
