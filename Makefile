@@ -38,8 +38,8 @@ run-llm: $(VENV)/.weights ## The same with a real model behind it, SmolLM2, on t
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest
-test-fast: install ## Run those that start no server of their own
-	$(BIN)/python -m pytest tests/unit tests/app tests/providers
+test-fast: install ## Run those of the modules and of the app, in half a minute
+	$(BIN)/python -m pytest tests/unit tests/app
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
 test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools (Python 3.10 or newer)
