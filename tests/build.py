@@ -17,9 +17,9 @@ from email import message_from_bytes
 from pathlib import Path
 from typing import List
 
+from .support.docs import ROOT, write_examples
 from .support.process import running
 
-ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 
 
@@ -56,10 +56,7 @@ def check_wheel(wheel: Path) -> None:
 
 def check_example(wheel: Path, directory: Path) -> None:
     """README.md's first responder is served from the wheel and answers."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    example = re.search(r"^```python\n(# hello\.py\n.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    assert example is not None
-    (directory / "hello.py").write_text(example[1], "utf-8")
+    write_examples(directory)
     venv = directory / "venv"
     run(sys.executable, "-m", "venv", venv)
     run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", wheel)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from pathlib import Path
 
 from .support.answers import last
+from .support.docs import ROOT
 from .support.process import running
 
-ROOT = Path(__file__).parent.parent
 INSTALLING = 240.0
 """Seconds that the first start may take, which installs."""
 

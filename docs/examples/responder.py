@@ -8,9 +8,9 @@ The sources stand for whatever you ask: a database, a search, a model.
 from __future__ import annotations
 
 import asyncio
-from typing import AsyncIterator, Union
+from typing import AsyncIterator
 
-from omniforge_chat import ChatError, Turn, Usage
+from omniforge_chat import ChatError, Item, Turn, Usage
 
 CITIES = {"Paris": "France", "Rome": "Italy"}
 RIVERS = {"Paris": "Seine", "Rome": "Tiber"}
@@ -26,7 +26,7 @@ async def river(city: str) -> str:
     return f"It lies on the {RIVERS[city]}."
 
 
-async def respond(turn: Turn) -> AsyncIterator[Union[str, Usage]]:
+async def respond(turn: Turn) -> AsyncIterator[Item]:
     city = turn.message.strip()
     if city not in CITIES:
         # The client sees this message and this code. Any other exception stays in your log.

@@ -14,8 +14,7 @@ import time
 import uuid
 from typing import Iterator, List, Sequence
 
-from omniforge_chat import Message
-from omniforge_chat.errors import ConversationBusy
+from omniforge_chat import ConversationBusy, Message
 
 SCHEMA = """
 PRAGMA journal_mode = wal;

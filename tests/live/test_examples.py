@@ -6,16 +6,18 @@ import asyncio
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, AsyncIterator, Callable, Iterator
 
 import pytest
 
-from omniforge_chat import Message, Settings, create_app
-from omniforge_chat.errors import ConversationBusy
+from omniforge_chat import ConversationBusy, Message, Settings, Turn, create_app
 
-from ..support.harness import CONVERSATION, LiveServer, LiveService, last, refusal, text
+from ..support.docs import DOCS
+from ..support.constants import CONVERSATION
+from ..support.servers import UvicornThread, ServiceThread
+from ..support.answers import last, refusal, text
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = DOCS / "examples"
 NAMES = [path.stem for path in EXAMPLES.glob("*.py")]
 
 
@@ -34,7 +36,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
 def test_the_responder_answers(load: Callable[[str], Any]) -> None:
     """It is the first that people change."""
     app = create_app(load("responder").respond, settings=Settings())
-    with LiveServer(app) as server, server.chat("Paris") as client:
+    with UvicornThread(app) as server, server.chat("Paris") as client:
         assert client.head()[0] == 200
         frames = client.frames()
         assert text(frames) == "Paris is in France.\nIt lies on the Seine.\n"
@@ -47,7 +49,7 @@ def test_the_responder_answers(load: Callable[[str], Any]) -> None:
 def test_the_responder_leaves_nothing_behind(load: Callable[[str], Any]) -> None:
     """Its tasks would ask on for a client that has left."""
     settings = Settings()
-    with LiveService(create_app(load("responder").respond, settings=settings), settings) as server:
+    with ServiceThread(create_app(load("responder").respond, settings=settings), settings) as server:
         with server.chat("Rome") as client:
             client.head()
             client.frame()
@@ -72,6 +74,21 @@ def test_the_store_keeps_what_was_said(load: Callable[[str], Any], tmp_path: Pat
         assert await store.begin_turn("another") == []
 
     asyncio.run(run())
+
+
+def test_the_store_is_a_history(load: Callable[[str], Any], tmp_path: Path) -> None:
+    """What the app asks of one, it has."""
+
+    async def recall(turn: Turn) -> AsyncIterator[str]:
+        yield "; ".join(message.content for message in turn.history) or "nothing"
+
+    store = load("store").SQLiteHistory(str(tmp_path / "chat.db"))
+    app = create_app(recall, settings=Settings(), history=store)
+    with UvicornThread(app) as server, server.connect() as client:
+        for message, reply in (("one", "nothing"), ("two", "one; nothing")):
+            client.post({"message": message, "conversation_id": CONVERSATION})
+            client.head()
+            assert text(client.frames()) == reply
 
 
 def test_the_store_lets_one_turn_at_a_time_into_a_conversation(
@@ -121,7 +138,7 @@ def test_the_guard_lets_in_who_has_the_token(
     """And nobody else, to no route of the chat."""
     monkeypatch.setenv("ASSISTANT_TOKEN", "sesame")
     path = "/assistant/api/v1/chat"
-    with LiveServer(load("guarded").make_app()) as server, server.connect() as client:
+    with UvicornThread(load("guarded").make_app()) as server, server.connect() as client:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sésame"}):
             client.post({"message": "Paris"}, path=path, headers=headers)
             status, answered, body = client.json()

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import AsyncIterator, Callable, ContextManager, Iterator, List, Tuple
 
 import pytest
@@ -20,9 +19,12 @@ from starlette.types import Receive, Scope, Send
 from omniforge_chat import ChatError, Settings, Turn, create_app
 from omniforge_chat.core.sse import Decoder
 
-from ..support.harness import PATIENCE, LiveServer, environment
+from ..support.docs import DOCS
+from ..support.constants import PATIENCE
+from ..support.servers import UvicornThread
+from ..support.process import environment
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = DOCS / "examples"
 
 # A reader's driver gets an address, a message and perhaps the number of pieces after which it is to
 # leave. It prints the pieces and the outcome as JSON, and lives until its standard input ends.
@@ -138,7 +140,7 @@ def test_a_reader_tells_how_a_chat_ended(
 ) -> None:
     """A reply that failed looks like a short one to whoever does not look."""
     app = create_app(talkative, settings=Settings())
-    with LiveServer(app) as server, read(f"{server.url}/api/v1/chat", message) as found:
+    with UvicornThread(app) as server, read(f"{server.url}/api/v1/chat", message) as found:
         assert found == (pieces, outcome)
 
 
@@ -154,7 +156,7 @@ def test_a_reader_tells_a_reply_that_was_cut(read: Read, broken: bool) -> None:
         if not broken:
             await send({"type": "http.response.body"})
 
-    with LiveServer(cut, lifespan="off") as server, read(server.url, "hi") as found:
+    with UvicornThread(cut, lifespan="off") as server, read(server.url, "hi") as found:
         assert found == (["Half"], "cut")
 
 
@@ -165,7 +167,7 @@ def test_a_reader_tells_a_refusal_that_is_not_the_chat_s(read: Read) -> None:
         await send({"type": "http.response.start", "status": 502, "headers": []})
         await send({"type": "http.response.body", "body": b"<h1>Bad Gateway</h1>"})
 
-    with LiveServer(proxy, lifespan="off") as server, read(server.url, "hi") as found:
+    with UvicornThread(proxy, lifespan="off") as server, read(server.url, "hi") as found:
         assert found == ([], "502")
 
 
@@ -181,7 +183,7 @@ def test_a_reader_that_leaves_stops_the_reply(read: Read) -> None:
             closed.set()
 
     app = create_app(endless, settings=Settings())
-    with LiveServer(app) as server, read(f"{server.url}/api/v1/chat", "hi", "1") as found:
+    with UvicornThread(app) as server, read(f"{server.url}/api/v1/chat", "hi", "1") as found:
         assert found == (["first"], "done")
         assert closed.wait(PATIENCE)
 

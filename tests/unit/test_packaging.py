@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Set
 
-ROOT = Path(__file__).parents[2]
+from ..support.docs import ROOT
 
 
 def found(pattern: str, *path: str) -> Set[str]:
