@@ -12,10 +12,10 @@ import pytest
 
 from omniforge_chat import ConversationBusy, Message, Settings, Turn, create_app
 
-from ..support.docs import DOCS
-from ..support.constants import CONVERSATION
-from ..support.servers import UvicornThread, ServiceThread
 from ..support.answers import last, refusal, text
+from ..support.constants import CONVERSATION
+from ..support.docs import DOCS
+from ..support.servers import ServiceThread, UvicornThread
 
 EXAMPLES = DOCS / "examples"
 NAMES = [path.stem for path in EXAMPLES.glob("*.py")]
@@ -49,7 +49,9 @@ def test_the_responder_answers(load: Callable[[str], Any]) -> None:
 def test_the_responder_leaves_nothing_behind(load: Callable[[str], Any]) -> None:
     """Its tasks would ask on for a client that has left."""
     settings = Settings()
-    with ServiceThread(create_app(load("responder").respond, settings=settings), settings) as server:
+    with ServiceThread(
+        create_app(load("responder").respond, settings=settings), settings
+    ) as server:
         with server.chat("Rome") as client:
             client.head()
             client.frame()

@@ -19,10 +19,10 @@ from starlette.types import Receive, Scope, Send
 from omniforge_chat import ChatError, Settings, Turn, create_app
 from omniforge_chat.core.sse import Decoder
 
-from ..support.docs import DOCS
 from ..support.constants import PATIENCE
-from ..support.servers import UvicornThread
+from ..support.docs import DOCS
 from ..support.process import environment
+from ..support.servers import UvicornThread
 
 EXAMPLES = DOCS / "examples"
 
