@@ -230,9 +230,11 @@ class StreamState:
         if due > now:
             return _NOTHING
         if what is _Due.HEARTBEAT:
-            self._beating = True
-            self._sending_since = now
-            return self._on(Event.QUIET)
+            action = self._on(Event.QUIET)
+            if action is Action.HEARTBEAT:
+                self._beating = True
+                self._sending_since = now
+            return action
         if what is _Due.STALLED:
             return self.client_left(now, "stalled")
         if what is _Due.INSIST:

@@ -3,6 +3,7 @@
 Subjects
     `bare`            an ASGI app that sends the frames as constants, a send for each: the limit
     `omniforge`       `create_app(responder, settings=Settings())`, with its log line for each chat
+    `before`          the same of another checkout, with `--before DIRECTORY`
     `fastapi-stream`  FastAPI, a pydantic model and `StreamingResponse`
     `fastapi-sse`     FastAPI and its own response for events
     `sse-starlette`   Starlette, the same model and the `EventSourceResponse` of sse-starlette
@@ -68,6 +69,7 @@ from . import report
 from .load import REQUESTS, STREAMS, measure
 from .server import Server
 from .subjects import (
+    BEFORE,
     CONVERSATION,
     RELAYED_TEXT,
     RELAYED_TOKENS,
@@ -88,6 +90,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     environment = report.environment()
     os.sched_setaffinity(0, {cores[-1]})
 
+    if options.before is None:
+        options.subjects = [name for name in options.subjects if name != "before"]
+    else:
+        os.environ[BEFORE] = os.path.abspath(options.before)
     subjects = [n for n in options.subjects if _answers(n, options.only, cores)]
     samples: report.Samples = {
         workload: {subject: [] for subject in subjects if subject in WORKLOADS[workload]}
@@ -116,6 +122,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"{name}: {value}")
     print(f"{options.rounds} rounds of {options.seconds:g} s (paced: twice that); medians\n")
     print(f"{report.promises(samples, subjects)}\n\n{report.disturbance(samples)}")
+    if "before" in subjects:
+        print(f"\n{report.changes(samples)}")
     for workload in samples:
         print(f"\n{report.figures(samples, workload)}")
     if options.json:
@@ -136,6 +144,7 @@ def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--relayed", type=int, default=STREAMS["relay-paced"], help="streams of relay-paced"
     )
+    parser.add_argument("--before", metavar="DIRECTORY", help="another checkout to compare with")
     parser.add_argument("--json", metavar="FILE", help="where to write every sample")
     options = parser.parse_args(arguments)
     if options.quick:

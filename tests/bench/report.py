@@ -140,6 +140,18 @@ def promises(samples: Samples, subjects: Sequence[str]) -> str:
     return _table(rows)
 
 
+def changes(samples: Samples) -> str:
+    """Each figure of ours as a ratio to the same of the other checkout, round by round."""
+    rows = [["against the other checkout", "figure", "ratio", "min-max"]]
+    for workload, by_subject in samples.items():
+        pairs = list(zip(by_subject[OURS], by_subject["before"]))
+        for name in ("per_second", "per_cpu_second", "cpu_us", "delay_p99_ms", "kib_per_stream"):
+            ratios = [ours[name] / other[name] for ours, other in pairs if name in ours]
+            if ratios:
+                rows.append([workload, name, _middle(ratios), _spread(ratios)])
+    return _table(rows)
+
+
 def disturbance(samples: Samples) -> str:
     """How much of its core the machine's other work took from each side, and whether it matters."""
     rounds = [figures for by in samples.values() for taken in by.values() for figures in taken]

@@ -14,7 +14,7 @@ import uvicorn
 
 from omniforge_chat.logs import log_config
 
-from .subjects import load
+from .subjects import BEFORE, load
 
 _PATIENCE = 20.0
 """Seconds for a process to start, with others that start beside it."""
@@ -26,6 +26,8 @@ class Server:
     """A subject that does one workload, from `with` to the end of it, and what it costs so far."""
 
     def __init__(self, subject: str, workload: str, core: int) -> None:
+        self._directory = os.environ[BEFORE] if subject == "before" else "."
+        subject = "omniforge" if subject == "before" else subject
         self._arguments = [subject, workload, str(core)]
         self._process: Optional[subprocess.Popen[bytes]] = None
         self.port = 0
@@ -41,6 +43,8 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, *self._arguments, str(descriptor)],
                 pass_fds=[descriptor],
+                cwd=self._directory,
+                env={**os.environ, "PYTHONPATH": self._directory},
                 stdin=subprocess.PIPE,  # which ends when we do, however that comes
             )
         return self

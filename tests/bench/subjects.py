@@ -120,6 +120,9 @@ async def _collect(texts: AsyncIterator[str]) -> List[str]:
     return [text async for text in texts]
 
 
+BEFORE = "BENCH_BEFORE"
+"""The environment variable with the directory of another checkout, whose package is `before`."""
+
 UPSTREAM = "BENCH_UPSTREAM"
 """The environment variable with the base URL of the upstream that is relayed."""
 
@@ -184,6 +187,7 @@ def _completion(
 SUBJECTS = {
     "bare": "subjects:bare",
     "omniforge": "subjects:omniforge",
+    "before": "subjects:omniforge",
     "fastapi-stream": "alternatives:fastapi_stream",
     "fastapi-sse": "alternatives:fastapi_sse",
     "sse-starlette": "alternatives:sse_starlette",
@@ -192,8 +196,8 @@ SUBJECTS = {
 }
 """The name of each subject, and the module and function that make it for a workload."""
 
-_PLAIN = ("bare", "omniforge", "fastapi-stream", "fastapi-sse", "sse-starlette")
-_RELAYS = ("omniforge", "fastapi-openai")
+_PLAIN = ("bare", "omniforge", "before", "fastapi-stream", "fastapi-sse", "sse-starlette")
+_RELAYS = ("omniforge", "before", "fastapi-openai")
 WORKLOADS = {
     "short": _PLAIN,
     "long": _PLAIN,
