@@ -27,7 +27,7 @@ from typing import Any, Awaitable, Callable, Coroutine, Generator, NoReturn, Opt
 T = TypeVar("T")
 
 BeforeWait = Callable[[], Optional[Awaitable[None]]]
-"""Called each time a coroutine is about to wait. What it returns, if anything, is awaited first."""
+"""Called each time a coroutine is about to wait. If it returns something, that is awaited first."""
 
 
 class Abandoned(BaseException):
@@ -155,12 +155,12 @@ def _gate(awaited: asyncio.Future[Any]) -> Generator[Any, None, None]:
 def see_out(
     steps: Generator[Any, Any, Any], awaited: object, error: BaseException
 ) -> Generator[Any, Any, NoReturn]:
-    """Run `steps` to its end, whose wait for `awaited` ended with `error`, without tearing it.
+    """Run `steps`, whose wait for `awaited` ended with `error`, to its end without tearing it.
 
-    A library that gives the event loop a turn within its clean-up is not ready to be cancelled
+    A library that gives the event loop a turn within its cleanup is not ready to be cancelled
     there, and would never finish it. So `error` gets in at the first wait that is more than a bare
-    turn, and what comes after that is clean-up: a cancellation meanwhile is held back. Raises the
-    last cancellation that was, or else what `steps` raises, or else `error`.
+    turn. After that comes the cleanup: a cancellation meanwhile is held back. Raises the last
+    cancellation if there was one, else the exception of `steps`, else `error`.
     """
     resume: Callable[[Any], Any] = steps.send
     value: Any = None

@@ -1,9 +1,9 @@
 """The core: a turn and a responder in, a reply out. It knows nothing of HTTP.
 
-What a responder yields is gathered in `Reply.ready`. Whoever drives `converse` takes it from there
-at each moment at which something waits, and only then (driver.py): so what is ready is on its way
-before the responder waits. A responder that never waits is made to, at a bound in bytes and in
-time: so it neither hides from its own client nor starves the others.
+The text of a responder is gathered in `Reply.ready`. Whoever drives `converse` takes it from there
+when something is about to wait, and only then (driver.py). So a piece is on its way before the
+responder waits for the next one. A responder that never waits is made to wait, at a bound in
+characters and in time. So it neither hides from its own client nor starves the others.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .driver import checkpoint
 from .sse import encode, encode_chunks, encode_leading
 
 Item = Union[str, Usage, Finish]
-"""What a responder may yield."""
+"""A responder may yield these."""
 
 Responder = Callable[[Turn], AsyncIterator[Item]]
-"""What answers: any async generator function of text. It takes the turn and yields pieces of the
-reply, and optionally a Usage and a Finish."""
+"""Any async generator function of text. It takes the turn and yields pieces of the reply; it may
+also yield a Usage and a Finish."""
 
 BUFFER_BYTES = 16 * 1024
 BUFFER_SECONDS = 0.005
@@ -32,17 +32,17 @@ BUFFER_SECONDS = 0.005
 alphabets have up to four bytes a character, and control characters six in JSON.)"""
 
 _FRAME_BYTES = 36
-"""What the frame of a piece has beside its text."""
+"""The bytes of a frame without the text of its piece."""
 
 SILENT_ITEMS = 100
 """How many items without text are read before the event loop gets a turn."""
 
 CHARACTERS_PER_TOKEN = 4
-"""The usual rule of thumb for English text, where a responder does not count tokens itself."""
+"""The usual rule of thumb for English text, if a responder does not count tokens itself."""
 
 
 class Reply:
-    """What the reply to one turn has come to so far.
+    """The reply to one turn, as far as it has come.
 
     `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count the
     text that has. `first_at` is when the first piece came, and `oldest_at` when the first one of
@@ -83,7 +83,7 @@ class Reply:
         return self.complete or self.error is not None
 
     def sent(self) -> None:
-        """What is ready has been sent."""
+        """Count the pieces of `ready` as sent."""
         ready = self.ready
         if self.chunks == 0:
             self.first_at = self.oldest_at
@@ -92,9 +92,9 @@ class Reply:
         ready.clear()
 
     def note(self, item: object) -> str:
-        """What an item that is not exactly a str adds to the text; Usage and Finish are kept.
+        """Note a Usage or a Finish; the text of an item that is some other kind of str.
 
-        Raises StreamError for what a responder may not yield.
+        Raises StreamError for an item that a responder may not yield.
         """
         if isinstance(item, str):
             return str.__str__(item)  # msgspec encodes no subclasses of str
@@ -117,9 +117,9 @@ class Reply:
         raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
 
     def usage(self) -> Optional[Usage]:
-        """What the responder reported, completed by an estimate from the text; None for nothing.
+        """The responder's report, or else an estimate from the text; None if there is neither.
 
-        Where the responder reported the prompt alone, only the reply is estimated.
+        If the responder reported the prompt alone, only the reply is estimated.
         """
         reported = self.reported
         if reported is None:
@@ -136,10 +136,11 @@ class Reply:
         return max(1, characters // CHARACTERS_PER_TOKEN)
 
     def fail(self, error: BaseException) -> None:
-        """It ends with what `error` is to a client; what was not meant to be seen is logged.
+        """End the reply with `error`, as far as a client may see it.
 
-        A ChatError is the Error that it describes, any other `processing_error` (`stream_error`
-        where the responder yielded what is no text) under the turn's request id.
+        A ChatError is shown as it is. Any other exception is logged, and the client is told
+        `processing_error` (`stream_error` if the responder yielded something that is no text) with
+        the turn's request id.
         """
         causes = list(_causes(error))
         intended = [cause for cause in causes if _is_intended(cause)]
@@ -155,7 +156,7 @@ class Reply:
         self.error = Error(code, message)
 
     def terminal(self) -> Union[Done, Error]:
-        """The one event that ends it, with the usage of what there is."""
+        """The one event that ends it, with the usage so far."""
         usage = self.usage()
         if self.error is not None:
             return Error(self.error.code, self.error.message, usage)
@@ -180,8 +181,8 @@ class Reply:
         try:
             return body + encode(self.last)
         except (TypeError, ValueError) as error:
-            self.fail(_unencodable("what ended it", error))
-            self.reported = None  # it may be what cannot be encoded
+            self.fail(_unencodable("the end", error))
+            self.reported = None  # it may be the part that cannot be encoded
             self.last = self.terminal()
             return body + encode(self.last)
 
@@ -248,7 +249,7 @@ async def converse(turn: Turn, responder: Responder, reply: Reply, control: Cont
 
 
 def _causes(error: BaseException) -> Iterator[Any]:
-    """What was raised: the error itself, or where a task group has wrapped it, what it wraps."""
+    """The error itself, or, if a task group has wrapped it, the errors inside."""
     members = getattr(error, "exceptions", None)
     if isinstance(members, tuple) and members:
         for member in members:
@@ -268,7 +269,7 @@ def _is_intended(error: BaseException) -> bool:
 
 
 def iterate(reply: Any) -> Any:
-    """The iterator of what a responder returned; TypeError if it cannot be iterated."""
+    """The iterator of a responder's reply. Raises TypeError if it cannot be iterated."""
     if hasattr(reply, "__aiter__"):
         return reply.__aiter__()
     if inspect.iscoroutine(reply):
@@ -280,7 +281,7 @@ def iterate(reply: Any) -> Any:
 
 
 async def close(reply: Any, turn: Turn) -> None:
-    """Close the responder. What its clean-up raises is logged: the client has been answered."""
+    """Close the responder. An exception of its cleanup is logged: the client has been answered."""
     aclose = getattr(reply, "aclose", None)
     if aclose is not None:
         try:

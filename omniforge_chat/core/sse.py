@@ -44,12 +44,12 @@ def encode(event: Event) -> bytes:
 def encode_chunks(texts: List[str]) -> bytes:
     """The frames of chunks with these texts, as `encode` makes them, in one call of the encoder.
 
-    Raises UnicodeEncodeError as `encode` does, and TypeError for what only pretends to be text.
+    Raises UnicodeEncodeError as `encode` does, and TypeError for an object that is no text.
     """
     if not texts:
         return b""
-    # A line of JSON for each. They contain no line feeds (JSON escapes them), so each line feed is
-    # where one frame ends and, except for the last, the next begins.
+    # A line of JSON for each. They contain no line feeds (JSON escapes them), so at each line feed
+    # one frame ends and, except for the last, the next begins.
     lines = _encode_json_lines(texts)
     if len(texts) > 1:
         lines = lines[:-1].replace(b"\n", _CHUNK_END + _CHUNK)
@@ -58,7 +58,7 @@ def encode_chunks(texts: List[str]) -> bytes:
 
 
 def encode_leading(texts: List[str]) -> Tuple[bytes, int]:
-    """The frames of as many `texts`, from the first on, as have some; and how many these are."""
+    """The frames of the first `texts`, up to one that cannot be encoded; and their number."""
     frames: List[bytes] = []
     with contextlib.suppress(TypeError, ValueError):
         for text in texts:
@@ -107,7 +107,7 @@ class Decoder:
         Raises FrameTooLarge, after which the decoder is of no more use.
         """
         if self._after_cr and data:
-            # CR LF is one line ending even where a read parts the two.
+            # CR LF is one line ending, even if a read parts the two.
             self._after_cr = False
             if data[:1] == b"\n":
                 data = data[1:]

@@ -161,7 +161,7 @@ class EventStream:
     # Sending
 
     async def _flush(self, *, last: bool = False) -> None:
-        """Send what is ready. Raises CancelledError if the end was decided meanwhile."""
+        """Send the ready pieces. Raises CancelledError if the end was decided meanwhile."""
         state, reply = self._state, self._reply
         try:
             if self._beat is not None and not self._beat.done():
@@ -212,7 +212,7 @@ class EventStream:
     # Waiting
 
     def _before_wait(self) -> Optional[Awaitable[None]]:
-        """Something is about to wait: see that it is watched, and that what is ready goes out."""
+        """Something is about to wait: send the ready pieces first, and watch the stream."""
         if self._watcher is None:
             self._arm()
         state = self._state
@@ -253,7 +253,7 @@ class EventStream:
         self._act(self._state.end(monotonic(), cause))
 
     def _tick(self) -> None:
-        """Do what is due, and come again when the next thing may be."""
+        """Let the state do its timers, and come again at the next one."""
         state, now = self._state, monotonic()
         if self._unsent is not None and state.sending:
             state.look(now, self._unsent())
@@ -265,7 +265,7 @@ class EventStream:
                 self._turn.request_id,
             )
         self._act(action)
-        # The state may change at once after this, and with it what is due; no sooner than this.
+        # The state may change right after this, and set a nearer timer: by no less than this.
         due = min(state.due(), now + self._settings.shortest_limit)
         self._timer = asyncio.get_running_loop().call_later(due - now, self._tick)
 

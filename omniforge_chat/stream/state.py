@@ -26,7 +26,7 @@ _ENDED, _CLOSED = Event.ENDED, Event.CLOSED
 
 
 class _Due(Enum):
-    """What a timer is about. A limit's text says what did not happen in time."""
+    """The subject of a timer. The text of a limit goes to the client."""
 
     NOTHING = ""
     FIRST_CHUNK = "No token came"
@@ -177,9 +177,9 @@ class StreamState:
             self._quiet_since = now
 
     def look(self, now: float, unsent: int) -> None:
-        """So many bytes of what was sent have not been taken by the client.
+        """The client has not taken `unsent` bytes of the sends so far.
 
-        One that has taken something since the last look, if not yet all of a send, has its time
+        If it has taken some since the last look, though not yet all of a send, it has its time
         again; but not once the end is decided, or its slowness would put that off.
         """
         if unsent < self._unsent and self._end_at is None:
@@ -226,24 +226,24 @@ class StreamState:
 
     def timer(self, now: float) -> Action:
         """Time has come to `now`: the action for whatever is due."""
-        due, what, limit = self._next()
+        due, subject, limit = self._next()
         if due > now:
             return _NOTHING
-        if what is _Due.HEARTBEAT:
+        if subject is _Due.HEARTBEAT:
             action = self._on(Event.QUIET)
             if action is Action.HEARTBEAT:
                 self._beating = True
                 self._sending_since = now
             return action
-        if what is _Due.STALLED:
+        if subject is _Due.STALLED:
             return self.client_left(now, "stalled")
-        if what is _Due.INSIST:
+        if subject is _Due.INSIST:
             self.attempts += 1
             return self._on(Event.INSIST)
-        return self.end(now, ReplyTimeout(f"{what.value} within {limit:g} seconds"))
+        return self.end(now, ReplyTimeout(f"{subject.value} within {limit:g} seconds"))
 
     def _next(self) -> Tuple[float, _Due, float]:
-        """When the next thing is due, what it is, and its limit in seconds."""
+        """The time of the next timer, its subject, and its limit in seconds."""
         limits, sending, end_at = self._limits, self._sending_since, self._end_at
         if self.attempts > ATTEMPTS:
             return inf, _Due.NOTHING, 0.0
@@ -252,10 +252,10 @@ class StreamState:
             return self._cleaning_since + seconds, _Due.INSIST, seconds
         best: Tuple[float, _Due, float] = (inf, _Due.NOTHING, 0.0)
 
-        def add(what: _Due, since: float, seconds: Optional[float]) -> None:
+        def add(subject: _Due, since: float, seconds: Optional[float]) -> None:
             nonlocal best
             if seconds is not None and since + seconds < best[0]:
-                best = (since + seconds, what, seconds)
+                best = (since + seconds, subject, seconds)
 
         if end_at is None:
             add(_Due.WHOLE_REPLY, self.started, limits.total_timeout)

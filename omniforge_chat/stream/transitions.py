@@ -20,7 +20,7 @@ from typing import Dict, List, Tuple
 
 # IntEnum, as the keys of a table are hashed in C then; Enum hashes its members in Python.
 class Phase(IntEnum):
-    """What a stream waits for."""
+    """The thing that a stream waits for."""
 
     WAITING = 0
     SENDING = 1
@@ -30,7 +30,7 @@ class Phase(IntEnum):
 
 
 class Event(IntEnum):
-    """What can happen to a stream."""
+    """Anything that can happen to a stream."""
 
     meaning: str
 
@@ -59,7 +59,7 @@ class Event(IntEnum):
 
 
 class Action(Enum):
-    """What the shell is to do."""
+    """The answer to an event: the shell is to do this."""
 
     NOTHING = "nothing"
     FLUSH = "send what is ready"
