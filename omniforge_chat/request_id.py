@@ -20,7 +20,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def request_id(scope: Scope) -> str:
-    """The id of this request: the client's own if it is 1 to 128 visible ASCII characters."""
+    """The id of this request: the client's, if it is 1 to 128 visible ASCII characters, or ours."""
     known: str | None = scope.get(_SCOPE_KEY)
     if known is None:
         for name, value in scope["headers"]:
@@ -43,8 +43,8 @@ class RequestIDMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    # These are plain functions, because a coroutine function would add a frame to the way of every
-    # event. Tools take such an app for ASGI 2, unless this says otherwise (asgiref,
+    # `__call__` and `send_with_id` are plain functions: a coroutine function would add a frame to
+    # each event. Tools take such an app for ASGI 2, unless this attribute is set (asgiref,
     # `compatibility.py`).
     _asgi_single_callable = True
 

@@ -37,7 +37,8 @@ async def respond(turn: Turn) -> AsyncIterator[Item]:
             yield await answer + "\n"
         yield Usage(tokens=12)
     finally:
-        # If the client leaves or a limit runs out, you are cancelled at `await`, or closed at `yield`.
+        # If the client leaves or a limit ends the reply, you are cancelled at `await` or closed at
+        # `yield`.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""From bytes to the core and back: the routes of the service, and the pages and errors they answer.
+"""From bytes to the core and back: the routes of the service, its pages and its errors.
 
 `app` uses the names that are exported here, and `chat_routes` is public. The checks of a request
 (`validation`) and the OpenAPI document (`openapi`) are private to this room.

@@ -47,7 +47,7 @@ def chat_routes(
     `/openapi.json` and `/docs`. Their responses carry X-Request-ID. Your app answers 404 and 405
     itself. Without `settings` the defaults hold; the environment is not read. Without `history`
     nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises TypeError if
-    `responder` is none.
+    `responder` cannot be one.
     """
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
@@ -132,10 +132,10 @@ class _ChatEndpoint:
                     self._lifecycle.release()
             if refusal is not None:
                 refusal.headers["X-Request-ID"] = request_id(scope)
-                # Only now, so that a client that does not read it holds no place.
+                # After `release`: a client that does not read this holds no place.
                 await refusal(scope, receive, send)
         except OSError:
-            raise  # so a server says that the client has left
+            raise  # a server's way to say that the client has left
         except Exception:
             logger.exception("request failed request_id=%s", request_id(scope))
             scope[FAILURE_LOGGED] = True

@@ -1,4 +1,4 @@
-"""What answers a turn: the placeholder, and finding a responder by its name.
+"""The responders: the placeholder, and the way to find one by its name.
 
 `app`, `http` and `cli` use the names that are exported here. `providers`, the way to a model, needs
 the extra of the same name: `load_responder` and the package's `__init__` import it when asked to.

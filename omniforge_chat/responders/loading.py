@@ -1,4 +1,4 @@
-"""Finding a responder by its name, and refusing what cannot be one."""
+"""Find a responder by its name, and refuse an object that cannot be one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIABLE = variable("responder")
 def check_responder(candidate: object) -> Responder:
     """Return `candidate` if it can be a responder.
 
-    Raises TypeError, which says what to write instead, if it certainly is none: it is not callable,
+    Raises TypeError, which tells the right form, if it certainly cannot: it is not callable,
     a coroutine function without `yield`, a sync generator function, a class, a generator that was
     called already, or it does not take one argument. A plain function that returns an async
     iterator passes.

@@ -11,7 +11,7 @@ SHOWN_CHARACTERS = 100
 
 
 async def placeholder(turn: Turn) -> AsyncIterator[str]:
-    """Thank for the message, repeat its beginning, and say what this is."""
+    """Thank for the message, repeat its beginning, and tell how to connect a model."""
     shown = turn.message[:SHOWN_CHARACTERS]
     more = "..." if len(turn.message) > SHOWN_CHARACTERS else ""
     yield "Thank you for your message. "

@@ -1,4 +1,4 @@
-"""What all streams of one app share: how many are open, how many may be, and the drain."""
+"""All streams of one app together: their number, its limit, and the drain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class Waiting(Protocol):
 
 
 class Lifecycle:
-    """The room of one app, and its drain. Two apps in a process have two, and do not meet."""
+    """Counts and limits the open streams of one app, and drains them.
+
+    Each app has its own. Pass one to `chat_routes` if you want to drain it.
+    """
 
     def __init__(self, *, max_streams: int) -> None:
         self.max_streams = max_streams
@@ -30,7 +33,7 @@ class Lifecycle:
     def admit(self) -> None:
         """Take a place; `release` gives it back.
 
-        Raises ShuttingDown while the app drains, Overloaded where every place is taken.
+        Raises ShuttingDown while the app drains, and Overloaded if every place is taken.
         """
         if self.draining:
             raise ShuttingDown("Server is shutting down")
@@ -45,19 +48,19 @@ class Lifecycle:
             self._emptied.set()
 
     def opened(self, request: Waiting) -> None:
-        """`request` has begun to wait; the end of a drain has to know it."""
+        """Note that `request` waits, so that the end of a drain can tell it."""
         self._waiting.add(request)
         if self._time_is_up:
             request.shut_down()
 
     def closed(self, request: Waiting) -> None:
-        """`request` waits no more."""
+        """Note that `request` waits no more."""
         self._waiting.discard(request)
 
     async def drain(self, seconds: float) -> None:
         """Take no new chats, give the open ones `seconds` to finish, then end those that are left.
 
-        It returns when no stream is open. It may be called again meanwhile, to shorten the time.
+        Returns when no stream is open. You may call it again meanwhile, to shorten the time.
         """
         self.draining = True
         with anyio.move_on_after(seconds):

@@ -1,4 +1,4 @@
-"""Anthropic's messages, and what else speaks them."""
+"""Anthropic's messages, and the servers that speak them."""
 
 from __future__ import annotations
 

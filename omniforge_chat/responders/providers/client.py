@@ -300,7 +300,7 @@ async def _start(response: httpx.Response) -> bytes:
                 if len(body) >= MAX_REFUSAL_BYTES:
                     break
     except BROKEN:
-        pass  # the status is known, and that is what counts
+        pass  # the status is known, which is enough
     finally:
         await response.aclose()
     return bytes(body[:MAX_REFUSAL_BYTES])

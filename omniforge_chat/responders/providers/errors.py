@@ -1,4 +1,4 @@
-"""What a provider's failure means for the client, for the log, and for another try.
+"""The meaning of a provider's failure: for the client, for the log, and for another try.
 
 A status, an error document and an error frame in the middle of a stream say the same things. One
 table judges them all.
@@ -70,7 +70,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What went wrong: `kind` and `message` for the client, `detail` for the log.
+    """A failure: `kind` and `message` for the client, `detail` for the log.
 
     `again` allows another try, after `wait` seconds if the provider asked for them. `stale` says
     that nobody saw the request: it went to a kept connection that the other side had closed.
@@ -127,7 +127,7 @@ def _judged(status: int, kinds: str, reason: str, again: bool, wait: Optional[fl
     kind, message = _MEANINGS.get(status, (UpstreamError, "The model provider failed"))
     if status in _ABOUT_THE_REQUEST and reason and not _is_the_operators(f"{kinds} {reason}"):
         message = f"{message}: {reason}"
-    # What a provider says to a wrong key may quote the key.
+    # The answer to a wrong key may quote the key.
     detail = f"status={status} kind={kinds}"
     if reason and status != 401:
         detail += f" reason={reason!r}"

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, and everything that speaks them."""
+"""OpenAI's chat completions, and the servers that speak them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 91
 
 
 class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the responders for all providers take. Every option is a keyword.
+    """The options of the responders for all providers. Each is a keyword.
 
     - `base_url`: the address up to the part that names the API; default: the provider's own.
     - `api_key`: needed at the provider's own address only.

@@ -15,7 +15,7 @@ MAX_FRAME_BYTES = 1024 * 1024
 
 
 class FrameReader:
-    """What a provider's frames have come to so far.
+    """The frames of a provider, as far as they have come.
 
     - `progressed`: a frame has shown the model at work, be it on a thought or a tool. Pings do not.
     - `finish_reason`: why the text ended, once it is complete.

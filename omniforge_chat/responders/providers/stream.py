@@ -33,7 +33,7 @@ DRAIN_SECONDS = 0.1
 its response was read to the end."""
 
 BROKEN = (httpx.TransportError, ssl.SSLError)
-"""What a connection raises when it breaks; httpcore does not wrap the latter."""
+"""The exceptions of a connection that breaks; httpcore does not wrap the latter."""
 
 _CUT = "The model provider's reply was cut off"
 
