@@ -45,7 +45,7 @@ How
 
     The machine must be quiet: how long each side waited for its core is printed.
 
-It needs Linux (/proc, sched_setaffinity) and the extra `bench`.
+It needs Linux (/proc, sched_setaffinity) and the dependency group `bench`.
 """
 
 from __future__ import annotations
