@@ -55,11 +55,17 @@ class ChatApp(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's layers outside, then those that others have added, then ours."""
         others, handlers = self.user_middleware, self.exception_handlers
-        untouched = not (
-            others or handlers or self.debug or getattr(self, "max_body_size", None) is not None
+        ours = self._around_the_chat()
+        bare = not (
+            others
+            or handlers
+            or ours
+            or self.debug
+            or getattr(self, "max_body_size", None) is not None
         )
+        direct = Middleware(_DirectWay, router=self.router, route=self._chat)
         # Starlette reads its lists here, and only here.
-        self.user_middleware = [*others, *self._layers()]
+        self.user_middleware = [*others, Middleware(RequestIDMiddleware), *ours, direct]
         self.exception_handlers = {
             HTTPException: _http_error,
             Exception: _server_error,
@@ -69,23 +75,23 @@ class ChatApp(Starlette):
             stack = super().build_middleware_stack()
         finally:
             self.user_middleware, self.exception_handlers = others, handlers
-        if untouched and not self._settings.cors_origins:
-            return _DirectWay(stack, self.router, self._chat)
-        return stack
+        # The chat puts its request's id on its responses itself.
+        return _DirectWay(stack, self.router, self._chat) if bare else stack
 
-    def _layers(self) -> List[Middleware]:
-        layers = [Middleware(RequestIDMiddleware)]
-        if self._settings.cors_origins:
-            layers.append(
-                Middleware(
-                    CORSMiddleware,
-                    allow_origins=self._settings.cors_origins,
-                    allow_methods=["GET", "POST"],
-                    allow_headers=["Content-Type", "X-Request-ID"],
-                    expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
-                )
+    def _around_the_chat(self) -> List[Middleware]:
+        """Our layers that the chat needs. Without any, and without others', it is reached first."""
+        origins = self._settings.cors_origins
+        if not origins:
+            return []
+        return [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Content-Type", "X-Request-ID"],
+                expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
             )
-        return [*layers, Middleware(_DirectWay, router=self.router, route=self._chat)]
+        ]
 
     @property
     def open_streams(self) -> int:
