@@ -46,10 +46,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return _fail(1, f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}")
     with listener:
         if settings.workers > 1:
-            served = serve_workers(listener, settings)
-        else:
-            served = serve(create_app(responder, settings=settings), listener, settings)
-    return 0 if served else 1
+            serve_workers(listener, settings)
+        elif not serve(create_app(responder, settings=settings), listener, settings):
+            return 1
+    return 0
 
 
 def _parse(arguments: Optional[List[str]]) -> Dict[str, str]:

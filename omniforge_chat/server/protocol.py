@@ -1,4 +1,16 @@
-"""uvicorn's protocols for HTTP, made careful."""
+"""What our server adds to uvicorn's protocols for HTTP/1.1, whatever parses for them.
+
+uvicorn has one protocol object for each connection. Ours also
+
+- refuses a head that breaks one of the `rules`, and tells the client why;
+- closes a connection whose next request does not begin in time;
+- notices that the client leaves even if it has sent its next request already;
+- lets a stream drop its connection and see how much the client has not taken yet;
+- ignores an upgrade (RFC 9110, section 7.8), and answers nothing within another answer.
+
+All of it hangs on attributes of uvicorn's that its documentation does not name. UVICORN lists them,
+`tests/unit/test_uvicorn_contract.py` looks for them, and `pyproject.toml` bounds the version.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +19,54 @@ import contextlib
 import sys
 from array import array
 from functools import partial
-from typing import Any, List, Optional, Tuple, Type
+from http import HTTPStatus
+from typing import Any, Callable, Optional
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
-import h11
 from starlette.types import Receive, Scope, Send
 
-from ..errors import HeadersTooLarge
+from ..errors import RequestError
 from ..http.routes import error_response
 from ..request_id import request_id
 from ..stream.response import ABORT, UNSENT
+from .rules import LINGER_SECONDS, READ_AHEAD_BYTES
 
-with contextlib.suppress(ImportError):  # the extra `fast` brings it
-    import httptools
+_PROTOCOL = (
+    "connection_made connection_lost data_received send_400_response _should_upgrade "
+    "_unset_keepalive_if_required app cycle flow loop server_state transport "
+)
+UVICORN = {
+    "Config": "http_protocol_class load",
+    "FlowControl": "read_paused resume_reading",
+    "H11Protocol": _PROTOCOL + "conn",
+    "HttpToolsProtocol": _PROTOCOL
+    + "headers on_headers_complete on_body on_message_complete parser pipeline url",
+    # `receive` is the app's, as a bound method: its `__self__` is the request.
+    "RequestResponseCycle": "disconnected message_event more_body receive response_complete "
+    "response_started",
+    "Server": "capture_signals handle_exit run should_exit shutdown started startup",
+    "ServerState": "default_headers",
+}
+"""The attributes of uvicorn's classes that this room relies on."""
 
 
-READ_AHEAD_BYTES = 4096
-"""How much of the requests that follow is read while one is answered."""
-
-
-HEAD_BYTES = 64 * 1024
-"""How large the head of a request may be, and likewise its trailers and the head of a chunk."""
-
-
-HEAD_FIELDS = 100
-"""How many fields a head may have, and likewise the trailers."""
-
-
-class _Abortable:
+class _AppWithExtensions:
     """An app whose streams can drop their connection, and see what the client takes of it.
 
-    (The extensions `omniforge_chat.abort` and `omniforge_chat.unsent`.) ASGI has no way to say
-    either. Without the first, a connection whose client does not read is only closed when the
-    client has read what was sent before, which may be never.
+    ASGI has no way to say either, so these are extensions of our own: `omniforge_chat.abort` and
+    `omniforge_chat.unsent`. Without the first, a connection whose client does not read is only
+    closed when the client has read what was sent before, which may be never.
     """
 
     def __init__(self, app: Any, transport: Any) -> None:
         self._app = app
-        # No method of the protocol's, nor of this: a scope that holds it would be held by it.
-        self._extensions = {ABORT: transport.abort, UNSENT: partial(_unsent, transport)}
+        # No method of the protocol, nor of this: a scope that holds it would be held by it.
+        self._extensions = {ABORT: transport.abort, UNSENT: partial(_unsent_bytes, transport)}
         self.receive: Optional[Receive] = None
-        """That of the request which is being answered, or was last."""
+        """That of the request which is being answered, or was answered last."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         # A plain function, and a bound method: nothing is added to the way of a frame.
@@ -59,7 +75,7 @@ class _Abortable:
         return self._app(scope, receive, send)
 
 
-def _unsent(transport: Any) -> int:
+def _unsent_bytes(transport: Any) -> int:
     """How many bytes were handed over that the client has not taken yet."""
     count: int = transport.get_write_buffer_size()
     connection = transport.get_extra_info("socket")
@@ -71,226 +87,136 @@ def _unsent(transport: Any) -> int:
     return count + in_kernel[0]
 
 
-def _too_large(target: bytes, fields: Any) -> bool:
-    size = len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
-    return size > HEAD_BYTES or len(fields) > HEAD_FIELDS
+class CheckedProtocol(asyncio.Protocol):
+    """The part that both parsers share, to be a base before one of uvicorn's protocols."""
 
+    app: Any
+    cycle: Any  # the request that was read last
+    flow: Any
+    loop: asyncio.AbstractEventLoop
+    server_state: Any
+    transport: Any
+    _unset_keepalive_if_required: Callable[[], None]
 
-class _H11Parser(h11.Connection):
-    """h11's parser, with limits also for a head that comes at once."""
+    _refused = False
+    _close_timer: Optional[asyncio.TimerHandle] = None
+    _ahead_of: Any = None  # the request during which what is `_ahead` has come
+    _ahead = 0  # bytes
 
-    too_large = False
+    def __init__(self, *args: Any, head_timeout: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timeout = head_timeout
 
-    def __init__(self, protocol: Any) -> None:
-        super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+    def refusal(self) -> Optional[RequestError]:
+        """The error that answers what the parser has refused; None for what is no HTTP."""
+        raise NotImplementedError
 
-    def next_event(self) -> Any:
-        try:
-            event = super().next_event()
-            if isinstance(event, (h11.Request, h11.EndOfMessage)) and _too_large(
-                getattr(event, "target", b""), event.headers
-            ):
-                raise h11.RemoteProtocolError("too large", error_status_hint=431)
-        except h11.RemoteProtocolError as error:
-            self.too_large = error.error_status_hint == 431
-            raise
-        return event
+    # What the event loop calls
 
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.app = _AppWithExtensions(self.app, transport)
+        self._close_after(self._head_timeout)
 
-def _httptools_parser() -> Type[Any]:
-    """httptools' parser, with limits, and for a server that takes no upgrade.
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._refused:
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            if self._close_timer is None:
+                self._close_after(self._head_timeout)
+        else:
+            self._stop_close_timer()
+        if self.flow.read_paused:
+            self._read_ahead(len(data))
 
-    llhttp takes the body of a request with an upgrade for the new protocol. So that head is parsed
-    again, without its Upgrade, and the body after it.
-    """
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        self._stop_close_timer()
+        self._tell_of_disconnect()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it if there is an `exc`
+        self._forget_requests()
 
-    class Parser(httptools.HttpRequestParser):
-        too_large = False
-        _unparsed = 0  # bytes in the reads since the one with the last step
-        _step_read = _read = 0  # bytes of that read, and of this one
+    # What uvicorn calls
 
-        def __init__(self, protocol: Any) -> None:
-            self._protocol = protocol
-            self._begin()
+    def _should_upgrade(self) -> bool:
+        return False
 
-        def _begin(self) -> None:
-            super().__init__(self._protocol)
-            with contextlib.suppress(AttributeError):  # httptools < 0.6.3
-                self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-
-        def step(self) -> None:
-            """Count anew: a head has ended, or a piece of a body."""
-            self._unparsed, self._step_read = 0, self._read
-
-        def check_head(self, target: bytes = b"") -> None:
-            """Raise an error for a head, or trailers, beyond the limits."""
-            fields = self._protocol.headers
-            most = self._step_read + self._unparsed
-            if len(fields) > HEAD_FIELDS or (most > HEAD_BYTES and _too_large(target, fields)):
-                self.too_large = True
-                raise httptools.HttpParserError("too large")
-
-        def feed_data(self, data: Any) -> None:
-            self._read = len(data)
-            self._unparsed += self._read
-            self._feed(data)
-            if self._unparsed > HEAD_BYTES or len(self._protocol.headers) > HEAD_FIELDS:
-                self.too_large = True
-                raise httptools.HttpParserError("too large")
-
-        def _feed(self, data: Any) -> None:
-            while data:
-                try:
-                    super().feed_data(data)
-                    return
-                except httptools.HttpParserUpgrade as upgrade:
-                    data = memoryview(data)[upgrade.args[0] :]
-                if self.get_method() == b"CONNECT":  # an upgrade by itself
-                    raise httptools.HttpParserError("CONNECT")
-                head = self._protocol.head_without_upgrade()
-                self._begin()
-                super().feed_data(head)
-
-    return Parser
-
-
-def _careful(protocol: Type[Any], head_seconds: float) -> Type[Any]:
-    """`protocol`, one of uvicorn's for HTTP, with its app made abortable, and with more cares.
-
-    A connection whose request has not begun after `head_seconds` is closed. That the client leaves
-    is noticed also where it has sent its next request already (pipelining, RFC 9112, section
-    9.3.2). An upgrade is ignored (RFC 9110, section 7.8), a head that is too large is refused, and
-    nothing is answered within another answer.
-    """
-    parser_class, parser = _H11Parser, "conn"
-    if hasattr(protocol, "on_headers_complete"):
-        parser_class, parser = _httptools_parser(), "parser"
-
-    class CarefulProtocol(protocol):  # type: ignore[misc]  # a base known at run time only
-        app: Any
-        _head_timer: Optional[asyncio.TimerHandle] = None
-        _answered: Any = None  # the request during which what is `_ahead` has come
-        _ahead = 0  # bytes
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.headers: List[Tuple[bytes, bytes]] = []
-            setattr(self, parser, parser_class(self))
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self.app = _Abortable(self.app, transport)
-            self._head_timer = self.loop.call_later(head_seconds, self._no_head)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.cycle is None or self.cycle.response_complete:
-                if self._head_timer is None:
-                    self._head_timer = self.loop.call_later(head_seconds, self._no_head)
-            elif self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-            if self.flow.read_paused:
-                self._read_on(len(data))
-
-        def _should_upgrade(self) -> bool:
-            return False
-
-        def head_without_upgrade(self) -> bytes:
-            """The head that was just read (httptools)."""
-            line = b"%s %s HTTP/%s" % (
-                self.parser.get_method(),
-                self.url,
-                self.parser.get_http_version().encode(),
-            )
-            fields = [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
-            return b"\r\n".join([line, *fields, b"", b""])
-
-        def on_headers_complete(self) -> None:
-            self.parser.check_head(self.url)
-            if not self.parser.should_upgrade():  # or this head comes once more
-                super().on_headers_complete()
-                self.headers = []  # trailers are no part of the head (RFC 9110, section 6.5.1)
-                self.parser.step()
-
-        def on_body(self, body: bytes) -> None:
-            self.parser.step()
-            super().on_body(body)
-
-        def on_message_complete(self) -> None:
-            if not self.parser.should_upgrade():
-                self.parser.check_head()
-                super().on_message_complete()
-                self.parser.step()
-
-        def send_400_response(self, msg: str) -> None:
-            """Refuse all that follows on this connection."""
-            request = self._request()
-            if (
-                request is not None
-                and request.response_started
-                and (request.more_body or not request.response_complete)
-            ):
-                self.transport.close()  # there is no room for an answer
-            elif getattr(self, parser).too_large:
-                self._send_431()
+    def send_400_response(self, msg: str) -> None:
+        """Refuse all that follows on this connection."""
+        request = self._request()
+        if (
+            request is not None
+            and request.response_started
+            and (request.more_body or not request.response_complete)
+        ):
+            self.transport.close()  # there is no room for an answer
+        else:
+            error = self.refusal()
+            if error is None:
+                super().send_400_response(msg)  # type: ignore[misc]  # uvicorn's
             else:
-                super().send_400_response(msg)
-            self._disconnect()
+                self._refuse(error)
+        self._tell_of_disconnect()
 
-        def _send_431(self) -> None:
-            error = HeadersTooLarge(
-                f"The head of a request is limited to {HEAD_BYTES} bytes and {HEAD_FIELDS} fields"
-            )
-            response = error_response(
-                error,
-                {
-                    "Cache-Control": "no-store",
-                    "Connection": "close",
-                    "X-Request-ID": request_id({"headers": ()}),
-                },
-            )
-            fields = [*self.server_state.default_headers, *response.raw_headers]
-            lines = [b"%s: %s" % field for field in fields]
-            status = b"HTTP/1.1 431 Request Header Fields Too Large"
-            self.transport.write(b"\r\n".join([status, *lines, b"", response.body]))
-            self.transport.close()
+    # Our own
 
-        def _request(self) -> Any:
-            """The one that is being answered, or was last."""
-            return getattr(self.app.receive, "__self__", None)
+    def _close_after(self, seconds: float) -> None:
+        self._close_timer = self.loop.call_later(seconds, self.transport.close)
 
-        def _disconnect(self) -> None:
-            # With httptools uvicorn tells only the request that it has read last of this, which may
-            # be one that waits for its turn.
-            for request in (self._request(), self.cycle):
-                if request is not None and not request.response_complete:
-                    request.disconnected = True
-                    request.message_event.set()
+    def _stop_close_timer(self) -> None:
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
 
-        def _no_head(self) -> None:
-            self.transport.close()
+    def _refuse(self, error: RequestError) -> None:
+        """Answer with `error`, and close as the client can bear it (RFC 9112, section 9.6).
 
-        def _read_on(self, size: int) -> None:
-            """Go on reading, or the end of the connection would not be seen, but not for ever."""
-            request = self._request()
-            if request is None or request.response_complete or request.more_body:
-                return  # it is its own body that comes faster than it is read
-            if request is not self._answered:
-                self._answered, self._ahead = request, 0
-            self._ahead += size
-            if self._ahead <= READ_AHEAD_BYTES:
-                self.flow.resume_reading()
+        If the client is still sending, a close at once would reset the connection, and the answer
+        might be lost. So only our side ends, and what still comes is dropped for a while.
+        """
+        headers = {"Cache-Control": "no-store", "Connection": "close"}
+        response = error_response(error, {**headers, "X-Request-ID": request_id({"headers": ()})})
+        status = b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())
+        fields = [*self.server_state.default_headers, *response.raw_headers]
+        lines = [b"%s: %s" % field for field in fields]
+        self.transport.write(b"\r\n".join([status, *lines, b"", response.body]))
+        self._refused = True
+        self._stop_close_timer()
+        if not self.transport.is_closing():  # as it is if the write has failed
+            with contextlib.suppress(OSError, NotImplementedError):  # it is lost; it has TLS
+                self.transport.write_eof()
+            self.flow.resume_reading()
+            self._close_after(LINGER_SECONDS)
 
-        def connection_lost(self, exc: Optional[Exception]) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-            self._disconnect()
-            super().connection_lost(exc)
-            self._unset_keepalive_if_required()  # uvicorn leaves it where there is an `exc`
-            # A request that waits for its turn holds this, and would be held by it. One that is
-            # being answered lets go of it at its end.
-            self.cycle = self._answered = None
-            getattr(self, "pipeline", []).clear()
+    def _request(self) -> Any:
+        """The request that is being answered, or was answered last."""
+        return getattr(self.app.receive, "__self__", None)
 
-    return CarefulProtocol
+    def _tell_of_disconnect(self) -> None:
+        # With httptools uvicorn tells only the request that it has read last of this, which may be
+        # one that waits for its turn.
+        for request in (self._request(), self.cycle):
+            if request is not None and not request.response_complete:
+                request.disconnected = True
+                request.message_event.set()
+
+    def _read_ahead(self, size: int) -> None:
+        """Go on reading, or the end of the connection would not be seen, but not for ever."""
+        request = self._request()
+        if request is None or request.response_complete or request.more_body:
+            return  # it is its own body that comes faster than it is read
+        if request is not self._ahead_of:
+            self._ahead_of, self._ahead = request, 0
+        self._ahead += size
+        if self._ahead <= READ_AHEAD_BYTES:
+            self.flow.resume_reading()
+
+    def _forget_requests(self) -> None:
+        """Break the cycle between this and a request that waits for its turn.
+
+        One that is being answered lets go of this at its end.
+        """
+        self.cycle = self._ahead_of = None

@@ -1,4 +1,9 @@
-"""Running the service in several processes that share a socket."""
+"""Several processes that share a socket, and the parent that looks after them.
+
+The parent serves nothing. It starts the workers, replaces one that dies, and passes on each stop
+that it hears of: each worker has a pipe, and a message in it is a stop. If the parent is killed,
+the pipes end, and so do the workers.
+"""
 
 from __future__ import annotations
 
@@ -8,87 +13,96 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import socket
+import threading
 import time
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Dict, Iterator, Optional
+from typing import Iterator, List, NamedTuple, Optional
 
 from ..app import create_app
 from ..logs import log_config, logger
 from ..settings import Settings
-from .server import _SIGNALS, _last_signals, _restore_signals, serve
+from .server import Server, make_server
+from .signals import STOP_SIGNALS, handle_signals
 
 _SHORTEST_LIFE = 1.0
 """Seconds: a worker that lived less is not replaced sooner than this after its start."""
 
+_CAN_BLOCK_SIGNALS = hasattr(signal, "pthread_sigmask")
 
-def serve_workers(listener: socket.socket, settings: Settings) -> bool:
+
+def serve_workers(listener: socket.socket, settings: Settings) -> None:
     """Serve `create_app(settings=settings)` in `settings.workers` processes, all on `listener`.
 
     A worker that dies is replaced. SIGINT and SIGTERM stop each worker, and this returns when all
     have ended.
     """
     logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
-    return _Supervisor(listener, settings).run()
+    _Supervisor(listener, settings).run()
+
+
+class _Worker(NamedTuple):
+    process: BaseProcess
+    pipe: Connection
+    started: float
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            self.pipe.send_bytes(b"stop")
 
 
 class _Supervisor:
     def __init__(self, listener: socket.socket, settings: Settings) -> None:
         self._listener = listener
         self._settings = settings
-        self._workers: Dict[BaseProcess, Connection] = {}
-        self._started: Dict[int, float] = {}
+        self._workers: List[_Worker] = []
         self._stopping = False
 
-    def run(self) -> bool:
-        originals = {number: signal.signal(number, self._stop) for number in _SIGNALS}
-        try:
-            for _ in range(self._settings.workers):
-                self._start()
-            while self._workers:
-                missing = not self._stopping and len(self._workers) < self._settings.workers
-                multiprocessing.connection.wait(
-                    [worker.sentinel for worker in self._workers],
-                    timeout=_SHORTEST_LIFE if missing else None,
-                )
-                self._replace_dead()
-        except BaseException:
-            self._stop()  # or they would serve on, and nobody would look after them
-            raise
-        finally:
-            if self._stopping:
-                _last_signals(originals)
-            else:
-                _restore_signals(originals)
-        return True
+    def run(self) -> None:
+        with handle_signals(STOP_SIGNALS, self._stop, lambda: self._stopping):
+            try:
+                for _ in range(self._settings.workers):
+                    self._start()
+                while self._workers:
+                    multiprocessing.connection.wait(
+                        [worker.process.sentinel for worker in self._workers],
+                        timeout=_SHORTEST_LIFE if self._is_one_missing() else None,
+                    )
+                    self._replace_dead()
+            except BaseException:
+                self._stop()  # or they would serve on, and nobody would look after them
+                raise
+
+    def _is_one_missing(self) -> bool:
+        return not self._stopping and len(self._workers) < self._settings.workers
 
     def _start(self) -> None:
         # Not fork: a worker begins from nothing, on every platform alike.
         context = multiprocessing.get_context("spawn")
         theirs, ours = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(self._listener, self._settings, theirs))
+        process = context.Process(target=_run_worker, args=(self._listener, self._settings, theirs))
         try:
             with theirs, _sigint_blocked():
-                worker.start()
+                process.start()
         except OSError:
             ours.close()
             raise
-        self._started[worker.pid or 0] = time.monotonic()
-        self._workers[worker] = ours
+        self._workers.append(_Worker(process, ours, time.monotonic()))
         if self._stopping:
-            _order(ours)  # the signal came before this one could be told
+            self._workers[-1].stop()  # the signal came before this one could be told
 
     def _replace_dead(self) -> None:
-        for worker in [w for w in self._workers if not w.is_alive()]:
-            self._workers.pop(worker).close()
-            started = self._started.pop(worker.pid or 0)
+        for worker in [w for w in self._workers if not w.process.is_alive()]:
+            self._workers.remove(worker)
+            worker.pipe.close()
             if self._stopping:
                 continue
-            logger.error("worker %s ended with status %s", worker.pid, worker.exitcode)
-            time.sleep(max(0.0, started + _SHORTEST_LIFE - time.monotonic()))
-        while not self._stopping and len(self._workers) < self._settings.workers:
+            process = worker.process
+            logger.error("worker %s ended with status %s", process.pid, process.exitcode)
+            time.sleep(max(0.0, worker.started + _SHORTEST_LIFE - time.monotonic()))
+        while self._is_one_missing():
             try:
                 self._start()
             except OSError as error:
@@ -99,22 +113,14 @@ class _Supervisor:
 
     def _stop(self, number: int = 0, frame: Optional[FrameType] = None) -> None:
         self._stopping = True
-        for orders in list(self._workers.values()):
-            _order(orders)
-
-
-def _order(orders: Connection) -> None:
-    with contextlib.suppress(OSError):  # it has ended already
-        orders.send_bytes(b"stop")
-
-
-_CAN_BLOCK = hasattr(signal, "pthread_sigmask")
+        for worker in list(self._workers):
+            worker.stop()
 
 
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """A process that is started meanwhile has it blocked too, until it knows what to do with it."""
-    if not _CAN_BLOCK:
+    """A process that is started meanwhile has SIGINT blocked, until it knows what to do with it."""
+    if not _CAN_BLOCK_SIGNALS:
         yield
         return
     resource_tracker.ensure_running()  # which takes SIGINT out of the mask as it starts
@@ -125,9 +131,21 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(listener: socket.socket, settings: Settings, orders: Connection) -> None:
+def _run_worker(listener: socket.socket, settings: Settings, pipe: Connection) -> None:
     # Ctrl-C reaches every process of a terminal; the parent passes on what it hears.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _CAN_BLOCK:
+    if _CAN_BLOCK_SIGNALS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    serve(create_app(settings=settings), listener, settings, orders=orders)
+    logs = log_config(settings.log_level, settings.log_format)
+    server = make_server(create_app(settings=settings), settings, log_config=logs)
+    threading.Thread(target=_stop_with_parent, args=(pipe, server), daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _stop_with_parent(pipe: Connection, server: Server) -> None:
+    """Stop as often as the parent says, and once more if it is gone and cannot say."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.recv_bytes()
+            server.stop("parent")
+    server.stop("end of the parent")

@@ -538,6 +538,28 @@ def test_a_client_that_reads_slowly_is_not_cut() -> None:
         assert endless.closed.wait(PATIENCE)  # as soon as it reads no more
 
 
+def _resident(service: ServiceProcess, which: str) -> float:
+    """MiB: VmRSS is now, VmHWM the most so far (proc(5))."""
+    lines = Path(f"/proc/{service.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:")) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.parametrize("line", [b"a" * 2**20, b"a: b\r\n" * 2**18], ids=["one", "many"])
+def test_a_head_that_never_ends_costs_little(directory: Path, line: bytes) -> None:
+    """Before there was a limit, one connection took gigabytes."""
+    with running(directory) as service, service.connect() as client:
+        assert service.reply()
+        before = _resident(service, "VmHWM")
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\nA: ")
+        for _ in range(80):
+            client.send(line)
+        assert refusal(*client.json())[:2] == (431, "headers_too_large")
+        grown = _resident(service, "VmHWM") - before
+        print(f"{grown:.1f} MiB for {80 * len(line) / 2**20:.0f} MiB of a head")
+        assert grown < 8
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_crowd_that_never_reads_costs_little_and_gives_all_of_it_back(directory: Path) -> None:
     """Memory for one stream is bounded, whatever there is to say, and freed when it is cut.
@@ -548,15 +570,11 @@ def test_a_crowd_that_never_reads_costs_little_and_gives_all_of_it_back(director
     def descriptors() -> int:
         return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
-    def resident(which: str) -> float:  # MiB: VmRSS is now, VmHWM the most so far (proc(5))
-        lines = Path(f"/proc/{service.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:")) / 1024
-
     options = {"CHAT_RESPONDER": "faults:leaving", "CHAT_SEND_TIMEOUT": "1"}
     with running(directory, **options) as service, contextlib.ExitStack() as leaving:
         assert service.reply("report 0") == "{}"
         at_rest = descriptors()
-        held = [resident("VmRSS")]
+        held = [_resident(service, "VmRSS")]
         for round_ in (1, 2):
             crowd = [hesitant(service.port) for _ in range(200)]
             for number, client in enumerate(crowd):
@@ -567,12 +585,12 @@ def test_a_crowd_that_never_reads_costs_little_and_gives_all_of_it_back(director
             for _ in crowd:  # the kernel's limit (TCP_USER_TIMEOUT) may be as quick as the stream's
                 service.wait_for("outcome=(stalled|disconnected)")
             assert len(json.loads(service.reply(f"report {200 * round_}"))) == 200 * round_
-            held.append(resident("VmRSS"))
+            held.append(_resident(service, "VmRSS"))
             for client in crowd:
                 client.close()
             while descriptors() > at_rest:  # the last connections are just being closed
                 assert service.reply(f"report {200 * round_}")
-        most = resident("VmHWM")
+        most = _resident(service, "VmHWM")
         print("{:.1f} MiB, {:.1f} after 200 that never read, {:.1f} after 400".format(*held))
         print(f"{most:.1f} MiB at most")
         assert most - held[0] < 60

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.server import Server, make_server
-from omniforge_chat.server.protocol import HEAD_BYTES, HEAD_FIELDS
+from omniforge_chat.server import Server, make_server, protocol
+from omniforge_chat.server.rules import HEAD_BYTES, HEAD_FIELDS
 
 from ..support.answers import last, refusal
 from ..support.client import assert_next_request_works, request
@@ -41,13 +41,16 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
-        self.closed = False
+        self.closed = self.ended = False
 
     def write(self, data: Any) -> None:
         self.written += data
 
     def close(self) -> None:
         self.closed = True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def is_closing(self) -> bool:
         return self.closed
@@ -58,7 +61,7 @@ class Wire(asyncio.Transport):
 
 
 async def conversation(server: Server, pieces: List[bytes]) -> Tuple[bytes, bool]:
-    """What answers `pieces`, each of which is one read, and whether the connection was closed."""
+    """What answers `pieces`, each of which is one read, and whether that is all for good."""
     state, wire = server.server_state, Wire()
     protocol = server.config.http_protocol_class(  # type: ignore[call-arg]
         config=server.config, server_state=state, app_state={}
@@ -71,7 +74,7 @@ async def conversation(server: Server, pieces: List[bytes]) -> Tuple[bytes, bool
     while state.tasks:
         assert (await asyncio.wait(state.tasks, timeout=PATIENCE))[0]
     protocol.connection_lost(None)
-    return wire.written, wire.closed
+    return wire.written, wire.closed or wire.ended
 
 
 def echoes(written: bytes) -> List[str]:
@@ -234,13 +237,21 @@ def test_nothing_is_answered_within_an_answer(http: str, rest: bytes) -> None:
     assert seen[-1] == "http.disconnect"
 
 
-def test_a_client_is_told_of_a_head_that_is_too_large(service: ServiceThread) -> None:
-    """Before the connection ends; the others don't notice."""
+def test_a_client_is_told_of_a_head_that_is_too_large(
+    service: ServiceThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it is still sending, for a while; the others don't notice."""
     with service.connect() as client, service.connect() as other:
-        client.send(GET + LONG)
+        client.send(GET + b"A: " + LONG * 100)
         assert refusal(*client.json())[:2] == (431, "headers_too_large")
         client.wait_closed()
         assert_next_request_works(other)
+    service.rest()
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.0)
+    with service.connect() as client:
+        client.send(GET + LONG)
+        client.wait_closed()
+        service.until(lambda: service.connections == 0)
 
 
 # The end of a connection
