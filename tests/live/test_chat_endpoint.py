@@ -50,6 +50,25 @@ def stage(theatre: Stage) -> Stage:
     return theatre
 
 
+@pytest.fixture(scope="module")
+def one_theatre() -> Iterator[Stage]:
+    stage = Stage({})
+    with stage.server:
+        yield stage
+
+
+@pytest.fixture
+def one_stage(one_theatre: Stage) -> Stage:
+    """One server, for what does not depend on how it reads and writes."""
+    one_theatre.responder = placeholder
+    return one_theatre
+
+
+@pytest.fixture
+def one_server(one_stage: Stage) -> UvicornThread:
+    return one_stage.server
+
+
 @pytest.fixture
 def server(stage: Stage) -> UvicornThread:
     return stage.server
@@ -139,7 +158,7 @@ def test_a_chunk_arrives_while_the_responder_waits_before_the_next(stage: Stage)
     ],
 )
 def test_the_responder_gets_the_message_as_it_was_sent_and_the_client_its_reply(
-    stage: Stage, message: str
+    one_stage: Stage, message: str
 ) -> None:
     """What is trimmed or normalised on the way cannot be put back by a responder."""
     seen: List[str] = []
@@ -148,10 +167,10 @@ def test_the_responder_gets_the_message_as_it_was_sent_and_the_client_its_reply(
         seen.append(turn.message)
         yield turn.message
 
-    stage.responder = echo
+    one_stage.responder = echo
     for ascii_only in (True, False):
         body = json.dumps({"message": message}, ensure_ascii=ascii_only).encode()
-        with stage.server.connect() as client:
+        with one_stage.server.connect() as client:
             client.post(body)
             client.head()
             frames = client.frames()
@@ -178,9 +197,9 @@ def test_unknown_fields_are_ignored(server: UvicornThread) -> None:
         "application/merge-patch+json; version=1",
     ],
 )
-def test_any_json_media_type_is_taken(server: UvicornThread, content_type: str) -> None:
+def test_any_json_media_type_is_taken(one_server: UvicornThread, content_type: str) -> None:
     """Clients add parameters and use types of their own; all of these are JSON by RFC 6839."""
-    with server.connect() as client:
+    with one_server.connect() as client:
         client.post({"message": "hi"}, headers={"Content-Type": content_type})
         assert client.head()[0] == 200
         assert last(client.frames())[0] == "done"
@@ -244,7 +263,7 @@ def test_a_client_that_asks_before_it_sends_its_body_may_go_on(
 
 
 @pytest.mark.parametrize("sent", ["7", "a" * 128, "req_01:ab/cd-ef~!#$%&'*+", '"quoted,\\{}"'])
-def test_a_usable_request_id_of_the_client_is_kept(stage: Stage, sent: str) -> None:
+def test_a_usable_request_id_of_the_client_is_kept(one_stage: Stage, sent: str) -> None:
     """The client's own log, ours, and the responder's then speak of the same request."""
     seen: List[str] = []
 
@@ -252,8 +271,8 @@ def test_a_usable_request_id_of_the_client_is_kept(stage: Stage, sent: str) -> N
         seen.append(turn.request_id)
         yield "hi"
 
-    stage.responder = respond
-    with stage.server.connect() as client:
+    one_stage.responder = respond
+    with one_stage.server.connect() as client:
         client.post({"message": "hi"}, headers={"X-Request-ID": sent})
         _, headers = client.head()
         assert headers["x-request-id"] == sent
@@ -275,9 +294,9 @@ def test_a_usable_request_id_of_the_client_is_kept(stage: Stage, sent: str) -> N
         pytest.param("Grüße".encode().decode("latin-1"), id="UTF-8"),
     ],
 )
-def test_an_unusable_request_id_is_replaced(server: UvicornThread, sent: str) -> None:
+def test_an_unusable_request_id_is_replaced(one_server: UvicornThread, sent: str) -> None:
     """What a log line or a header of ours cannot carry safely goes no further."""
-    with server.connect() as client:
+    with one_server.connect() as client:
         for field in ("message", "text"):
             client.post({field: "hi"}, headers={"X-Request-ID": sent})
             status, headers = client.head()
@@ -407,10 +426,10 @@ _UUID = "conversation_id: must be a UUID of version 4"
     ],
 )
 def test_a_body_that_is_not_nice_is_refused_and_the_connection_goes_on(
-    server: UvicornThread, body: bytes, status: int, code: str, said: str
+    one_server: UvicornThread, body: bytes, status: int, code: str, said: str
 ) -> None:
     """Any bytes get an answer that helps, and cost only their own request."""
-    with server.connect() as client:
+    with one_server.connect() as client:
         client.post(body)
         got, got_code, message = refusal(*client.json())
         assert (got, got_code) == (status, code)
@@ -441,9 +460,11 @@ def test_all_wrong_fields_are_named_at_once(server: UvicornThread) -> None:
         "application/x+json+x",
     ],
 )
-def test_what_is_not_declared_as_json_is_refused(server: UvicornThread, content_type: str) -> None:
+def test_what_is_not_declared_as_json_is_refused(
+    one_server: UvicornThread, content_type: str
+) -> None:
     """A page of another site can send forms and plain text without asking first (CORS)."""
-    with server.connect() as client:
+    with one_server.connect() as client:
         client.post({"message": "hi"}, headers={"Content-Type": content_type})
         status, code, message = refusal(*client.json())
         assert (status, code) == (415, "unsupported_media_type")
@@ -515,9 +536,9 @@ def test_a_body_as_large_as_the_limit_is_read(server: UvicornThread) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/chat/", "/api/v1", "/%ff%00", "/a?message=hi"])
-def test_a_path_that_is_nowhere_is_not_found(server: UvicornThread, path: str) -> None:
+def test_a_path_that_is_nowhere_is_not_found(one_server: UvicornThread, path: str) -> None:
     """In the shape of all errors, with no redirect and no page of a framework."""
-    with server.connect() as client:
+    with one_server.connect() as client:
         for method in ("GET", "POST"):
             client.ask(path, method=method, headers={"Content-Length": "0"})
             status, headers, body = client.json()
@@ -540,10 +561,10 @@ def test_a_path_that_is_nowhere_is_not_found(server: UvicornThread, path: str) -
     ],
 )
 def test_another_method_is_refused_with_those_that_are_allowed(
-    server: UvicornThread, method: str, path: str, allowed: Set[str]
+    one_server: UvicornThread, method: str, path: str, allowed: Set[str]
 ) -> None:
     """RFC 9110, section 15.5.6, demands `Allow`."""
-    with server.connect() as client:
+    with one_server.connect() as client:
         client.ask(path, method=method, headers={"Content-Length": "0"})
         status, headers, body = client.json()
         assert refusal(status, headers, body)[:2] == (405, "method_not_allowed")

@@ -335,24 +335,17 @@ def test_an_address_that_is_not_ours_ends_it_with_one_line(directory: Path, host
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_ends_it_as_a_success(directory: Path, workers: str) -> None:
-    """An orchestrator that stops it does not want to read of a failure."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: str) -> None:
+    """An orchestrator tells the parent, and a terminal tells every process of the group at once."""
     with running(directory, "--workers", workers) as service:
         assert service.reply()
-        assert service.end(signal.SIGTERM) == 0
+        tell = os.kill if number == signal.SIGTERM else os.killpg
+        tell(service.process.pid, number)
+        assert service.status() == 0
         assert "Traceback" not in "\n".join(service.log)
         with pytest.raises(ConnectionRefusedError):
             service.connect()
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_ends_it_as_a_success(directory: Path, workers: str) -> None:
-    """A terminal sends SIGINT to every process of the group at once."""
-    with running(directory, "--workers", workers) as service:
-        assert service.reply()
-        os.killpg(service.process.pid, signal.SIGINT)
-        assert service.status() == 0
-        assert "Traceback" not in "\n".join(service.log)
 
 
 def test_a_signal_while_workers_start_ends_them_all(directory: Path) -> None:
@@ -363,29 +356,6 @@ def test_a_signal_while_workers_start_ends_them_all(directory: Path) -> None:
 
 
 # Workers
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_workers_share_the_port_and_one_that_dies_is_replaced(directory: Path) -> None:
-    """A crash costs the streams of one process, for the second that its successor takes."""
-    with running(directory, "--workers", "2", "--responder", "mine:one") as service:
-        workers = [int(service.wait_for(r"Started server process \[(\d+)\]")[1]) for _ in range(2)]
-        assert service.process.pid not in workers
-        assert service.reply() == "one"
-        os.kill(workers[0], signal.SIGKILL)
-        service.wait_for(rf"ERROR .*worker {workers[0]} ended with status -9")
-        workers[0] = int(service.wait_for(r"Started server process \[(\d+)\]")[1])
-        for _ in range(5):
-            assert service.reply() == "one"
-        assert service.end() == 0
-        assert not any(_is_alive(worker) for worker in workers)
 
 
 def test_workers_end_with_a_parent_that_was_killed(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The same app under other servers: what a client sees of it, and what reaches its responder.
 
+(uvicorn is tested in test_chat_endpoint and test_faults, with each parser and event loop.)
 All of these send the headers before the first token and each token as it comes, tell of a client
 that leaves, and hold the app up when a client does not read. What differs:
 
@@ -55,7 +56,7 @@ import asyncio, json, logging.config, os, signal, socket, sys
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.logs import log_config
-from omniforge_chat.server import listen, make_server
+from omniforge_chat.server import listen
 
 said, gates, closings = {}, {}, {}
 
@@ -159,11 +160,7 @@ async def granian():
 
 
 logging.config.dictConfig(log_config("INFO", "text"))
-if sys.argv[1] == "uvicorn":
-    server = make_server(app, settings, log_config=None, http=sys.argv[2], loop=sys.argv[3])
-    server.run(sockets=[listener])
-else:
-    asyncio.run(globals()[sys.argv[1]]())
+asyncio.run(globals()[sys.argv[1]]())
 print("the server has ended", file=sys.stderr)
 '''
 
@@ -176,11 +173,9 @@ def _server(*arguments: str, needs: Tuple[str, ...]) -> Any:
     return pytest.param(list(arguments), id="-".join(arguments), marks=marks)
 
 
-UVICORN_FAST = _server("uvicorn", "httptools", "uvloop", needs=("httptools", "uvloop"))
-UVICORN_PURE = _server("uvicorn", "h11", "asyncio", needs=())
 HYPERCORN = _server("hypercorn", needs=("hypercorn",))
 GRANIAN = _server("granian", needs=("granian",))
-SERVERS = [UVICORN_FAST, UVICORN_PURE, HYPERCORN, GRANIAN]
+SERVERS = [HYPERCORN, GRANIAN]
 
 
 def _start(directory: Path, arguments: List[str], drain: str = "0.3") -> Any:
