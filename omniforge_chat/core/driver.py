@@ -71,8 +71,14 @@ class Driver:
             try:
                 awaited = resume(value)
             except StopIteration as stop:
+                self._task = None
                 result: T = stop.value
                 return result
+            except BaseException:
+                # Its traceback knows this frame, and a cancelled task keeps its exception: they
+                # would all keep each other until a collection.
+                value = self._task = None
+                raise
             resume, value = coroutine.send, None
             try:
                 if self._task is None:
@@ -167,29 +173,32 @@ def see_out(
     inside = False
     held = error
     waited = True
-    while True:
-        future = awaited if isinstance(awaited, asyncio.Future) else None
-        if future is not None:
-            future._asyncio_future_blocking = False
-        if not inside and future is not None and (future.cancelled() or not future.done()):
-            future.cancel()
-            inside = True
-            resume, value = steps.throw, error
-        else:
-            while not waited:
-                try:
-                    yield from _bare(awaited) if future is None else _gate(future)
-                except asyncio.CancelledError as later:
-                    held = later
-                waited = future is None or future.done()
-            resume, value = steps.send, None
-        try:
-            awaited = resume(value)
-        except BaseException as raised:
-            if held is not error or isinstance(raised, StopIteration):
-                raise held from None
-            raise
-        waited = False
+    try:
+        while True:
+            future = awaited if isinstance(awaited, asyncio.Future) else None
+            if future is not None:
+                future._asyncio_future_blocking = False
+            if not inside and future is not None and (future.cancelled() or not future.done()):
+                future.cancel()
+                inside = True
+                resume, value = steps.throw, error
+            else:
+                while not waited:
+                    try:
+                        yield from _bare(awaited) if future is None else _gate(future)
+                    except asyncio.CancelledError as later:
+                        held = later
+                    waited = future is None or future.done()
+                resume, value = steps.send, None
+            try:
+                awaited = resume(value)
+            except BaseException as raised:
+                if held is not error or isinstance(raised, StopIteration):
+                    raise held from None
+                raise
+            waited = False
+    finally:
+        del error, held, value  # as in `Driver.run`
 
 
 def _bare(awaited: object) -> Generator[Any, None, None]:

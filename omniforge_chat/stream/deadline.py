@@ -48,6 +48,8 @@ class Deadline:
                 raise
             raise self._error from None
         finally:
+            # Its traceback knows this object: they would keep each other.
+            self._error = self._outside = None
             if self._timer is not None:
                 self._timer.cancel()
                 if self._lifecycle is not None:

@@ -123,7 +123,10 @@ class EventStream:
             self._abort()
             await asyncio.sleep(0)  # the server hears of it in the next turn of the loop
         if cancelled is not None:
-            raise cancelled
+            try:
+                raise cancelled
+            finally:
+                cancelled = None  # its traceback knows this frame: they would keep each other
 
     def _from_outside(self, error: asyncio.CancelledError) -> Optional[asyncio.CancelledError]:
         """`error`, if it came from outside and is to be passed on when the stream has been ended.
@@ -301,6 +304,8 @@ class EventStream:
                 if child is not None:
                     child.cancel()
             self._lifecycle.closed(self)
+            # A cancelled task keeps its traceback, and so this stream.
+            self._watcher = self._timer = self._beat = self._outside = None
         if reply.error is not None:
             outcome = reply.error.code
         # A complete reply has cost something, if it had no text.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import logging
 import sys
+import weakref
 from functools import partial
 from typing import (
     Any,
@@ -35,6 +37,7 @@ from starlette.types import Message
 from omniforge_chat import Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import BUFFER_BYTES, BUFFER_SECONDS, Responder
 from omniforge_chat.core.sse import HEARTBEAT, Decoder
+from omniforge_chat.errors import UpstreamError
 from omniforge_chat.stream.lifecycle import Lifecycle
 from omniforge_chat.stream.response import ABORT, UNSENT, EventStream
 from omniforge_chat.stream.state import ATTEMPT_SECONDS, ATTEMPTS
@@ -1989,3 +1992,66 @@ async def test_whatever_happens_in_any_order_a_stream_ends_properly(
         assert event == "error" or line.said == whole
     else:
         assert [frame.event for frame in line.frames[:-1]] == ["chunk"] * (len(line.frames) - 1)
+
+
+# Memory
+
+
+class Lost(Exchange):
+    """A request of a client that takes nothing once it is gone; it `began` with its first text."""
+
+    def __init__(self, **request: Any) -> None:
+        super().__init__(**request)
+        self.began = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        if "body" in message:
+            self.began.set()
+        if self.gone.is_set():
+            raise OSError("gone")
+        await super().send(message)
+
+
+@pytest.mark.parametrize("end", ["done", "fails", "left", "lost", "limit", "cancel", "body"])
+def test_a_request_that_is_over_is_freed_at_once(end: str) -> None:
+    """A collection may be a long time off, and a host may have switched it off."""
+    ticks = itertools.count()
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if end == "fails":
+            raise UpstreamError("no answer")
+        while end == "lost":
+            await asyncio.sleep(0)
+            yield f"{next(ticks)}"
+        if end != "done":
+            await asyncio.sleep(FOREVER)
+
+    async def run() -> Any:
+        limits: Dict[str, Any] = {"idle_timeout" if end == "limit" else "body_timeout": 0.01}
+        app = create_app(respond, settings=Settings(**limits))
+        parts: List[Message] = (
+            [{"type": "http.request", "body": b"", "more_body": True}] if end == "body" else []
+        )
+        made = Lost(parts=parts)
+        task = asyncio.ensure_future(made.run(app))
+        if end in ("left", "lost", "cancel"):
+            await made.began.wait()
+        if end in ("left", "lost"):
+            made.gone.set()
+        if end == "cancel":
+            task.cancel()
+        await asyncio.wait([task], timeout=PATIENCE)
+        assert task.done()
+        del task
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return weakref.ref(made)
+
+    gc.disable()
+    try:
+        assert asyncio.run(run())() is None
+    finally:
+        gc.enable()

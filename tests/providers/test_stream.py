@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import sys
 import time
@@ -178,6 +179,19 @@ def test_a_limit_that_is_off_is_none() -> None:
     """Whoever waits for hours on purpose is let wait."""
     events = relayed(OPENAI.answer("x"), first_chunk_timeout=None, idle_timeout=None)
     assert events[-1] == COMPLETE
+
+
+def test_a_stream_that_timed_out_is_freed_without_a_collection() -> None:
+    """Or the buffers of its connection stay for as long as nothing collects."""
+    gc.collect()
+    gc.disable()
+    try:
+        events = relayed(opening(*BEGUN), idle_timeout=0.1)
+        assert failed(events).code == "upstream_timeout"
+        kept = [o for o in gc.get_objects() if isinstance(o, provider_stream._DeadlinePassed)]
+        assert kept == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("then", [Call.left, repeating(b":\n\n")], ids=["nothing", "comments"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import importlib
 import importlib.util
 import sys
 import types
+import weakref
 from typing import Any, Awaitable, Callable, Coroutine, Generator, List, Optional, TypeVar, cast
 
 import anyio
@@ -959,3 +961,36 @@ def test_another_error_gets_in_and_what_it_becomes_comes_out(run: Run[None]) -> 
             await see_out(steps, awaited, KeyError())
 
     run(main())
+
+
+# Memory
+
+
+@pytest.mark.parametrize("way", ["driven", "seen out"])
+def test_a_cancelled_coroutine_is_freed_without_a_collection(run: Run[Any], way: str) -> None:
+    """Its exception knows its frames; none of these may know the exception."""
+
+    class Held:
+        pass
+
+    async def main() -> Any:
+        async def work() -> None:
+            mine = Held()
+            held.append(mine)
+            await asyncio.get_running_loop().create_future()
+
+        async def see() -> None:
+            await (drive(work(), nothing) if way == "driven" else interruptible(work()))
+
+        held: List[Any] = []
+        task = asyncio.ensure_future(see())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return weakref.ref(held.pop())
+
+    gc.disable()
+    try:
+        assert run(main())() is None
+    finally:
+        gc.enable()

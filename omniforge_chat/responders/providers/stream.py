@@ -104,7 +104,10 @@ class ProviderStream:
         finally:
             self._awaited = None
         # httpx closes the connection now. Neither the timer nor anybody else may cut that short.
-        return (yield from see_out(step, awaited, stopped))
+        try:
+            return (yield from see_out(step, awaited, stopped))
+        finally:
+            del stopped  # its traceback knows this frame: they would keep each other
 
     async def read(self) -> bytes:
         """Return the next bytes of the body; empty bytes are its end.
