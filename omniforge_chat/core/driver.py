@@ -55,6 +55,14 @@ class Driver:
         # turn of the loop; and if it is done already, the loop is about to wake the task.
         waiter = None if self._task is None else self._task._fut_waiter
         self._cancelled = waiter is None or not waiter.cancel()
+        if self._cancelled and self._task is not None:
+            # The coroutine gets it at once. The thing that `before_wait` returned is not driven: it
+            # gets it at its next wait, which begins before this is called.
+            self._task.get_loop().call_soon(self._cancel_again)
+
+    def _cancel_again(self) -> None:
+        if self._cancelled:
+            self.cancel()
 
     @types.coroutine
     def run(

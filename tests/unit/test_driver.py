@@ -524,6 +524,39 @@ def test_a_cancellation_within_the_hook_is_delivered_at_that_wait(run: Run[str])
     assert run(main()) == "cancelled"
 
 
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_hook_that_is_between_two_waits_is_cancelled_at_the_next(
+    run: Run[None], turns: int
+) -> None:
+    """A `send` of a middleware may give the loop a turn before it waits for a client that left."""
+    seen: List[str] = []
+
+    async def main() -> None:
+        driver = Driver()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                seen.append("work")
+            await asyncio.sleep(0)  # it comes once
+
+        async def block() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                seen.append("hook")
+                raise
+
+        asyncio.get_running_loop().call_soon(driver.cancel)
+        await driver.run(work(), lambda: None if seen else block())
+
+    run(main())
+    assert seen == ["hook", "work"]
+
+
 # Giving up
 
 
