@@ -170,8 +170,9 @@ class EventStream:
             if self._beat is not None and not self._beat.done():
                 await asyncio.wait([self._beat])
                 state.send_began(monotonic())
+            failed = reply.error
             body = reply.frames(last=last)
-            if reply.error is not None:
+            if reply.error is not failed:
                 state.stop()  # a piece could not be encoded
             if not state.begun:
                 await self._send(self._start())

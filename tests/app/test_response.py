@@ -1054,6 +1054,32 @@ async def test_closing_a_cancellation_from_outside_ends_the_clean_up() -> None:
     assert line.error()[0] == "timeout"
 
 
+@timeless
+async def test_closing_a_cancellation_from_outside_is_passed_on_if_the_responder_has_failed() -> (
+    None
+):
+    """That it has failed is no decision of the stream's, on any Python."""
+
+    class Failing:
+        def __init__(self, turn: Turn) -> None:
+            self._texts = ["a"]
+
+        def __aiter__(self) -> Failing:
+            return self
+
+        async def __anext__(self) -> str:
+            return self._texts.pop()
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(3)
+
+    line = Line(Failing)
+    await line.until("a")
+    line.cancel()
+    assert await line.end(cancelled=True) == 0
+    assert line.error()[0] == "processing_error"
+
+
 # Ending: the last frame
 
 
