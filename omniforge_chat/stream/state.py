@@ -158,9 +158,9 @@ class StreamState:
         """A send was cancelled."""
         self._sending_since = None
         self.was_torn = True
-        if self.phase is _S and self._ended:
+        if self.phase is _S and (self._ended or self.stopped):
             self._cleaning_since = now
-        self._on(Event.TORN_ENDED if self._ended else Event.TORN)
+        self._on(Event.TORN_ENDED if self._ended or self.stopped else Event.TORN)
 
     def failed(self, now: float) -> Action:
         """A send failed: CANCEL, as the responder might go on for ever."""

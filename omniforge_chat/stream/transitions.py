@@ -46,7 +46,7 @@ class Event(IntEnum):
     TAKEN_LATE = 3, "a send has ended well, and meanwhile the end was decided"
     TAKEN_ENDED = 4, "a send has ended well, and the responder had ended before it"
     TORN = 5, "a send was cancelled from outside"
-    TORN_ENDED = 6, "a send was cancelled from outside, and the responder had ended before it"
+    TORN_ENDED = 6, "a send was cancelled from outside, and the end was decided before it"
     FAILED = 7, "a send has failed, but not because the client has left"
     ENDED = 8, "the responder has no more to say"
     END = 9, "a limit, or the drain, ends the stream"

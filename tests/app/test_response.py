@@ -1055,6 +1055,23 @@ async def test_closing_a_cancellation_from_outside_ends_the_clean_up() -> None:
 
 
 @timeless
+async def test_closing_has_its_limit_if_a_send_was_cancelled_after_the_end_was_decided() -> None:
+    """Nothing else would end a responder that does not."""
+    script = Script("a", 1, "b", FOREVER, clean_up=lambda: asyncio.sleep(FOREVER))
+    line = Line(script, **OFF)
+    await line.until("a")
+    line.stop_reading()
+    await passing(2)
+    line.drain(0)
+    await passing(1)
+    line.cancel()
+    await settle()
+    line.read_on()
+    assert await line.end(cancelled=KNOWS_WHO_CANCELS) == 3 + 5
+    assert (line.said, line.error()[0]) == ("ab", "shutting_down")
+
+
+@timeless
 async def test_closing_a_cancellation_from_outside_is_passed_on_if_the_responder_has_failed() -> (
     None
 ):
