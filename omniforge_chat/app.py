@@ -209,7 +209,9 @@ class _DirectWay:
             scope["type"] == "http"
             and scope["method"] == "POST"
             and scope["path"] == scope.get("root_path", "") + self._path
-            and self._router.routes[0] is self._route  # else a route in front of it may match
+            and (routes := self._router.routes)
+            and routes[0] is self._route  # else a route in front of it may match
+            and self._route.app is self._endpoint  # else the host has wrapped it
         ):
             # The router sets these too, for middleware that counts by route.
             scope["endpoint"] = self._endpoint

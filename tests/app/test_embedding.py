@@ -355,6 +355,7 @@ class _Guard:
             ),
             id="a route before it",
         ),
+        pytest.param(lambda app: setattr(app.routes[0], "app", _Guard(app)), id="its route"),
     ],
 )
 @pytest.mark.parametrize("origins", [(), ("*",)], ids=["no CORS", "CORS"])
@@ -503,6 +504,13 @@ def test_a_table_that_the_host_changes_still_has_the_chat() -> None:
     app.routes.insert(0, Mount("/hello", routes=[Route("/", hello)]))
     assert last(exchange(app, {"message": "hi"}).frames)[0] == "done"
     assert exchange(app, method="GET", path="/hello/").body == b"hello"
+
+
+def test_a_host_may_take_all_routes_away() -> None:
+    """Then nothing is there, as at any other path."""
+    app = create_app(settings=SETTINGS)
+    app.routes.clear()
+    assert exchange(app, {"message": "hi"}).status == 404
 
 
 def test_what_the_router_of_a_host_has_found_is_kept() -> None:
