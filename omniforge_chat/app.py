@@ -210,8 +210,8 @@ class _DirectWay:
             and scope["method"] == "POST"
             and scope["path"] == scope.get("root_path", "") + self._path
             and (routes := self._router.routes)
+            and self._route.app == self._endpoint  # else the host has wrapped it
             and routes[0] is self._route  # else a route in front of it may match
-            and self._route.app is self._endpoint  # else the host has wrapped it
         ):
             # The router sets these too, for middleware that counts by route.
             scope["endpoint"] = self._endpoint

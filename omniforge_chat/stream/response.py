@@ -91,8 +91,7 @@ class EventStream:
         """Send the whole response, and log how it ended."""
         state = self._state
         cancelled: Optional[asyncio.CancelledError] = None
-        action = _NOTHING
-        steps = self._answer
+        action, steps = _NOTHING, self._answer
         try:
             while state.phase is not _OVER:
                 try:
@@ -170,8 +169,7 @@ class EventStream:
             if self._beat is not None and not self._beat.done():
                 await asyncio.wait([self._beat])
                 state.send_began(monotonic())
-            failed = reply.error
-            body = reply.frames(last=last)
+            failed, body = reply.error, reply.frames(last=last)
             if reply.error is not failed:
                 state.stop()  # a piece could not be encoded
             if not state.begun:
@@ -265,8 +263,7 @@ class EventStream:
         if action is _CANCEL and state.attempts == 1:
             logger.error(
                 "responder did not end within %g s of its cancellation request_id=%s",
-                self._settings.cleanup_timeout,
-                self._turn.request_id,
+                *(self._settings.cleanup_timeout, self._turn.request_id),
             )
         self._act(action)
         # The state may change right after this, and set a nearer timer: by no less than this.
@@ -281,8 +278,7 @@ class EventStream:
             self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
 
     async def _heartbeat(self) -> None:
-        state = self._state
-        taken = False
+        state, taken = self._state, False
         try:
             await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
             taken = True
