@@ -10,9 +10,7 @@ Three things follow, and the code below is about them:
 
 1. The driver may await something else first (`before_wait` returns it): a `send()` of all that is
    ready. Until then the future must not look as if this task waited for it already.
-2. The driver can cancel the wait alone (`Driver.cancel`), and not the task. The coroutine gets the
-   same CancelledError as from `Task.cancel`. But the task was not asked to cancel, so whoever else
-   asks it can be told apart (cancellation.py), and nothing has to be taken back.
+2. A cancellation that arrives while that is awaited calls the wait off, and goes to the coroutine.
 3. A task that waits for another task hands its cancellation on, and hears nothing more until that
    one ends, which may be never. So the driver waits for a future of its own beside it, the gate.
 """
@@ -40,104 +38,68 @@ def checkpoint() -> Generator[None, None, None]:
     yield
 
 
-class Driver:
-    """Runs coroutines in the current task, one after the other."""
+@types.coroutine
+def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait) -> Generator[Any, Any, T]:
+    """Run `coroutine`, calling `before_wait` each time it is about to wait; return its result.
 
-    __slots__ = ("_cancelled", "_task")
-
-    def __init__(self) -> None:
-        self._task: Any = None  # that waits, once it has
-        self._cancelled = False  # a cancellation is still to be delivered
-
-    def cancel(self) -> None:
-        """Raise CancelledError in the coroutine at its present wait, as `Task.cancel` would."""
-        # The future that the task waits for (anyio's cancel scopes look at it, too). None is a bare
-        # turn of the loop; and if it is done already, the loop is about to wake the task.
-        waiter = None if self._task is None else self._task._fut_waiter
-        self._cancelled = waiter is None or not waiter.cancel()
-        if self._cancelled and self._task is not None:
-            # The coroutine gets it at once. The thing that `before_wait` returned is not driven: it
-            # gets it at its next wait, which begins before this is called.
-            self._task.get_loop().call_soon(self._cancel_again)
-
-    def _cancel_again(self) -> None:
-        if self._cancelled:
-            self.cancel()
-
-    @types.coroutine
-    def run(
-        self, coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait
-    ) -> Generator[Any, Any, T]:
-        """Run `coroutine`, calling `before_wait` each time it is about to wait; return its result.
-
-        If `before_wait`, or the thing that it returns, raises, then the wait is off, and the
-        coroutine gets the exception instead. So a cancellation that arrives meanwhile reaches it.
-        """
-        resume: Callable[[Any], Any] = coroutine.send
-        value: Any = None
-        while True:
-            try:
-                awaited = resume(value)
-            except StopIteration as stop:
-                self._task = None
-                result: T = stop.value
-                return result
-            except BaseException:
-                # Its traceback knows this frame, and a cancelled task keeps its exception: they
-                # would all keep each other until a collection.
-                value = self._task = None
+    If `before_wait`, or the thing that it returns, raises, then the wait is off, and the coroutine
+    gets the exception instead.
+    """
+    resume: Callable[[Any], Any] = coroutine.send
+    value: Any = None
+    while True:
+        try:
+            awaited = resume(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        except BaseException:
+            value = None  # its traceback knows this frame: they would keep each other
+            raise
+        resume, value = coroutine.send, None
+        try:
+            first = before_wait()
+            is_future = isinstance(awaited, asyncio.Future)
+            if first is not None:
+                # Until this task really waits for it, others may begin to.
+                if is_future:
+                    awaited._asyncio_future_blocking = False
+                yield from first.__await__()
+                if is_future:
+                    awaited._asyncio_future_blocking = True
+            if type(awaited) is _Future or not is_future:
+                value = yield awaited
+            else:
+                yield from _follow(awaited, before_wait)
+        except BaseException as error:
+            _call_off(awaited)
+            if isinstance(error, Abandoned):
+                with contextlib.suppress(RuntimeError):
+                    coroutine.close()
                 raise
-            resume, value = coroutine.send, None
-            try:
-                if self._task is None:
-                    self._task = asyncio.current_task()
-                first = before_wait()
-                is_future = isinstance(awaited, asyncio.Future)
-                if first is not None:
-                    # Until this task really waits for it, others may begin to.
-                    if is_future:
-                        awaited._asyncio_future_blocking = False
-                    yield from first.__await__()
-                    if is_future:
-                        awaited._asyncio_future_blocking = True
-                if not self._cancelled:
-                    if type(awaited) is _Future or not is_future:
-                        value = yield awaited
-                    else:
-                        yield from self._follow(awaited, before_wait)
-                if self._cancelled:
-                    raise asyncio.CancelledError
-            except BaseException as error:
-                _call_off(awaited)
-                self._cancelled = False
-                if isinstance(error, Abandoned):
-                    with contextlib.suppress(RuntimeError):
-                        coroutine.close()
-                    raise
-                resume, value = coroutine.throw, error
-
-    def _follow(
-        self, awaited: asyncio.Future[Any], before_wait: BeforeWait
-    ) -> Generator[Any, Any, None]:
-        """Wait for `awaited`, which may outlive its cancellation: a task, or several of them.
-
-        Each cancellation is handed on as ever. Then `before_wait` is asked, and can give up.
-        """
-        # The event loop does this to a future that a task gives it; it will not see this one.
-        awaited._asyncio_future_blocking = False
-        while not awaited.done():
-            try:
-                yield from _gate(awaited)
-            except asyncio.CancelledError:
-                if not awaited.cancel():
-                    raise
-                first = before_wait()
-                if first is not None:
-                    yield from first.__await__()
+            resume, value = coroutine.throw, error
 
 
 _Future = asyncio.Future
 """The plain kind, which is over as soon as it is cancelled."""
+
+
+def _follow(awaited: asyncio.Future[Any], before_wait: BeforeWait) -> Generator[Any, Any, None]:
+    """Wait for `awaited`, which may outlive its cancellation: a task, or several of them.
+
+    Each cancellation is handed on as ever. Then `before_wait` is asked, and can give up.
+    """
+    # The event loop does this to a future that a task gives it; it will not see this one.
+    awaited._asyncio_future_blocking = False
+    while not awaited.done():
+        try:
+            yield from _gate(awaited)
+        except asyncio.CancelledError:
+            if not awaited.cancel():
+                raise
+            first = before_wait()
+            if first is not None:
+                yield from first.__await__()
 
 
 def _call_off(awaited: Any) -> None:
@@ -206,7 +168,7 @@ def see_out(
                 raise
             waited = False
     finally:
-        del error, held, value  # as in `Driver.run`
+        del error, held, value  # as in `drive`
 
 
 def _bare(awaited: object) -> Generator[Any, None, None]:

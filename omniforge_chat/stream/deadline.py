@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Callable, Coroutine, Optional, TypeVar
 
-from ..core.cancellation import OutsideCancellation
-from ..core.driver import Driver
+from ..core.cancellation import Cancellation
+from ..core.driver import drive
 from ..errors import ShuttingDown
 from .lifecycle import Lifecycle
 
@@ -29,10 +29,9 @@ class Deadline:
         self._seconds = seconds
         self._late = late
         self._lifecycle = lifecycle
-        self._driver = Driver()
 
     # Set at the first wait.
-    _outside: Optional[OutsideCancellation] = None
+    _cancellation: Optional[Cancellation] = None
     _timer: Optional[asyncio.TimerHandle] = None
     _error: Optional[Exception] = None
 
@@ -42,22 +41,23 @@ class Deadline:
         Raises the exception that `late` makes, ShuttingDown, or whatever `coroutine` raises.
         """
         try:
-            return await self._driver.run(coroutine, self._before_wait)
+            return await drive(coroutine, self._before_wait)
         except asyncio.CancelledError:
-            if self._error is None or (self._outside is not None and self._outside.came):
+            if self._error is None or (self._cancellation and self._cancellation.from_outside):
                 raise
             raise self._error from None
         finally:
             # Its traceback knows this object: they would keep each other.
-            self._error = self._outside = None
-            if self._timer is not None:
+            self._error = None
+            if self._timer is not None and self._cancellation is not None:
                 self._timer.cancel()
+                self._cancellation.take_back()
                 if self._lifecycle is not None:
                     self._lifecycle.closed(self)
 
     def _before_wait(self) -> None:
         if self._timer is None:
-            self._outside = OutsideCancellation()
+            self._cancellation = Cancellation()
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
             if self._lifecycle is not None:
                 self._lifecycle.opened(self)
@@ -70,6 +70,6 @@ class Deadline:
         self._end(ShuttingDown("Server is shutting down"))
 
     def _end(self, error: Exception) -> None:
-        if self._error is None:
+        if self._error is None and self._cancellation is not None:
             self._error = error
-            self._driver.cancel()
+            self._cancellation.cancel()

@@ -20,8 +20,8 @@ from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Send
 
 from .. import request_id
-from ..core.cancellation import COUNTS_CANCELLATIONS, OutsideCancellation
-from ..core.driver import Abandoned, Driver
+from ..core.cancellation import COUNTS_CANCELLATIONS, Cancellation
+from ..core.driver import Abandoned, drive
 from ..core.reply import Reply, Responder, converse
 from ..core.sse import HEARTBEAT
 from ..errors import ShuttingDown
@@ -55,7 +55,7 @@ class EventStream:
     Exactly one terminal frame is the last thing sent, unless the client has left or does not read;
     then the responder is cancelled and closed, and `abort`, if the server offers it, drops the
     connection with all that is unsent. If `unsent` tells how many bytes that is, a client that
-    takes some of them reads, however slowly; otherwise it has to take all that a `send` brings.
+    takes some of them reads, however slowly; else it has to take all that a `send` brings.
     """
 
     def __init__(
@@ -79,10 +79,9 @@ class EventStream:
         self._unsent = unsent
         self._reply = Reply(turn)
         self._state = StreamState(settings, monotonic())
-        self._driver = Driver()
 
     # A stream has these once it has waited.
-    _outside: Optional[OutsideCancellation] = None
+    _cancellation: Optional[Cancellation] = None
     _watcher: Optional[asyncio.Task[None]] = None
     _timer: Optional[asyncio.TimerHandle] = None
     _beat: Optional[asyncio.Task[None]] = None
@@ -95,7 +94,7 @@ class EventStream:
         try:
             while state.phase is not _OVER:
                 try:
-                    action = await self._driver.run(steps(), self._before_wait)
+                    action = await drive(steps(), self._before_wait)
                 except asyncio.CancelledError as error:
                     finishing = state.phase is _FINISHING
                     if finishing and cancelled is not None:
@@ -112,15 +111,14 @@ class EventStream:
                 except BaseException as error:
                     if state.phase is _FINISHING:
                         raise
-                    # It is of a kind of its own, as the panics of extension modules are; or a
-                    # SystemExit, which is not a responder's to raise while others are served.
+                    # A panic of an extension module; or SystemExit, while others are served.
                     self._reply.fail(error)
                 steps = self._finish
         finally:
             self._release()
         if self._abort is not None and action is Action.ABORT:
             self._abort()
-            await asyncio.sleep(0)  # the server hears of it in the next turn of the loop
+            await asyncio.sleep(0)  # the server hears of it in the loop's next turn
         if cancelled is not None:
             try:
                 raise cancelled
@@ -130,14 +128,14 @@ class EventStream:
     def _from_outside(self, error: asyncio.CancelledError) -> Optional[asyncio.CancelledError]:
         """`error`, if it came from outside and is to be passed on when the stream has been ended.
 
-        It is our own if the end was decided, and the responder's own bug if it awaited something
-        that was cancelled elsewhere. Before Python 3.11 nobody can tell these from outside ones;
-        there, a cancellation counts as from outside if the end was not decided.
+        It is ours if the end was decided, and the responder's bug if it awaited something that was
+        cancelled elsewhere. Before Python 3.11 it counts as outside if the end was not decided.
         """
-        stopped, outside = self._state.stopped, self._outside
-        if (outside is not None and outside.came) if COUNTS_CANCELLATIONS else not stopped:
-            if outside is not None:
-                outside.acknowledge()
+        stopped, ours = self._state.stopped, self._cancellation
+        if COUNTS_CANCELLATIONS and ours is not None and ours.from_outside:
+            ours.acknowledge()
+            return error
+        if not (COUNTS_CANCELLATIONS or stopped):
             return error
         if not stopped and not self._reply.ended:
             bug = RuntimeError("the responder was cancelled, but not by its stream")
@@ -218,7 +216,8 @@ class EventStream:
         if self._watcher is None:
             self._arm()
         state = self._state
-        cancelled = state.was_torn and self._outside is not None and self._outside.came
+        ours = self._cancellation
+        cancelled = state.was_torn and ours is not None and ours.from_outside
         action = state.about_to_wait(monotonic(), bool(self._reply.ready), cancelled)
         if action is _FLUSH:
             return self._flush()
@@ -227,7 +226,7 @@ class EventStream:
         return None
 
     def _arm(self) -> None:
-        self._outside = OutsideCancellation()
+        self._cancellation = Cancellation()
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         self._lifecycle.opened(self)
         self._tick()
@@ -271,8 +270,8 @@ class EventStream:
         self._timer = asyncio.get_running_loop().call_later(due - now, self._tick)
 
     def _act(self, action: Action) -> None:
-        if action is _CANCEL:
-            self._driver.cancel()
+        if action is _CANCEL and self._cancellation is not None:
+            self._cancellation.cancel()
         elif action is Action.HEARTBEAT:
             # A task of its own: the request's task is busy waiting for the responder.
             self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
@@ -296,13 +295,14 @@ class EventStream:
         state, reply = self._state, self._reply
         outcome = "done" if state.phase is _OVER else "cancelled"
         state.abandon()
-        if self._watcher is not None:
+        if self._cancellation is not None:  # it has waited
             for child in (self._watcher, self._timer, self._beat):
                 if child is not None:
                     child.cancel()
             self._lifecycle.closed(self)
+            self._cancellation.take_back()
             # A cancelled task keeps its traceback, and so this stream.
-            self._watcher = self._timer = self._beat = self._outside = None
+            self._watcher = self._timer = self._beat = None
         if reply.error is not None:
             outcome = reply.error.code
         # A complete reply has cost something, if it had no text.

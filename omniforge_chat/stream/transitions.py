@@ -64,7 +64,7 @@ class Action(Enum):
     NOTHING = "nothing"
     FLUSH = "send what is ready"
     HEARTBEAT = "send a heartbeat"
-    CANCEL = "cancel the wait"
+    CANCEL = "cancel the responder"
     GIVE_UP = "give the responder up"
     ABORT = "drop the connection"
 

@@ -23,7 +23,7 @@ import httpx
 import uvloop
 
 from omniforge_chat import OpenAIResponder, Settings, Turn, create_app
-from omniforge_chat.core.driver import Driver
+from omniforge_chat.core.driver import drive
 from omniforge_chat.core.reply import Reply, converse
 from omniforge_chat.http.routes import CHAT_PATH, chat_routes
 from omniforge_chat.logs import BatchingStreamHandler, TextFormatter
@@ -87,7 +87,7 @@ def layers(workload: str) -> Dict[str, Layer]:
     def core() -> Awaitable[object]:
         reply = Reply(_TURN)
         control = StreamState(settings, 0.0)
-        return Driver().run(converse(_TURN, responder, reply, control), reply.sent)
+        return drive(converse(_TURN, responder, reply, control), reply.sent)
 
     return {
         "the responder alone": alone,

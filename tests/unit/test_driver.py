@@ -17,17 +17,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from omniforge_chat.core.cancellation import cancellations
-from omniforge_chat.core.driver import Abandoned, BeforeWait, Driver, checkpoint, see_out
+from omniforge_chat.core.driver import Abandoned, drive, see_out
 
 from ..support.constants import PATIENCE
 
 T = TypeVar("T")
-
-
-def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait) -> Awaitable[T]:
-    """Run `coroutine` by a driver of its own."""
-    return Driver().run(coroutine, before_wait)
 
 
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -463,98 +457,6 @@ def test_several_tasks_that_are_awaited_together_are_followed_too(run: Run[List[
         return await drive(work(), nothing)
 
     assert run(main()) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("where", ["a future", "a bare turn", "a future that is done", "the hook"])
-def test_a_driver_cancels_the_wait_and_not_the_task(run: Run[None], where: str) -> None:
-    """So the task's own count of cancellations stays the count of those from outside."""
-    seen: List[str] = []
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        driver, future, blocked = Driver(), loop.create_future(), loop.create_future()
-
-        async def work() -> str:
-            try:
-                await (checkpoint() if where == "a bare turn" else future)
-            except asyncio.CancelledError:
-                seen.append("cancelled")
-                await asyncio.sleep(0)
-            return "went on"
-
-        async def block() -> None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await blocked
-                seen.append("not cancelled")
-            raise asyncio.CancelledError
-
-        def hook() -> Optional[Awaitable[None]]:
-            return block() if where == "the hook" and not seen else None
-
-        def cancel() -> None:
-            if where == "a future that is done":
-                future.set_result(None)
-            driver.cancel()
-
-        loop.call_soon(cancel)
-        assert await driver.run(work(), hook) == "went on"
-        assert cancellations(asyncio.current_task()) == 0
-
-    run(main())
-    assert seen == ["cancelled"]
-
-
-def test_a_cancellation_within_the_hook_is_delivered_at_that_wait(run: Run[str]) -> None:
-    """The drain may have ended in the very moment in which a stream begins to wait."""
-
-    async def main() -> str:
-        driver = Driver()
-
-        async def work() -> str:
-            try:
-                await asyncio.get_running_loop().create_future()
-            except asyncio.CancelledError:
-                await asyncio.sleep(0)  # it comes once
-                return "cancelled"
-            raise AssertionError
-
-        hooks = [driver.cancel]
-        return await driver.run(work(), lambda: hooks.pop()() if hooks else None)
-
-    assert run(main()) == "cancelled"
-
-
-@pytest.mark.parametrize("turns", [1, 2])
-def test_a_hook_that_is_between_two_waits_is_cancelled_at_the_next(
-    run: Run[None], turns: int
-) -> None:
-    """A `send` of a middleware may give the loop a turn before it waits for a client that left."""
-    seen: List[str] = []
-
-    async def main() -> None:
-        driver = Driver()
-
-        async def work() -> None:
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                seen.append("work")
-            await asyncio.sleep(0)  # it comes once
-
-        async def block() -> None:
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            try:
-                await asyncio.sleep(0.05)
-            except asyncio.CancelledError:
-                seen.append("hook")
-                raise
-
-        asyncio.get_running_loop().call_soon(driver.cancel)
-        await driver.run(work(), lambda: None if seen else block())
-
-    run(main())
-    assert seen == ["hook", "work"]
 
 
 # Giving up
