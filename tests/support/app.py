@@ -12,7 +12,10 @@ from omniforge_chat.core.sse import Decoder, Frame
 
 
 class Exchange:
-    """One request to an ASGI app that is driven by hand: what it was sent and what it received."""
+    """One request to an ASGI app that is driven by hand: what it was sent and what it received.
+
+    `scope` are fields that the scope of the request has beside the usual ones, or in their place.
+    """
 
     def __init__(
         self,
@@ -22,6 +25,7 @@ class Exchange:
         method: str = "POST",
         headers: Optional[Mapping[str, str]] = None,
         parts: Optional[List[Message]] = None,
+        **scope: Any,
     ) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body or {"message": "hi"}).encode()
         fields = {"content-type": "application/json", **(headers or {})}
@@ -38,6 +42,7 @@ class Exchange:
             "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in fields.items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),
+            **scope,
         }
         self._incoming = parts or [{"type": "http.request", "body": data, "more_body": False}]
         self.received = 0

@@ -1,11 +1,11 @@
-"""A responder that a test paces, and what any responder's answer comes to."""
+"""Responders that say what a test tells them, and what any responder's answer comes to."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import threading
-from typing import AsyncIterator, List
+from typing import Any, AsyncIterator, List
 
 from omniforge_chat import Turn
 from omniforge_chat.core.reply import Reply, Responder, converse
@@ -27,6 +27,20 @@ async def events_of(turn: Turn, responder: Responder) -> List[Event]:
     reply = Reply(turn)
     await converse(turn, responder, reply, Uncontrolled())
     return [*map(Chunk, reply.ready), reply.terminal()]
+
+
+def saying(*items: Any) -> Responder:
+    """A responder that yields `items`. It raises an exception among them, and waits at a None."""
+
+    async def respond(turn: Turn) -> AsyncIterator[Any]:
+        for item in items:
+            if item is None:
+                await asyncio.Event().wait()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    return respond
 
 
 class PacedResponder:
