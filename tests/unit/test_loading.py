@@ -12,7 +12,7 @@ from typing import Any, AsyncIterator, Callable, Dict, Iterator, Tuple
 import pytest
 
 import omniforge_chat
-from omniforge_chat import Settings, Turn, create_app
+from omniforge_chat import Settings, Turn, chat_routes, create_app
 from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders import check_responder, load_responder, placeholder
 from omniforge_chat.responders.providers.anthropic import AnthropicResponder
@@ -35,7 +35,7 @@ async def keyed(turn: Turn, *, key: str) -> AsyncIterator[str]:
 
 
 async def anything(*arguments: Any, **named: Any) -> AsyncIterator[str]:
-    yield ""
+    yield "x"
 
 
 async def coroutine(turn: Turn) -> str:
@@ -47,7 +47,7 @@ def sync_generator(turn: Turn) -> Iterator[str]:
 
 
 async def nothing() -> AsyncIterator[str]:
-    yield ""
+    yield "x"
 
 
 class Assistant:
@@ -118,9 +118,10 @@ RESPONDERS: Dict[str, Any] = {
 
 @pytest.mark.parametrize("candidate", RESPONDERS.values(), ids=RESPONDERS)
 def test_whatever_gives_an_async_iterator_for_a_turn_is_a_responder(candidate: Any) -> None:
-    """It is given back as it is, and an app can be made of it."""
+    """It is given back as it is, and an app that is made of it answers."""
     assert check_responder(candidate) is candidate
-    create_app(candidate, settings=Settings())
+    frames = exchange(create_app(candidate, settings=Settings())).frames
+    assert [frame.event for frame in (frames[0], frames[-1])] == ["chunk", "done"]
 
 
 NO_RESPONDERS: Dict[str, Tuple[Any, str]] = {
@@ -138,10 +139,7 @@ NO_RESPONDERS: Dict[str, Tuple[Any, str]] = {
     "no argument": (nothing, "nothing must take one argument, the turn"),
     "a named argument more": (keyed, "keyed must take one argument, the turn"),
     "two arguments": (lambda turn, other: respond(turn), "must take one argument, the turn"),
-    "full partial": (
-        functools.partial(respond, Turn("", "", ""), ""),
-        "must take one argument",
-    ),
+    "full partial": (functools.partial(respond, Turn("", "", ""), ""), "must take one argument"),
     "method without its object": (Assistant.method, "must take one argument"),
 }
 
@@ -157,16 +155,11 @@ def test_what_is_no_responder_is_refused_with_what_to_write_instead(
     assert ADVICE in str(caught.value)
 
 
-def test_an_app_is_not_made_of_what_is_no_responder() -> None:
-    """At the start, where the mistake is, and not when the first client asks."""
-    with pytest.raises(TypeError, match=re.escape(ADVICE)):
-        create_app(coroutine, settings=Settings())  # type: ignore[arg-type] # as mypy says too
-
-
-def test_a_generator_that_was_called_already_is_refused() -> None:
-    """It would answer one turn, and that without having seen it."""
+@pytest.mark.parametrize("make", [check_responder, create_app, chat_routes])
+def test_a_generator_that_was_called_already_is_refused(make: Callable[[Any], Any]) -> None:
+    """It would answer one turn, and that unseen. An app is not made of it, as of no other."""
     with pytest.raises(TypeError, match="respond was called already; pass the function itself"):
-        check_responder(respond(Turn("", "", "")))
+        make(respond(Turn("", "", "")))
 
 
 # By name
@@ -249,18 +242,10 @@ def test_a_name_that_leads_to_no_responder_is_a_bad_setting(
     with pytest.raises(SettingsError) as caught:
         load_responder(name)
     text = str(caught.value)
-    assert text.startswith(
-        f"CHAT_RESPONDER={name!r}: "
-        "expected placeholder, openai, anthropic, or package.module:attribute"
-    )
+    expected = "placeholder, openai, anthropic, or package.module:attribute"
+    assert text.startswith(f"CHAT_RESPONDER={name!r}: expected {expected}")
     assert why in text
     assert "\n" not in text
-
-
-def test_an_app_is_not_made_where_the_named_responder_is_none(modules: Path) -> None:
-    """The service ends with that line before it listens."""
-    with pytest.raises(SettingsError, match="there is no module absent"):
-        create_app(settings=Settings(responder="absent:respond"))
 
 
 @pytest.mark.parametrize(
