@@ -12,13 +12,11 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from datetime import datetime
-from typing import Any, AsyncIterator, Callable, Iterator, List, TextIO, Union
+from typing import Any, Coroutine, Iterator, List
 
 import pytest
 
-from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
+from omniforge_chat import ChatError, Settings, Usage, create_app
 from omniforge_chat.core.reply import Responder
 from omniforge_chat.logs import (
     BatchingStreamHandler,
@@ -30,11 +28,9 @@ from omniforge_chat.logs import (
 
 from ..support.answers import last
 from ..support.app import exchange
-from ..support.client import Client
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.logs import Records
-from ..support.responders import PacedResponder
-from ..support.servers import UvicornThread
+from ..support.responders import saying
 
 FIELDS = [
     "request_id",
@@ -45,6 +41,7 @@ FIELDS = [
     "first_chunk_ms",
     "total_ms",
 ]
+LOGGER = logging.getLogger("omniforge_chat")
 REFERENCE = "ref-1"
 SECRET = "xyzzy"
 
@@ -55,46 +52,20 @@ def records() -> Iterator[Records]:
         yield records
 
 
-def _ask(client: Client) -> None:
-    client.post(
-        {"message": SECRET, "conversation_id": CONVERSATION}, headers={"X-Request-ID": REFERENCE}
-    )
-    assert client.head()[0] == 200
-
-
 # How a chat ended
 
 
-async def _done(turn: Turn) -> AsyncIterator[Union[str, Usage]]:
-    yield "one"
-    yield "two"
-    yield Usage(tokens=7)
-
-
-async def _estimated(turn: Turn) -> AsyncIterator[str]:
-    yield "12345678"
-
-
-async def _silent(turn: Turn) -> AsyncIterator[str]:
-    return
-    yield ""
-
-
-async def _failed(turn: Turn) -> AsyncIterator[str]:
-    yield "12345678"
-    raise RuntimeError("the cause")
-
-
-async def _refused(turn: Turn) -> AsyncIterator[str]:
-    raise ChatError("No such agent", code="no_agent")
-    yield ""
+_done = saying("one", "two", Usage(tokens=7))
+_failed = saying("12345678", RuntimeError("the cause"))
+_refused = saying(ChatError("No such agent", code="no_agent"))
 
 
 @pytest.mark.parametrize(
     ("responder", "outcome", "chunks", "tokens"),
     [
         pytest.param(_done, "done", 2, 7, id="done, with usage"),
-        pytest.param(_estimated, "done", 1, 2, id="done, estimated"),
+        pytest.param(saying("12345678"), "done", 1, 2, id="done, estimated"),
+        pytest.param(saying(), "done", 0, 1, id="done, with nothing said"),
         pytest.param(_failed, "processing_error", 1, 2, id="failed"),
         pytest.param(_refused, "no_agent", 0, 0, id="refused on purpose"),
     ],
@@ -102,76 +73,28 @@ async def _refused(turn: Turn) -> AsyncIterator[str]:
 def test_a_chat_s_end_is_one_line_with_what_an_operator_asks_for(
     records: Records, responder: Responder, outcome: str, chunks: int, tokens: int
 ) -> None:
-    """Which, whose, how it ended, how much of it and how fast."""
+    """Which, whose, how it ended, how much of it and how fast; and the usage is the client's."""
     app = create_app(responder, settings=Settings())
-    with UvicornThread(app) as server, server.connect() as client:
-        _ask(client)
-        client.frames()
-        fields = records.chat(REFERENCE)
+    body = {"message": "hi", "conversation_id": CONVERSATION}
+    answer = exchange(app, body, headers={"X-Request-ID": REFERENCE})
+    *troubles, ended = records.all
+    assert len(troubles) == (1 if responder is _failed else 0)
+    assert ended.levelno == logging.INFO
+    fields = vars(ended)["chat"]
     assert list(fields) == FIELDS
-    assert fields["request_id"] == REFERENCE
-    assert fields["conversation_id"] == CONVERSATION
-    assert fields["outcome"] == outcome
-    assert fields["chunks"] == chunks
-    assert fields["tokens"] == tokens
+    assert list(fields.values())[:5] == [REFERENCE, CONVERSATION, outcome, chunks, tokens]
+    assert last(answer.frames)[1].get("usage", {"tokens": 0})["tokens"] == tokens
     assert fields["total_ms"] >= 0
     if chunks:
         assert 0 <= fields["first_chunk_ms"] <= fields["total_ms"]
     else:
         assert fields["first_chunk_ms"] is None
-    assert len([record for record in records.all if record.levelno == logging.INFO]) == 1
-
-
-@pytest.mark.parametrize("responder", [_done, _estimated, _silent, _failed])
-def test_the_log_and_the_client_are_told_the_same_usage(
-    records: Records, responder: Responder
-) -> None:
-    """Whoever adds up what was used comes to one sum, whichever of the two is read."""
-    app = create_app(responder, settings=Settings())
-    answer = exchange(app, headers={"X-Request-ID": REFERENCE})
-    assert records.chat(REFERENCE)["tokens"] == last(answer.frames)[1]["usage"]["tokens"]
-
-
-def test_an_empty_reply_is_done_and_has_no_first_chunk(records: Records) -> None:
-    """A responder may have nothing to say."""
-    exchange(create_app(_silent, settings=Settings()), headers={"X-Request-ID": REFERENCE})
-    fields = records.chat(REFERENCE)
-    assert (fields["outcome"], fields["chunks"]) == ("done", 0)
-    assert fields["first_chunk_ms"] is None
-
-
-@pytest.mark.parametrize("tokens", [0, 2])
-def test_a_client_that_left_is_told_apart_from_a_reply_that_ended(
-    records: Records, tokens: int
-) -> None:
-    """It is no failure of ours, and no success either."""
-    paced = PacedResponder()
-    with UvicornThread(create_app(paced, settings=Settings())) as server:
-        with server.connect() as client:
-            _ask(client)
-            for _ in range(tokens):
-                paced.ask()
-                client.frame()
-        fields = records.chat(REFERENCE)
-    assert fields["outcome"] == "disconnected"
-    assert fields["chunks"] == tokens
-    assert records.troubles == []
-
-
-def test_a_client_that_reads_to_the_end_and_leaves_has_been_answered(records: Records) -> None:
-    """Most clients close their connection with the last frame; their chats are done."""
-    with UvicornThread(create_app(_done, settings=Settings())) as server:
-        for _ in range(20):
-            with server.connect() as client:
-                _ask(client)
-                assert last(client.frames())[0] == "done"
-            assert records.chat(REFERENCE)["outcome"] == "done"
 
 
 def test_what_is_refused_before_the_stream_is_no_chat(records: Records) -> None:
     """The answer says everything, and anybody could fill the log with such requests."""
     app = create_app(settings=Settings())
-    for body in (b"", b"{", {"message": 1}, {"message": "x" * 10_001}):
+    for body in (b"{", {"message": 1}):
         assert exchange(app, body).status >= 400
     assert records.all == []
 
@@ -191,37 +114,17 @@ def test_a_failure_has_its_traceback_under_the_same_request_id(records: Records)
     assert REFERENCE in ended.getMessage()
 
 
-def test_an_error_that_a_responder_raises_on_purpose_is_no_failure(records: Records) -> None:
-    """It was meant for the client, and the client has it; the line of the chat's end tells it."""
-    app = create_app(_refused, settings=Settings())
-    exchange(app, headers={"X-Request-ID": REFERENCE})
-    assert records.troubles == []
-    assert records.chat(REFERENCE)["outcome"] == "no_agent"
-
-
-@pytest.mark.parametrize(
-    "responder", [_done, _failed, _refused], ids=lambda responder: responder.__name__[1:]
-)
+@pytest.mark.parametrize("responder", [_done, _failed, _refused], ids=["done", "failed", "refused"])
 @pytest.mark.parametrize("body", [{"message": SECRET}, {"message": [SECRET]}, SECRET.encode()])
-def test_no_text_of_a_message_is_ever_logged(responder: Responder, body: object) -> None:
+def test_no_text_of_a_message_is_ever_logged(
+    responder: Responder, body: object, caplog: pytest.LogCaptureFixture
+) -> None:
     """What people say to an assistant is theirs; it does not belong in whatever keeps the logs."""
-    lines: List[str] = []
-
-    class Everything(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(JSONFormatter().format(record) + TextFormatter().format(record))
-
-    root, handler = logging.getLogger(), Everything(logging.DEBUG)
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    try:
-        exchange(create_app(responder, settings=Settings()), body)
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-    assert lines
-    assert not [line for line in lines if SECRET in line]
+    caplog.set_level(logging.DEBUG)
+    exchange(create_app(responder, settings=Settings()), body)
+    assert caplog.records
+    for record in caplog.records:
+        assert SECRET not in JSONFormatter().format(record) + TextFormatter().format(record)
 
 
 def test_at_a_higher_level_the_line_is_not_even_made(caplog: pytest.LogCaptureFixture) -> None:
@@ -287,161 +190,139 @@ def test_a_service_logs_everything_in_one_format_to_standard_error(style: str, k
     assert not config["disable_existing_loggers"]
 
 
-class Lines(io.StringIO):
-    """A standard error that counts the writes."""
+class Log(io.StringIO):
+    """A standard error that counts the writes, and a handler that writes to it.
 
-    writes = 0
+    In a service nothing else sees what is logged. In a host there are other handlers, for which
+    there have to be records at once.
+    """
+
+    def __init__(self, *, in_a_host: bool = False) -> None:
+        super().__init__()
+        self.writes = 0
+        self.flushed = threading.Event()
+        self.handler = BatchingStreamHandler()
+        self.handler.setStream(self)
+        self.handler.setFormatter(TextFormatter())
+        self._in_a_host = in_a_host
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Here goes what is logged. Not as a fixture: pytest adds handlers before each test."""
+        level = LOGGER.level
+        with pytest.MonkeyPatch.context() as patch:
+            if self._in_a_host:
+                # pytest's own handler raises where a line cannot be formatted.
+                patch.setattr(LOGGER, "propagate", False)
+                patch.setattr(LOGGER, "handlers", [self.handler, logging.NullHandler()])
+            else:
+                patch.setattr(logging.getLogger(), "handlers", [self.handler])
+            LOGGER.setLevel(logging.INFO)
+            try:
+                yield
+            finally:
+                LOGGER.setLevel(level)
+
+    def run(self, *works: Coroutine[Any, Any, None]) -> None:
+        """Run each in an event loop of its own, with the log attached."""
+        with self.attached():
+            for work in works:
+                asyncio.run(work)
 
     def write(self, text: str) -> int:
         self.writes += 1
         return super().write(text)
 
+    def flush(self) -> None:
+        super().flush()
+        self.flushed.set()
 
-def _handler(stream: TextIO) -> BatchingStreamHandler:
-    handler = BatchingStreamHandler()
-    handler.setStream(stream)
-    handler.setFormatter(TextFormatter())
-    return handler
+    @property
+    def lines(self) -> List[str]:
+        return self.getvalue().splitlines()
 
-
-@contextlib.contextmanager
-def _alone(handler: logging.Handler) -> Iterator[None]:
-    """Nothing but `handler` sees what is logged, as in a service."""
-    root, logger = logging.getLogger(), logging.getLogger("omniforge_chat")
-    before, level = root.handlers[:], logger.level
-    root.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.handlers[:] = before
-        logger.setLevel(level)
+    async def until_written(self) -> None:
+        """Wait for the next time that lines are written."""
+        self.flushed.clear()
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(None, self.flushed.wait, PATIENCE)
 
 
-@contextlib.contextmanager
-def _beside_others(handler: logging.Handler) -> Iterator[None]:
-    """A host has handlers of its own, for which there have to be records at once."""
-    logger = logging.getLogger("omniforge_chat")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # pytest's own handler raises where a line cannot be formatted
-    logger.addHandler(handler)
-    logger.addHandler(logging.NullHandler())
-    try:
-        yield
-    finally:
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(level)
+@pytest.fixture(params=[False, True], ids=["service", "host"])
+def log(request: pytest.FixtureRequest) -> Log:
+    """The log of a service, and that of a host."""
+    return Log(in_a_host=request.param)
 
 
-LoggingTo = Callable[[logging.Handler], contextlib.AbstractContextManager[None]]
+async def _chats(*numbers: int) -> None:
+    for number in numbers:
+        chat_ended(f"ref-{number}", CONVERSATION, "done", 1, 1, 0.5, 1.5)
 
 
-@pytest.fixture(params=[_alone, _beside_others])
-def logging_to(request: pytest.FixtureRequest) -> LoggingTo:
-    found: LoggingTo = request.param
-    return found
-
-
-def _chat(number: int) -> None:
-    chat_ended(f"ref-{number}", CONVERSATION, "done", 1, 1, 0.5, 1.5)
-
-
-def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon(
-    logging_to: LoggingTo,
-) -> None:
+def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon(log: Log) -> None:
     """A write for each costs a busy service as much as the chat."""
-    stream = Lines()
-    handler = _handler(stream)
 
     async def main() -> None:
-        for number in range(3):
-            _chat(number)
-        assert stream.writes == 0
-        written = asyncio.Event()
-        handler.flush = lambda: (BatchingStreamHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
-        await asyncio.wait_for(written.wait(), PATIENCE)
+        await _chats(0, 1, 2)
+        assert log.writes == 0
+        await log.until_written()
 
-    with logging_to(handler):
-        asyncio.run(main())
-    assert stream.writes == 1
-    lines = stream.getvalue().splitlines()
-    assert [re.findall("request_id=(ref-[0-9])", line) for line in lines] == [
+    log.run(main())
+    assert log.writes == 1
+    assert [re.findall("request_id=(ref-[0-9])", line) for line in log.lines] == [
         ["ref-0"],
         ["ref-1"],
         ["ref-2"],
     ]
-    assert lines[0].endswith(
+    assert log.lines[0].endswith(
         f"chat ended request_id=ref-0 conversation_id={CONVERSATION} outcome=done chunks=1 tokens=1"
         " first_chunk_ms=0.5 total_ms=1.5"
     )
 
 
-def test_any_other_line_takes_those_along_that_wait(logging_to: LoggingTo) -> None:
+def test_any_other_line_takes_those_along_that_wait(log: Log) -> None:
     """The order of what happened is kept, and what went wrong is seen at once."""
-    stream = Lines()
 
     async def main() -> None:
-        _chat(1)
-        logging.getLogger("omniforge_chat").error("reply failed")
-        assert [" ref-1 " in stream.getvalue().replace("=", " "), stream.writes] == [True, 1]
-        assert stream.getvalue().splitlines()[-1].endswith("reply failed")
+        await _chats(1)
+        LOGGER.error("reply failed")
+        assert log.writes == 1
 
-    with logging_to(_handler(stream)):
-        asyncio.run(main())
+    log.run(main())
+    first, second = log.lines
+    assert "request_id=ref-1 " in first
+    assert second.endswith("reply failed")
 
 
-def test_no_more_lines_wait_than_a_few(logging_to: LoggingTo) -> None:
+def test_no_more_lines_wait_than_a_few(log: Log) -> None:
     """They take memory, and would be lost if the process were killed."""
-    stream = Lines()
-
-    async def main() -> None:
-        for number in range(BatchingStreamHandler.MAX_LINES + 1):
-            _chat(number)
-        assert stream.writes == 1
-        assert len(stream.getvalue().splitlines()) == BatchingStreamHandler.MAX_LINES
-
-    with logging_to(_handler(stream)):
-        asyncio.run(main())
+    log.run(_chats(*range(BatchingStreamHandler.MAX_LINES + 1)))
+    assert log.writes == 1
+    assert len(log.lines) == BatchingStreamHandler.MAX_LINES
 
 
-def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end(
-    logging_to: LoggingTo,
-) -> None:
+def test_lines_that_wait_when_a_loop_has_ended_come_with_the_next_or_at_the_end(log: Log) -> None:
     """A timer that never fires must not hold them back."""
-    stream = Lines()
-    handler = _handler(stream)
-
-    async def main(number: int) -> None:
-        _chat(number)
-
-    with logging_to(handler):
-        asyncio.run(main(1))
-        asyncio.run(main(2))
-    assert stream.writes == 0
-    handler.flush()  # `logging.shutdown` does so when the process ends
-    assert len(stream.getvalue().splitlines()) == 2
+    log.run(_chats(1), _chats(2))
+    assert log.writes == 0
+    log.handler.flush()  # `logging.shutdown` does so when the process ends
+    assert len(log.lines) == 2
 
 
-def test_a_line_waits_for_no_loop_but_its_own(logging_to: LoggingTo) -> None:
+def test_a_line_waits_for_no_loop_but_its_own(log: Log) -> None:
     """Another thread's loop may be blocked, or be over before its timer is due."""
-    stream = Lines()
-    handler = _handler(stream)
-    written = threading.Event()
-    handler.flush = lambda: (BatchingStreamHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
     logged, over = threading.Event(), threading.Event()
 
     async def block() -> None:
-        _chat(1)
+        await _chats(1)
         logged.set()
         over.wait(PATIENCE)
 
     async def main() -> None:
-        _chat(2)
-        assert await asyncio.get_running_loop().run_in_executor(None, written.wait, PATIENCE)
+        await _chats(2)
+        await log.until_written()
 
-    with logging_to(handler):
+    with log.attached():
         blocked = threading.Thread(target=lambda: asyncio.run(block()))
         blocked.start()
         assert logged.wait(PATIENCE)
@@ -450,31 +331,19 @@ def test_a_line_waits_for_no_loop_but_its_own(logging_to: LoggingTo) -> None:
         finally:
             over.set()
             blocked.join(PATIENCE)
-    assert len(stream.getvalue().splitlines()) == 2
+    assert len(log.lines) == 2
 
 
-def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing(
-    logging_to: LoggingTo,
-) -> None:
+def test_a_loop_that_ended_before_its_timer_does_not_keep_the_next_from_writing(log: Log) -> None:
     """A service in a process where loops come and go has its lines in time."""
-    stream = Lines()
-    handler = _handler(stream)
 
-    async def one() -> None:
-        _chat(1)
-
-    async def another() -> None:
-        written = asyncio.Event()
-        handler.flush = lambda: (BatchingStreamHandler.flush(handler), written.set())  # type: ignore[assignment,method-assign,func-returns-value]
+    async def main() -> None:
         for number in (2, 3):
-            written.clear()
-            _chat(number)
-            await asyncio.wait_for(written.wait(), PATIENCE)
+            await _chats(number)
+            await log.until_written()
 
-    with logging_to(handler):
-        asyncio.run(one())
-        asyncio.run(another())
-    assert len(stream.getvalue().splitlines()) == 3
+    log.run(_chats(1), main())
+    assert len(log.lines) == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
@@ -514,11 +383,9 @@ asyncio.run(main())
     ]
 
 
-def test_a_record_factory_of_the_host_makes_the_records_of_chats_too(logging_to: LoggingTo) -> None:
+def test_a_record_factory_of_the_host_makes_the_records_of_chats_too(log: Log) -> None:
     """Tracing puts its ids there, and a format that names them would lose every line without."""
-    stream = Lines()
-    handler = _handler(stream)
-    handler.setFormatter(logging.Formatter("%(trace)s %(message)s %(chat)s"))
+    log.handler.setFormatter(logging.Formatter("%(trace)s %(message)s %(chat)s"))
     before = logging.getLogRecordFactory()
 
     def make(*arguments: Any, **options: Any) -> logging.LogRecord:
@@ -526,24 +393,16 @@ def test_a_record_factory_of_the_host_makes_the_records_of_chats_too(logging_to:
         record.trace = "trace-1"
         return record
 
-    async def main() -> None:
-        _chat(1)
-        assert stream.writes == 0  # it waits as the others do
-        handler.flush()
-
     logging.setLogRecordFactory(make)
     try:
-        with logging_to(handler):
-            asyncio.run(main())
+        log.run(_chats(1))
     finally:
         logging.setLogRecordFactory(before)
-    (line,) = stream.getvalue().splitlines()
+    assert log.writes == 0  # it waits as the others do
+    log.handler.flush()
+    (line,) = log.lines
     assert line.startswith("trace-1 chat ended request_id=ref-1")
     assert "'outcome': 'done'" in line
-
-
-def _refuses(_: logging.LogRecord) -> bool:
-    return False
 
 
 @pytest.mark.parametrize("where", ["logger", "handler"])
@@ -551,75 +410,46 @@ def test_a_filter_sees_the_end_of_a_chat_as_any_other_record(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host's, or an operator's, in the configuration of the service's own log."""
-    stream = Lines()
-    handler = _handler(stream)
-    filtered = handler if where == "handler" else logging.getLogger("omniforge_chat")
-    monkeypatch.setattr(filtered, "filters", [_refuses])
-
-    async def main() -> None:
-        _chat(1)
-        handler.flush()
-
-    with _alone(handler):
-        asyncio.run(main())
-    assert stream.getvalue() == ""
+    log = Log()
+    filtered = log.handler if where == "handler" else LOGGER
+    monkeypatch.setattr(filtered, "filters", [lambda record: False])
+    log.run(_chats(1))
+    log.handler.flush()
+    assert log.lines == []
 
 
 def test_what_takes_the_place_of_logging_s_own_way_sees_the_end_of_a_chat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sentry does so, to have each record as a breadcrumb."""
-    seen = []
-    handler = _handler(Lines())
+    seen: List[Any] = []
     monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: seen.append(record))
-
-    async def main() -> None:
-        _chat(1)
-
-    with _alone(handler):
-        asyncio.run(main())
+    Log().run(_chats(1))
     assert [record.chat["request_id"] for record in seen] == ["ref-1"]
 
 
 def test_a_formatter_of_the_host_s_own_is_asked_in_the_thread_of_the_chat() -> None:
     """It may name the thread, or whatever belongs to it."""
-    stream = Lines()
-    handler = _handler(stream)
-    handler.setFormatter(logging.Formatter("%(threadName)s %(chat)s"))
-
-    async def main() -> None:
-        _chat(1)
-
-    with _alone(handler):
-        thread = threading.Thread(target=lambda: asyncio.run(main()), name="the-chat-s")
-        thread.start()
-        thread.join(PATIENCE)
-        handler.flush()
-    assert stream.getvalue().startswith("the-chat-s {")
+    log = Log()
+    log.handler.setFormatter(logging.Formatter("%(threadName)s %(chat)s"))
+    thread = threading.Thread(target=lambda: log.run(_chats(1)), name="the-chat-s")
+    thread.start()
+    thread.join(PATIENCE)
+    log.handler.flush()
+    assert log.getvalue().startswith("the-chat-s {")
 
 
 def test_a_line_says_when_the_chat_ended_and_not_when_it_was_written(
-    logging_to: LoggingTo,
+    log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may be a tenth of a second apart."""
-    stream = Lines()
-    handler = _handler(stream)
-    handler.setFormatter(JSONFormatter())
-    before = time.time()
-
-    async def main() -> float:
-        _chat(1)
-        ended = time.time()
-        while time.time() < ended + 0.01:
-            pass
-        handler.flush()
-        return ended
-
-    with logging_to(handler):
-        after = asyncio.run(main())
-    line = json.loads(stream.getvalue())
-    said = datetime.fromisoformat(line["time"].replace("Z", "+00:00")).timestamp()
-    assert before - 0.001 <= said <= after
+    log.handler.setFormatter(JSONFormatter())
+    monkeypatch.setattr("omniforge_chat.logs.time.time", lambda: 1_700_000_000.042)
+    log.run(_chats(1))
+    monkeypatch.undo()
+    log.handler.flush()
+    line = json.loads(log.getvalue())
+    assert line["time"] == "2023-11-14T22:13:20.042Z"
     assert line["outcome"] == "done"
 
 
@@ -628,8 +458,8 @@ def test_the_record_of_a_chat_has_what_any_other_has(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        _chat(1)
-        logging.getLogger("omniforge_chat").info("plain")
+        await _chats(1)
+        LOGGER.info("plain")
 
     asyncio.run(main())
     chat, plain = (vars(record) for record in caplog.records)
@@ -641,18 +471,15 @@ def test_the_record_of_a_chat_has_what_any_other_has(caplog: pytest.LogCaptureFi
 
 
 def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(
-    logging_to: LoggingTo, capsys: pytest.CaptureFixture[str]
+    log: Log, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Logging never raises into what logs."""
-    stream = Lines()
-    logger = logging.getLogger("omniforge_chat")
-    with logging_to(_handler(stream)):
-        logger.error("%d", "no number")
-        logger.error("fine")
-    assert stream.getvalue().splitlines()[-1].endswith("fine")
-    assert "Logging error" in capsys.readouterr().err
-    stream.close()  # so that to flush it fails as well
-    with logging_to(_handler(stream)):
-        logger.error("nowhere to go")
-        _chat(1)  # with no loop whose timer could come back to it
+    with log.attached():
+        LOGGER.error("%d", "no number")
+        LOGGER.error("fine")
+        assert log.lines[-1].endswith("fine")
+        assert "Logging error" in capsys.readouterr().err
+        log.close()  # so that to flush it fails as well
+        LOGGER.error("nowhere to go")
+        chat_ended("ref-1", CONVERSATION, "done", 1, 1, 0.5, 1.5)  # with no loop for a timer
     assert "Logging error" in capsys.readouterr().err
