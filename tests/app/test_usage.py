@@ -21,17 +21,7 @@ TURN = Turn("hi", CONVERSATION, "request-1")
 
 def events_of(*items: Any) -> List[Event]:
     """What a responder that yields `items`, and raises what is an exception, comes to."""
-
-    async def respond(turn: Turn) -> Any:
-        for item in items:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    async def main() -> List[Event]:
-        return await responders.events_of(TURN, respond)
-
-    return asyncio.run(main())
+    return asyncio.run(responders.events_of(TURN, responders.saying(*items)))
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import Responder
+from omniforge_chat.models import UUID4_PATTERN
 
 from ..support.constants import CONVERSATION, PATIENCE
+from ..support.responders import saying
 from ..support.servers import UvicornThread
 
 CHROMIUM = shutil.which("chromium")
@@ -151,10 +153,7 @@ def answer_with(page: Page, pieces: List[bytes], *, broken: bool = False) -> Non
     )
 
 
-async def greet(turn: Turn) -> AsyncIterator[Any]:
-    yield "Hello, "
-    yield "you."
-    yield Usage(tokens=7)
+greet = saying("Hello, ", "you.", Usage(tokens=7))
 
 
 def test_a_message_is_answered_event_by_event_and_put_together(browser: Browser) -> None:
@@ -235,11 +234,7 @@ def test_an_error_before_the_stream_is_shown_with_its_status_and_code(browser: B
 
 def test_an_error_in_the_stream_is_shown_beside_what_came_before_it(browser: Browser) -> None:
     """What was produced is not lost with the rest of the reply."""
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        yield "half a "
-        raise ChatError("Not today", code="upstream_error")
-
+    respond = saying("half a ", ChatError("Not today", code="upstream_error"))
     with docs(browser, respond) as (page, _):
         send(page, "hi")
         expect(outcome(page)).to_have_text(
@@ -370,12 +365,7 @@ def test_the_reference_says_what_the_openapi_document_says(browser: Browser) -> 
                 assert name in shown
         assert "message string, required, 1 to 10,000 characters" in shown
         assert "conversation_id string or null, optional" in shown
-        assert (
-            document["components"]["schemas"]["ChatRequest"]["properties"]["conversation_id"][
-                "pattern"
-            ]
-            in shown
-        )
+        assert UUID4_PATTERN in shown
         assert 'event: done\ndata: {"conversation_id":"…","usage":{"tokens":0}}' in shown
         assert f"'{server.url}/assistant/api/v1/chat'" in page.locator("#curl").inner_text()
 
@@ -401,11 +391,7 @@ def test_the_probes_are_asked_from_the_page(browser: Browser, probe: str) -> Non
 def test_a_small_screen_needs_no_scrolling_to_the_side(browser: Browser, scheme: str) -> None:
     """320 CSS pixels are what WCAG 2.2, 1.4.10 asks for; long words and ids must break."""
     size = {"width": 320, "height": 640}
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        yield "x" * 500
-
-    with docs(browser, respond, viewport=size, color_scheme=scheme) as (page, _):
+    with docs(browser, saying("x" * 500), viewport=size, color_scheme=scheme) as (page, _):
         send(page, "hi")
         expect(outcome(page)).to_contain_text("Done")
         assert page.evaluate("document.documentElement.scrollWidth") == 320
