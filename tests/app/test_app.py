@@ -22,7 +22,7 @@ from omniforge_chat import Settings, Turn, chat_routes, create_app
 from omniforge_chat.settings import variable
 
 from ..support.answers import last, refusal, text
-from ..support.app import Exchange, exchange
+from ..support.app import HandDrivenRequest, call
 from ..support.logs import Records
 from ..support.process import environment
 from ..support.responders import saying
@@ -127,21 +127,21 @@ def test_given_settings_nothing_is_read_from_the_environment(
     nonsense = {variable(field): "\0nonsense" for field in Settings.__struct_fields__}
     monkeypatch.setattr(os, "environ", nonsense)
     app = create_app(_respond, settings=Settings())
-    assert last(exchange(app).frames)[0] == "done"
-    assert "access-control-allow-origin" not in exchange(app, headers={"Origin": "x"}).headers
+    assert last(call(app).frames)[0] == "done"
+    assert "access-control-allow-origin" not in call(app, headers={"Origin": "x"}).headers
 
 
 def test_without_settings_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a service is configured, under any server: `uvicorn --factory` passes no arguments."""
     named = {"CHAT_RESPONDER": f"{__name__}:_respond", "CHAT_MAX_BODY_BYTES": "20"}
     _fill_environment(monkeypatch, **named, CORS_ORIGINS=ORIGIN)
-    answer = exchange(create_app(), headers={"Origin": ORIGIN})
+    answer = call(create_app(), headers={"Origin": ORIGIN})
     assert text(answer.frames) == "hi!"
     assert answer.headers["access-control-allow-origin"] == ORIGIN
-    answer = exchange(create_app(), {"message": "h" * 20})
+    answer = call(create_app(), {"message": "h" * 20})
     assert refusal(*answer.json())[:2] == (413, "payload_too_large")
     # What the code says is nearer than what the environment says.
-    assert text(exchange(create_app(saying("another"))).frames) == "another"
+    assert text(call(create_app(saying("another"))).frames) == "another"
 
 
 def test_with_nothing_said_the_placeholder_answers_pages_of_every_origin(
@@ -149,11 +149,11 @@ def test_with_nothing_said_the_placeholder_answers_pages_of_every_origin(
 ) -> None:
     """Somebody who tries the service from a page of their own should see it work."""
     _fill_environment(monkeypatch)
-    answer = exchange(create_app(), headers={"Origin": ORIGIN})
+    answer = call(create_app(), headers={"Origin": ORIGIN})
     assert "This is a placeholder response." in text(answer.frames)
     assert answer.headers["access-control-allow-origin"] == "*"
     _fill_environment(monkeypatch, CORS_ORIGINS="")
-    answer = exchange(create_app(), headers={"Origin": ORIGIN})
+    answer = call(create_app(), headers={"Origin": ORIGIN})
     assert "access-control-allow-origin" not in answer.headers
 
 
@@ -165,7 +165,7 @@ def test_a_new_conversation_gets_an_id_that_header_and_done_agree_on() -> None:
     app = create_app(_respond, settings=Settings())
     seen = set()
     for fields in ({}, {"conversation_id": None}):
-        answer = exchange(app, {"message": "hi", **fields})
+        answer = call(app, {"message": "hi", **fields})
         conversation_id = last(answer.frames)[1]["conversation_id"]
         assert conversation_id == answer.headers["x-conversation-id"]
         assert uuid.UUID(conversation_id).version == 4
@@ -183,9 +183,9 @@ def test_the_client_s_request_id_is_the_turn_s_and_the_answer_s() -> None:
 
     app = create_app(respond, settings=Settings())
     for body in ({"message": "hi"}, {"text": "hi"}):
-        answer = exchange(app, body, headers={"X-Request-ID": "mine"})
+        answer = call(app, body, headers={"X-Request-ID": "mine"})
         assert answer.headers["x-request-id"] == "mine"
-        assert exchange(app, body, headers={"X-Request-ID": "two words"}).headers["x-request-id"]
+        assert call(app, body, headers={"X-Request-ID": "two words"}).headers["x-request-id"]
     assert seen[0] == "mine"
     assert "two words" not in seen
 
@@ -218,8 +218,8 @@ def test_every_error_has_the_one_shape(
     app = create_app(_respond, settings=Settings(cors_origins=origins))
     app.router.routes.append(Route("/boom", boom, methods=["POST"]))
 
-    async def run() -> Exchange:
-        made = Exchange(
+    async def run() -> HandDrivenRequest:
+        made = HandDrivenRequest(
             method=method, path=path, headers={"Origin": ORIGIN, "X-Request-ID": "ref-1"}
         )
         try:
@@ -260,7 +260,7 @@ def test_what_breaks_unexpectedly_before_the_stream_is_an_internal_error(
 
     monkeypatch.setattr("omniforge_chat.http.validation.parse", fail)
     with Records() as records:
-        answer = exchange(create_app(settings=Settings()), headers={"X-Request-ID": "ref-1"})
+        answer = call(create_app(settings=Settings()), headers={"X-Request-ID": "ref-1"})
     status, code, message = refusal(*answer.json())
     assert (status, code) == (500, "internal_error")
     assert_only_the_log_has_the_cause(message, records)
@@ -274,8 +274,8 @@ def test_a_client_that_leaves_while_its_body_is_read_gets_and_costs_nothing() ->
         called.append(turn)
         yield "never"
 
-    async def run() -> Exchange:
-        made = Exchange(
+    async def run() -> HandDrivenRequest:
+        made = HandDrivenRequest(
             parts=[{"type": "http.request", "body": b'{"message":"hi"}', "more_body": True}]
         )
         made.gone.set()
@@ -293,7 +293,7 @@ def test_a_body_too_large_is_not_read_further(length: Dict[str, str], parts_read
     """The limit is there so that memory and time are not spent on it."""
     parts = [{"type": "http.request", "body": b"x" * 50, "more_body": True}] * 10
     app = create_app(_respond, settings=Settings(max_body_bytes=100))
-    answer = exchange(app, headers=length, parts=parts)
+    answer = call(app, headers=length, parts=parts)
     assert refusal(*answer.json())[:2] == (413, "payload_too_large")
     assert answer.received == parts_read
 
@@ -301,8 +301,8 @@ def test_a_body_too_large_is_not_read_further(length: Dict[str, str], parts_read
 # CORS
 
 
-def _preflight(origins: Any, *, origin: str = ORIGIN, **headers: str) -> Exchange:
-    return exchange(
+def _preflight(origins: Any, *, origin: str = ORIGIN, **headers: str) -> HandDrivenRequest:
+    return call(
         create_app(_respond, settings=Settings(cors_origins=origins)),
         method="OPTIONS",
         headers={
@@ -327,7 +327,7 @@ def test_a_page_of_an_allowed_origin_may_send_and_read(origins: Any, allowed: st
     assert asked.headers["x-request-id"] == "preflight-1"
     app = create_app(_respond, settings=Settings(cors_origins=origins))
     for body, status in (({"message": "hi"}, 200), ({"text": "hi"}, 422)):
-        answer = exchange(app, body, headers={"Origin": ORIGIN})
+        answer = call(app, body, headers={"Origin": ORIGIN})
         assert answer.status == status
         assert answer.headers["access-control-allow-origin"] == allowed
         exposed = {n.strip() for n in answer.headers["access-control-expose-headers"].split(",")}
@@ -340,8 +340,8 @@ def test_credentials_are_never_allowed(origins: Any) -> None:
     app = create_app(_respond, settings=Settings(cors_origins=origins))
     answers = [
         _preflight(origins, Cookie="session=1"),
-        exchange(app, headers={"Origin": ORIGIN, "Cookie": "session=1"}),
-        exchange(app, {}, headers={"Origin": "https://other.example", "Cookie": "session=1"}),
+        call(app, headers={"Origin": ORIGIN, "Cookie": "session=1"}),
+        call(app, {}, headers={"Origin": "https://other.example", "Cookie": "session=1"}),
     ]
     for answer in answers:
         assert "access-control-allow-credentials" not in answer.headers
@@ -351,13 +351,13 @@ def test_a_page_of_another_origin_is_not_let_in() -> None:
     """The browser keeps from it whatever has no such header."""
     app = create_app(_respond, settings=Settings(cors_origins=(ORIGIN,)))
     evil = "https://evil.example"
-    for answer in (_preflight((ORIGIN,), origin=evil), exchange(app, headers={"Origin": evil})):
+    for answer in (_preflight((ORIGIN,), origin=evil), call(app, headers={"Origin": evil})):
         assert "access-control-allow-origin" not in answer.headers
 
 
 def test_in_code_there_is_no_cors_unless_asked_for() -> None:
     """A host app has its own; two layers of it answer with each header twice."""
-    answer = exchange(create_app(_respond, settings=Settings()), headers={"Origin": ORIGIN})
+    answer = call(create_app(_respond, settings=Settings()), headers={"Origin": ORIGIN})
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert _preflight(()).status == 405
 
@@ -378,7 +378,7 @@ def test_two_apps_in_one_process_do_not_meet() -> None:
 
         settings = Settings(max_streams=1)
         app, neighbour = create_app(blocked, settings=settings), create_app(settings=settings)
-        first, refused, elsewhere, again = (Exchange() for _ in range(4))
+        first, refused, elsewhere, again = (HandDrivenRequest() for _ in range(4))
         open_stream = asyncio.ensure_future(first.run(app))
         await started.wait()
         await refused.run(app)
@@ -402,20 +402,20 @@ def test_a_place_is_given_back_however_a_request_ends(body: Any, status: int) ->
     """One that is not is lost until the process ends."""
     app = create_app(_respond, settings=Settings(max_streams=1))
     for _ in range(3):
-        assert exchange(app, body).status == status
+        assert call(app, body).status == status
 
 
 def test_an_app_that_drains_takes_no_new_chats_and_says_so() -> None:
     """Whoever balances the load sends them elsewhere; the process still lives."""
     app = create_app(_respond, settings=Settings())
     asyncio.run(app.drain(0))
-    refused = exchange(app)
+    refused = call(app)
     assert refusal(*refused.json())[:2] == (503, "shutting_down")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.received == 0
-    ready = exchange(app, method="GET", path="/ready")
+    ready = call(app, method="GET", path="/ready")
     assert (ready.status, ready.json()[2]) == (503, {"status": "draining"})
-    assert exchange(app, method="GET", path="/health").status == 200
+    assert call(app, method="GET", path="/health").status == 200
 
 
 # The other routes
@@ -450,9 +450,9 @@ def test_the_other_routes_answer_under_the_request_id(
 ) -> None:
     """Orchestrators ask with GET, load balancers with HEAD."""
     for app in (create_app(settings=Settings()), Starlette(routes=chat_routes(_respond))):
-        answer = exchange(app, method=method, path=path, headers={"X-Request-ID": "mine"})
+        answer = call(app, method=method, path=path, headers={"X-Request-ID": "mine"})
         assert answer.status == 200
         assert answer.headers["content-type"] == content_type
         assert answer.headers["x-request-id"] == "mine"
         assert answer.body.startswith(begins)
-        assert exchange(app, method=method, path=path).headers["x-request-id"] != "mine"
+        assert call(app, method=method, path=path).headers["x-request-id"] != "mine"

@@ -12,7 +12,7 @@ from starlette.routing import Mount
 
 from omniforge_chat import Settings, create_app
 
-from ..support.app import exchange
+from ..support.app import call
 
 FETCHED = re.compile(r"""\bfetch\(\s*["'`]([^"'`]*)""")
 REFERRED = re.compile(r"""\b(?:src|href|action|srcset|poster|data)\s*=\s*["']([^"']*)""")
@@ -27,7 +27,7 @@ def app() -> Starlette:
 
 @pytest.fixture(scope="module")
 def page(app: Starlette) -> str:
-    return exchange(app, method="GET", path="/docs").body.decode("utf-8")
+    return call(app, method="GET", path="/docs").body.decode("utf-8")
 
 
 def addresses(page: str) -> List[str]:
@@ -38,7 +38,7 @@ def addresses(page: str) -> List[str]:
 
 def test_the_page_is_under_a_policy(app: Starlette) -> None:
     """The policy is what keeps a page with a script in it from ever talking to anybody else."""
-    policy = exchange(app, method="GET", path="/docs").headers["content-security-policy"]
+    policy = call(app, method="GET", path="/docs").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "connect-src 'self'" in policy
 
@@ -56,14 +56,14 @@ def test_every_address_of_the_page_is_relative_and_answers_where_the_app_is_moun
 ) -> None:
     """An address that begins with a slash would leave the mount and ask the host instead."""
     host = Starlette(routes=[Mount("/deep/assistant", app=app)])
-    mounted = exchange(host, method="GET", path="/deep/assistant/docs")
+    mounted = call(host, method="GET", path="/deep/assistant/docs")
     assert (mounted.status, mounted.body.decode("utf-8")) == (200, page)
     for url in addresses(page):
         if not url.startswith("data:") and url != ".":
             assert not url.startswith("/")
             method = "POST" if url == "api/v1/chat" else "GET"
             path = urljoin("/deep/assistant/docs", url)
-            assert exchange(host, method=method, path=path).status == 200
+            assert call(host, method=method, path=path).status == 200
 
 
 def test_the_script_never_makes_markup_or_code_of_data(page: str) -> None:

@@ -28,7 +28,7 @@ from omniforge_chat.core.reply import Responder
 from omniforge_chat.responders import placeholder
 
 from ..support.answers import last, refusal
-from ..support.app import Exchange, exchange
+from ..support.app import HandDrivenRequest, call
 from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.responders import PacedResponder
@@ -177,21 +177,21 @@ def test_in_a_host_errors_and_addresses_are_those_of_the_service(host: str) -> N
     build, prefix, _ = HOSTS[host]
     app = build(PacedResponder())
     path = f"{prefix}/api/v1/chat"
-    answer = exchange(app, {"text": "hi"}, path=path, headers={"X-Request-ID": "mine"})
+    answer = call(app, {"text": "hi"}, path=path, headers={"X-Request-ID": "mine"})
     assert refusal(*answer.json())[:2] == (422, "validation_error")
     assert answer.headers["x-request-id"] == "mine"
-    answer = exchange(app, method="GET", path=f"{prefix}/health")
+    answer = call(app, method="GET", path=f"{prefix}/health")
     assert answer.json()[2] == {"status": "healthy"}
-    document = exchange(app, method="GET", path=f"{prefix}/openapi.json").json()[2]
+    document = call(app, method="GET", path=f"{prefix}/openapi.json").json()[2]
     assert document["servers"] == [{"url": prefix or "/"}]
 
 
 def test_a_mounted_app_answers_what_is_under_its_path() -> None:
     """A typing error in the path behind the mount is ours to explain."""
     host = _starlette(PacedResponder())
-    answer = exchange(host, path="/assistant/api/v1/chats")
+    answer = call(host, path="/assistant/api/v1/chats")
     assert refusal(*answer.json())[:2] == (404, "not_found")
-    answer = exchange(host, method="GET", path="/assistant/api/v1/chat")
+    answer = call(host, method="GET", path="/assistant/api/v1/chat")
     assert refusal(*answer.json())[:2] == (405, "method_not_allowed")
 
 
@@ -219,7 +219,7 @@ def test_the_host_s_lifespan_is_the_host_s() -> None:
 def test_a_host_s_compression_still_does_its_work_elsewhere() -> None:
     """That a stream passes through it is by its content type, and no accident."""
     host = _starlette(PacedResponder(), GZIP)
-    page = exchange(host, method="GET", path="/page", headers={"Accept-Encoding": "gzip"})
+    page = call(host, method="GET", path="/page", headers={"Accept-Encoding": "gzip"})
     assert page.headers["content-encoding"] == "gzip"
 
 
@@ -259,7 +259,7 @@ def test_what_a_host_puts_around_the_app_is_around_the_chat_too(
     """The chat is reached past the router; it must not be past who guards it."""
     app = create_app(settings=Settings(cors_origins=origins))
     add(app)
-    assert exchange(app, {"message": "hi"}).status == 401
+    assert call(app, {"message": "hi"}).status == 401
 
 
 def test_a_tool_that_adds_its_middleware_while_an_app_is_made_is_around_the_chat(
@@ -273,7 +273,7 @@ def test_a_tool_that_adds_its_middleware_while_an_app_is_made_is_around_the_chat
         app.add_middleware(_Guard)
 
     monkeypatch.setattr(Starlette, "__init__", instrumented)
-    assert exchange(create_app(settings=SETTINGS), {"message": "hi"}).status == 401
+    assert call(create_app(settings=SETTINGS), {"message": "hi"}).status == 401
 
 
 def test_every_app_of_ours_says_that_it_is_no_asgi_2_app() -> None:
@@ -300,7 +300,7 @@ def test_every_app_of_ours_says_that_it_is_no_asgi_2_app() -> None:
 )
 def test_the_chat_is_found_wherever_it_is_mounted(path: str, root_path: str) -> None:
     """Past the router or by way of it, the answer is the same."""
-    answer = exchange(create_app(settings=SETTINGS), path=path, root_path=root_path)
+    answer = call(create_app(settings=SETTINGS), path=path, root_path=root_path)
     assert last(answer.frames)[0] == "done"
     assert answer.scope["path_params"] == {}
     assert callable(answer.scope["endpoint"])
@@ -321,7 +321,7 @@ def test_nothing_stands_between_the_server_and_the_chat_but_what_a_host_adds(add
     app = create_app(respond, settings=SETTINGS)
     if added:
         app.add_exception_handler(500, lambda request, error: PlainTextResponse("sorry", 500))
-    assert last(exchange(app, {"message": "hi"}).frames)[0] == "done"
+    assert last(call(app, {"message": "hi"}).frames)[0] == "done"
     assert ("starlette.middleware.errors" in callers) == added
     assert "starlette.routing" not in callers
 
@@ -347,7 +347,7 @@ def test_a_send_that_fails_is_logged_once_and_told_to_a_host_s_handler(
         told.append(str(error))
         return PlainTextResponse("sorry", 500)
 
-    class Failing(Exchange):
+    class Failing(HandDrivenRequest):
         async def send(self, message: Any) -> None:
             await super().send(message)
             raise RuntimeError("the server's own fault")
@@ -373,22 +373,22 @@ def test_a_table_that_the_host_changes_still_has_the_chat() -> None:
 
     app = create_app(settings=SETTINGS)
     app.routes.insert(0, Mount("/hello", routes=[Route("/", hello)]))
-    assert last(exchange(app, {"message": "hi"}).frames)[0] == "done"
-    assert exchange(app, method="GET", path="/hello/").body == b"hello"
+    assert last(call(app, {"message": "hi"}).frames)[0] == "done"
+    assert call(app, method="GET", path="/hello/").body == b"hello"
 
 
 def test_a_host_may_take_all_routes_away() -> None:
     """Then nothing is there, as at any other path."""
     app = create_app(settings=SETTINGS)
     app.routes.clear()
-    assert exchange(app, {"message": "hi"}).status == 404
+    assert call(app, {"message": "hi"}).status == 404
 
 
 def test_what_the_router_of_a_host_has_found_is_kept() -> None:
     """Middleware that counts by route reads it when the response has been sent."""
     app = create_app(settings=SETTINGS)
     host = Starlette(routes=[Mount("/t/{tenant}", app)])
-    answer = exchange(host, {"message": "hi"}, path="/t/ada/api/v1/chat")
+    answer = call(host, {"message": "hi"}, path="/t/ada/api/v1/chat")
     assert answer.scope["path_params"] == {"tenant": "ada"}
 
 
@@ -402,5 +402,5 @@ def test_a_raw_app_beside_the_chat_keeps_its_headers() -> None:
 
     app = create_app(settings=SETTINGS)
     app.mount("/raw", raw)
-    answer = exchange(app, method="GET", path="/raw/x")
+    answer = call(app, method="GET", path="/raw/x")
     assert {"x-own", "x-other", "x-request-id"} == set(answer.headers)

@@ -15,7 +15,7 @@ from omniforge_chat.core.reply import Item
 from omniforge_chat.errors import ConversationBusy
 
 from ..support.answers import last, refusal, text
-from ..support.app import Exchange, exchange
+from ..support.app import HandDrivenRequest, call
 from ..support.constants import CONVERSATION
 from ..support.responders import saying
 from ..support.timeless import passing, settle, timeless
@@ -32,7 +32,7 @@ async def recall(turn: Turn) -> AsyncIterator[str]:
 
 def say(app: ChatApp, message: str, conversation_id: str = CONVERSATION) -> str:
     """The reply to one message of a conversation."""
-    answer = exchange(app, {"message": message, "conversation_id": conversation_id})
+    answer = call(app, {"message": message, "conversation_id": conversation_id})
     assert answer.status == 200
     return text(answer.frames)
 
@@ -102,9 +102,9 @@ async def test_a_reply_that_was_cut_is_kept_as_far_as_it_got(
     assert text(second.frames) == f"{remembered}[go on]"
 
 
-def begin(app: ChatApp, message: str = "one") -> Tuple[Exchange, asyncio.Future[None]]:
+def begin(app: ChatApp, message: str = "one") -> Tuple[HandDrivenRequest, asyncio.Future[None]]:
     """A chat in the conversation, and the task in which the app answers it."""
-    made = Exchange({"message": message, "conversation_id": CONVERSATION})
+    made = HandDrivenRequest({"message": message, "conversation_id": CONVERSATION})
     return made, asyncio.ensure_future(made.run(app))
 
 
@@ -119,7 +119,7 @@ async def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
 
     app = create_app(respond, settings=Settings(history="memory"))
     first, first_chat = begin(app, "one")
-    third: List[Exchange] = []
+    third: List[HandDrivenRequest] = []
     send = first.send
 
     async def send_and_go_on(message: Any) -> None:
@@ -211,7 +211,7 @@ async def test_a_chat_that_never_begins_holds_neither_its_place_nor_its_conversa
     history = Distant()
     app = create_app(recall, settings=SETTINGS, history=history)
     body = {"message": "one", "conversation_id": CONVERSATION}
-    broken = Exchange(body, extensions="what is no mapping")
+    broken = HandDrivenRequest(body, extensions="what is no mapping")
     chat = asyncio.ensure_future(broken.run(app))
     await asyncio.wait([chat], timeout=SETTINGS.cleanup_timeout + 1)
     assert isinstance(chat.exception(), AttributeError)
@@ -315,7 +315,7 @@ class Broken:
 )
 def test_a_history_that_cannot_be_read_refuses_the_chat(fault: BaseException) -> None:
     """An answer that has forgotten the conversation would look like a right one."""
-    answer = exchange(create_app(recall, settings=SETTINGS, history=Broken(fault)))
+    answer = call(create_app(recall, settings=SETTINGS, history=Broken(fault)))
     status, code, message = refusal(*answer.json())
     assert (status, code) == (500, "internal_error")
     assert "secret" not in message
@@ -325,6 +325,6 @@ def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The reply is there; what is lost is in the log."""
-    answer = exchange(create_app(recall, settings=SETTINGS, history=Broken()))
+    answer = call(create_app(recall, settings=SETTINGS, history=Broken()))
     assert last(answer.frames)[0] == "done"
     assert "history failed" in caplog.text

@@ -27,7 +27,7 @@ from omniforge_chat.logs import (
 )
 
 from ..support.answers import last
-from ..support.app import exchange
+from ..support.app import call
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.logs import Records
 from ..support.responders import saying
@@ -76,7 +76,7 @@ def test_a_chat_s_end_is_one_line_with_what_an_operator_asks_for(
     """Which, whose, how it ended, how much of it and how fast; and the usage is the client's."""
     app = create_app(responder, settings=Settings())
     body = {"message": "hi", "conversation_id": CONVERSATION}
-    answer = exchange(app, body, headers={"X-Request-ID": REFERENCE})
+    answer = call(app, body, headers={"X-Request-ID": REFERENCE})
     *troubles, ended = records.all
     assert len(troubles) == (1 if responder is _failed else 0)
     assert ended.levelno == logging.INFO
@@ -95,7 +95,7 @@ def test_what_is_refused_before_the_stream_is_no_chat(records: Records) -> None:
     """The answer says everything, and anybody could fill the log with such requests."""
     app = create_app(settings=Settings())
     for body in (b"{", {"message": 1}):
-        assert exchange(app, body).status >= 400
+        assert call(app, body).status >= 400
     assert records.all == []
 
 
@@ -105,7 +105,7 @@ def test_what_is_refused_before_the_stream_is_no_chat(records: Records) -> None:
 def test_a_failure_has_its_traceback_under_the_same_request_id(records: Records) -> None:
     """The reference that the client has finds the cause."""
     app = create_app(_failed, settings=Settings())
-    exchange(app, headers={"X-Request-ID": REFERENCE})
+    call(app, headers={"X-Request-ID": REFERENCE})
     failure, ended = records.all
     assert failure.levelno == logging.ERROR
     assert REFERENCE in failure.getMessage()
@@ -121,7 +121,7 @@ def test_no_text_of_a_message_is_ever_logged(
 ) -> None:
     """What people say to an assistant is theirs; it does not belong in whatever keeps the logs."""
     caplog.set_level(logging.DEBUG)
-    exchange(create_app(responder, settings=Settings()), body)
+    call(create_app(responder, settings=Settings()), body)
     assert caplog.records
     for record in caplog.records:
         assert SECRET not in JSONFormatter().format(record) + TextFormatter().format(record)
@@ -130,7 +130,7 @@ def test_no_text_of_a_message_is_ever_logged(
 def test_at_a_higher_level_the_line_is_not_even_made(caplog: pytest.LogCaptureFixture) -> None:
     """A host that does not want it does not pay for it."""
     caplog.set_level(logging.WARNING, logger="omniforge_chat")
-    exchange(create_app(_done, settings=Settings()))
+    call(create_app(_done, settings=Settings()))
     assert caplog.records == []
 
 

@@ -24,7 +24,7 @@ from omniforge_chat.core.reply import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
 
-from ..support.app import Exchange, exchange
+from ..support.app import HandDrivenRequest, call
 from ..support.constants import CONVERSATION
 from ..support.requests import judge, objects
 from ..support.responders import saying
@@ -54,7 +54,7 @@ remembering = create_app(answer_even_messages, settings=Settings(history="memory
 
 def document_of(app: Starlette, path: str = "/openapi.json") -> Any:
     """The document as the service gives it out."""
-    answer = exchange(app, method="GET", path=path)
+    answer = call(app, method="GET", path=path)
     assert answer.headers["content-type"] == "application/json"
     return json.loads(answer.body)
 
@@ -103,7 +103,7 @@ def test_the_example_is_answered() -> None:
     """It is what people paste into a terminal first."""
     body = DOCUMENT["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
     for shown in body["examples"].values():
-        assert exchange(app, shown["value"]).status == 200
+        assert call(app, shown["value"]).status == 200
 
 
 counts = st.integers(min_value=0)
@@ -118,7 +118,7 @@ said = st.one_of(
 def test_every_event_of_a_stream_is_as_it_is_described(items: List[Item], fails: bool) -> None:
     """Generated clients read the stream by it."""
     faults = [ChatError("no")] if fails else []
-    answer = exchange(create_app(saying(*items, *faults), settings=Settings()))
+    answer = call(create_app(saying(*items, *faults), settings=Settings()))
     assert answer.frames[-1].event == ("error" if fails else "done")
     for frame in answer.frames:
         assert event_problems(frame) == []
@@ -170,33 +170,33 @@ def test_an_event_that_is_not_in_the_contract_is_not_in_the_description(
     assert event_problems(Frame(event, data, "")) != []
 
 
-async def _refused(by: ChatApp = app, **request: Any) -> Exchange:
-    refused = Exchange(**request)
+async def _refused(by: ChatApp = app, **request: Any) -> HandDrivenRequest:
+    refused = HandDrivenRequest(**request)
     await refused.run(by)
     return refused
 
 
-async def _refused_meanwhile(**options: Any) -> Exchange:
+async def _refused_meanwhile(**options: Any) -> HandDrivenRequest:
     """By an app that answers another message of the same conversation."""
     body = {"message": "hi", "conversation_id": CONVERSATION}
-    refused = Exchange(body)
+    refused = HandDrivenRequest(body)
 
     async def respond(turn: Turn) -> AsyncIterator[str]:
         await refused.run(busy)
         yield "hi"
 
     busy = create_app(respond, settings=Settings(**options))
-    await Exchange(body).run(busy)
+    await HandDrivenRequest(body).run(busy)
     return refused
 
 
-async def _refused_while_draining() -> Exchange:
+async def _refused_while_draining() -> HandDrivenRequest:
     draining = create_app(answer_even_messages, settings=Settings())
     await draining.drain(0)
     return await _refused(draining)
 
 
-def _refused_as_too_slow() -> Awaitable[Exchange]:
+def _refused_as_too_slow() -> Awaitable[HandDrivenRequest]:
     impatient = create_app(answer_even_messages, settings=Settings(body_timeout=0.01))
     return _refused(impatient, parts=[{"type": "http.request", "body": b"{", "more_body": True}])
 

@@ -43,7 +43,7 @@ from omniforge_chat.stream.response import ABORT, UNSENT, EventStream
 from omniforge_chat.stream.state import ATTEMPT_SECONDS, ATTEMPTS
 
 from ..support.answers import last, text
-from ..support.app import Exchange
+from ..support.app import HandDrivenRequest
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.logs import Records
 from ..support.timeless import clock, now, passing, settle, timeless
@@ -68,7 +68,7 @@ GIVEN_UP = 5 + ATTEMPTS * ATTEMPT_SECONDS
 """Seconds after which a responder that refuses to end is given up, by default."""
 
 
-class Line(Exchange):
+class Line(HandDrivenRequest):
     """One chat, between a test that is the client and the server, and an app of its own.
 
     The client reads, until `stop_reading`; as with uvicorn, a `send` then waits before it takes
@@ -561,17 +561,17 @@ async def test_a_stream_that_first_waits_after_the_drain_s_time_ends_then() -> N
     lifecycle.admit()
     drain = asyncio.ensure_future(lifecycle.drain(0))
     await settle()
-    exchange = Exchange()
-    await exchange.receive()
+    request = HandDrivenRequest()
+    await request.receive()
     script = Script("1234", FOREVER)
     turn = Turn("hi", CONVERSATION, REFERENCE)
-    stream = EventStream(turn, script, Settings(), lifecycle, exchange.receive, exchange.send)
+    stream = EventStream(turn, script, Settings(), lifecycle, request.receive, request.send)
     await stream.respond()
     lifecycle.release()
     await drain
-    event, data = last(exchange.frames)
+    event, data = last(request.frames)
     assert (event, data["code"]) == ("error", "shutting_down")
-    assert text(exchange.frames) == "1234"
+    assert text(request.frames) == "1234"
     assert script.closed is not None
 
 
@@ -1925,10 +1925,10 @@ def test_eager_tasks_change_nothing() -> None:
         await asyncio.sleep(0.2)
         yield "b"
 
-    async def main() -> Exchange:
+    async def main() -> HandDrivenRequest:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
-        made = Exchange()
+        made = HandDrivenRequest()
         app = create_app(respond, settings=Settings(heartbeat_interval=0.03))
         await asyncio.wait_for(made.run(app), PATIENCE)
         return made
@@ -2040,7 +2040,7 @@ async def test_whatever_happens_in_any_order_a_stream_ends_properly(
 # Memory
 
 
-class Lost(Exchange):
+class Lost(HandDrivenRequest):
     """A request of a client that takes nothing once it is gone; it `began` with its first text."""
 
     def __init__(self, **request: Any) -> None:

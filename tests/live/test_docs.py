@@ -26,7 +26,7 @@ from omniforge_chat.settings import variable
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.answers import last, text
-from ..support.app import exchange
+from ..support.app import call
 from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
@@ -194,7 +194,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def reply(app: Any, path: str, message: str) -> str:
     """The whole text of a reply that is `done`."""
-    answer = exchange(app, {"message": message}, path=path)
+    answer = call(app, {"message": message}, path=path)
     assert answer.status == 200
     assert last(answer.frames)[0] == "done"
     return text(answer.frames)
@@ -205,17 +205,17 @@ def test_the_readme_s_curl_prints_what_it_shows() -> None:
     [console] = [code for code in blocks(README, "console") if "curl" in code]
     command, _, shown = console.partition("'\nevent:")
     body = json.loads(command[command.index("-d '") + len("-d '") :])
-    answer = exchange(create_app(settings=Settings()), body, path="/api/v1/chat")
+    answer = call(create_app(settings=Settings()), body, path="/api/v1/chat")
     assert answer.body.decode() == f"event:{shown}"
 
 
 def test_the_readme_s_responder_answers(examples: Path) -> None:
     """Under the name by which the README serves it."""
     app = create_app(settings=Settings(responder="hello:respond"))
-    answer = exchange(app, {"message": "one two"}, path="/api/v1/chat")
+    answer = call(app, {"message": "one two"}, path="/api/v1/chat")
     assert text(answer.frames) == "one two "
     assert last(answer.frames)[1]["usage"] == {"tokens": 42}
-    answer = exchange(app, {"message": "the weather"}, path="/api/v1/chat")
+    answer = call(app, {"message": "the weather"}, path="/api/v1/chat")
     assert last(answer.frames)[1]["code"] == "off_topic"
 
 
@@ -291,5 +291,5 @@ def test_draining_the_routes_alone() -> None:
     lifecycle = Lifecycle(max_streams=500)
     app = Starlette(routes=chat_routes(placeholder, lifecycle=lifecycle))
     asyncio.run(lifecycle.drain(30))
-    answer = exchange(app, method="GET", path="/ready")
+    answer = call(app, method="GET", path="/ready")
     assert answer.json()[2] == {"status": "draining"}

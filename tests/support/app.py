@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message
 from omniforge_chat.core.sse import Decoder, Frame
 
 
-class Exchange:
+class HandDrivenRequest:
     """One request to an ASGI app that is driven by hand: what it was sent and what it received.
 
     `scope` are fields that the scope of the request has beside the usual ones, or in their place.
@@ -87,11 +87,11 @@ class Exchange:
         return self.status, self.headers, json.loads(self.body)
 
 
-def exchange(app: ASGIApp, body: object = None, **request: Any) -> Exchange:
-    """The exchange of one request with `app`, in an event loop of its own."""
+def call(app: ASGIApp, body: object = None, **request: Any) -> HandDrivenRequest:
+    """One request to `app`, in an event loop of its own."""
 
-    async def run() -> Exchange:
-        made = Exchange(body, **request)
+    async def run() -> HandDrivenRequest:
+        made = HandDrivenRequest(body, **request)
         await made.run(app)
         return made
 

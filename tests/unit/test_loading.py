@@ -19,7 +19,7 @@ from omniforge_chat.responders.providers.anthropic import AnthropicResponder
 from omniforge_chat.responders.providers.openai import OpenAIResponder
 
 from ..support.answers import last
-from ..support.app import exchange
+from ..support.app import call
 from ..support.process import environment
 from ..support.provider import Call, Provider
 
@@ -120,7 +120,7 @@ RESPONDERS: Dict[str, Any] = {
 def test_whatever_gives_an_async_iterator_for_a_turn_is_a_responder(candidate: Any) -> None:
     """It is given back as it is, and an app that is made of it answers."""
     assert check_responder(candidate) is candidate
-    frames = exchange(create_app(candidate, settings=Settings())).frames
+    frames = call(create_app(candidate, settings=Settings())).frames
     assert [frame.event for frame in (frames[0], frames[-1])] == ["chunk", "done"]
 
 
@@ -326,6 +326,6 @@ def test_a_chosen_provider_has_its_limits_from_the_settings_that_were_given(
     with Provider(Call.left) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
         settings = Settings(responder="openai", first_chunk_timeout=0.3)
-        name, data = last(exchange(create_app(settings=settings), {"message": "hi"}).frames)
+        name, data = last(call(create_app(settings=settings), {"message": "hi"}).frames)
     assert (name, data["code"]) == ("error", "upstream_timeout")
     assert data["message"].endswith("within 0.25 seconds")
