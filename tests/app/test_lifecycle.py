@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Dict, List
+from typing import Any, List
 
 import pytest
 from starlette.types import Message
 
-from omniforge_chat import Settings, Turn, create_app
+from omniforge_chat import Settings, create_app
 from omniforge_chat.errors import Overloaded, RequestTimeout, ShuttingDown
 from omniforge_chat.http.validation import late_body, read_body
 from omniforge_chat.responders import placeholder
@@ -16,19 +16,20 @@ from omniforge_chat.stream.deadline import Deadline
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.answers import last, refusal
-from ..support.app import HandDrivenRequest
+from ..support.app import Exchange
 from ..support.timeless import now, passing, settle, timeless
 
 
 class Waiter:
     """A request that waits, and ends `seconds` after it was told to."""
 
-    def __init__(self, lifecycle: Lifecycle, seconds: float = 0) -> None:
+    def __init__(self, lifecycle: Lifecycle, seconds: float = 0, *, waits: bool = True) -> None:
         self.told: List[float] = []
         self._lifecycle = lifecycle
         self._seconds = seconds
         lifecycle.admit()
-        lifecycle.opened(self)
+        if waits:
+            lifecycle.opened(self)
 
     def shut_down(self) -> None:
         self.told.append(now())
@@ -101,57 +102,34 @@ async def test_a_drain_is_over_when_the_last_one_has_ended() -> None:
     assert [waiter.told for waiter in waiters] == [[], [], []]
 
 
+@pytest.mark.parametrize("seconds", [0, 10])
 @timeless
-async def test_who_is_left_when_the_time_is_up_is_told_once_and_waited_for() -> None:
-    """The last frames still have to be sent, however long that takes."""
-    lifecycle = Lifecycle(max_streams=3)
+async def test_who_is_left_when_the_time_is_up_is_told_once_and_waited_for(seconds: float) -> None:
+    """The last frames still have to be sent. `drain(0)` is what a second SIGTERM comes to."""
+    lifecycle = Lifecycle(max_streams=2)
     began = now()
-    early = Waiter(lifecycle)
-    late = [Waiter(lifecycle, seconds=1), Waiter(lifecycle, seconds=4)]
-    asyncio.get_running_loop().call_later(3, early.end)
-    await lifecycle.drain(10)
-    assert early.told == []
-    assert [waiter.told for waiter in late] == [[began + 10]] * 2
-    assert now() == pytest.approx(began + 14)
+    waiters = [Waiter(lifecycle, seconds=1), Waiter(lifecycle, seconds=4)]
+    await lifecycle.drain(seconds)
+    assert [waiter.told for waiter in waiters] == [[began + seconds]] * 2
+    assert now() == pytest.approx(began + seconds + 4)
     assert lifecycle.open_streams == 0
 
 
+@pytest.mark.parametrize(("first", "second", "told"), [(100, 2, 5 + 2), (8, 100, 8)])
 @timeless
-async def test_a_drain_of_no_time_tells_all_at_once() -> None:
-    """`drain(0)` is what a second SIGTERM comes to."""
-    lifecycle = Lifecycle(max_streams=2)
-    waiters = [Waiter(lifecycle), Waiter(lifecycle)]
-    began = now()
-    await lifecycle.drain(0)
-    assert [waiter.told for waiter in waiters] == [[began]] * 2
-    assert now() == began
-
-
-@timeless
-async def test_a_second_drain_shortens_the_first_and_both_return() -> None:
-    """Who is impatient asks again; who asked first is not left waiting."""
+async def test_a_second_drain_shortens_the_first_and_lengthens_nothing(
+    first: float, second: float, told: float
+) -> None:
+    """The first promise was made to whoever waits for the process to end; both return."""
     lifecycle = Lifecycle(max_streams=1)
     began = now()
     waiter = Waiter(lifecycle, seconds=1)
-    first = asyncio.ensure_future(lifecycle.drain(100))
+    drain = asyncio.ensure_future(lifecycle.drain(first))
     await passing(5)
-    await lifecycle.drain(2)
-    await first
-    assert now() == pytest.approx(began + 5 + 2 + 1)
-    assert waiter.told == [pytest.approx(began + 7)]
-
-
-@timeless
-async def test_a_second_drain_with_more_time_lengthens_nothing() -> None:
-    """The first promise was made to whoever waits for the process to end."""
-    lifecycle = Lifecycle(max_streams=1)
-    began = now()
-    Waiter(lifecycle)
-    first = asyncio.ensure_future(lifecycle.drain(3))
-    await passing(1)
-    await lifecycle.drain(100)
-    await first
-    assert now() == pytest.approx(began + 3)
+    await lifecycle.drain(second)
+    await drain
+    assert waiter.told == [pytest.approx(began + told)]
+    assert now() == pytest.approx(began + told + 1)
 
 
 @timeless
@@ -173,22 +151,13 @@ async def test_a_drain_that_is_cancelled_leaves_the_app_draining() -> None:
 @timeless
 async def test_who_begins_to_wait_after_the_time_is_up_is_told_at_once() -> None:
     """It was admitted before, but had not waited yet, so nobody knew of it."""
-    lifecycle = Lifecycle(max_streams=2)
-    lifecycle.admit()
+    lifecycle = Lifecycle(max_streams=1)
+    late = Waiter(lifecycle, waits=False)
     drain = asyncio.ensure_future(lifecycle.drain(1))
     await passing(2)
     assert not drain.done()
-    told: List[bool] = []
-
-    class Late:
-        def shut_down(self) -> None:
-            told.append(True)
-
-    late = Late()
     lifecycle.opened(late)
-    assert told == [True]
-    lifecycle.closed(late)
-    lifecycle.release()
+    assert late.told == [now()]
     await drain
 
 
@@ -212,6 +181,11 @@ def _part(body: bytes, *, more: bool) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
+async def _never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 async def _read(lifecycle: Lifecycle, receive: Any) -> bytes:
     return await Deadline(15, late_body, lifecycle).run(read_body(receive, max_bytes=100))
 
@@ -220,13 +194,13 @@ async def _read(lifecycle: Lifecycle, receive: Any) -> bytes:
 async def test_a_body_that_is_still_coming_when_the_drain_ends_is_refused() -> None:
     """A client that sends slowly would hold the process up as much as a reply does."""
     app = create_app(placeholder, settings=Settings())
-    request = HandDrivenRequest(parts=[_part(b'{"message"', more=True)])
-    task = asyncio.ensure_future(request.run(app))
+    exchange = Exchange(parts=[_part(b'{"message"', more=True)])
+    task = asyncio.ensure_future(exchange.run(app))
     await settle()
     assert app.open_streams == 1
     await app.drain(5)
-    assert refusal(*request.json())[:2] == (503, "shutting_down")
-    assert int(request.headers["retry-after"]) >= 1
+    assert refusal(*exchange.json())[:2] == (503, "shutting_down")
+    assert int(exchange.headers["retry-after"]) >= 1
     assert app.open_streams == 0
     await task
 
@@ -237,21 +211,21 @@ async def test_a_body_that_arrives_within_the_drain_s_time_is_answered() -> None
     app = create_app(placeholder, settings=Settings())
     arrived = asyncio.Event()
 
-    class Slow(HandDrivenRequest):
+    class Slow(Exchange):
         async def receive(self) -> Message:
             if self.received:
                 await arrived.wait()
             return await super().receive()
 
-    request = Slow(parts=[_part(b'{"message"', more=True), _part(b':"hi"}', more=False)])
-    task = asyncio.ensure_future(request.run(app))
+    exchange = Slow(parts=[_part(b'{"message"', more=True), _part(b':"hi"}', more=False)])
+    task = asyncio.ensure_future(exchange.run(app))
     await settle()
     drain = asyncio.ensure_future(app.drain(5))
     await passing(2)
     arrived.set()
     await drain
     await task
-    assert last(request.frames)[0] == "done"
+    assert last(exchange.frames)[0] == "done"
 
 
 @timeless
@@ -272,18 +246,17 @@ async def test_what_a_body_reader_was_told_too_late_changes_nothing() -> None:
     """The time may be up just when the last part has come."""
     lifecycle = Lifecycle(max_streams=1)
     arrived: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-    waiting: Dict[str, Any] = {}
 
     async def receive() -> Message:
         return await asyncio.shield(arrived)
 
     task = asyncio.ensure_future(_read(lifecycle, receive))
     await settle()
-    [waiting["reader"]] = lifecycle._waiting
+    [reader] = lifecycle._waiting
     arrived.set_result(_part(b"ab", more=False))
     assert await task == b"ab"
     assert lifecycle._waiting == set()
-    waiting["reader"].shut_down()
+    reader.shut_down()
     await settle()
     assert task.done()
 
@@ -292,12 +265,7 @@ async def test_what_a_body_reader_was_told_too_late_changes_nothing() -> None:
 async def test_a_body_reader_that_is_cancelled_from_outside_says_so() -> None:
     """It is not its own time limit, and not the drain."""
     lifecycle = Lifecycle(max_streams=1)
-
-    async def receive() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    task = asyncio.ensure_future(_read(lifecycle, receive))
+    task = asyncio.ensure_future(_read(lifecycle, _never))
     await settle()
     task.cancel()
     await asyncio.wait([task])
@@ -313,10 +281,9 @@ async def test_the_first_cause_that_ends_a_body_reader_wins() -> None:
 
         async def receive() -> Message:
             try:
-                await asyncio.Event().wait()
+                return await _never()
             finally:
                 await asyncio.sleep(20)  # a server that takes long to let go
-            raise AssertionError
 
         task = asyncio.ensure_future(_read(lifecycle, receive))
         await settle()
@@ -326,18 +293,3 @@ async def test_the_first_cause_that_ends_a_body_reader_wins() -> None:
         with pytest.raises(ShuttingDown if drained else RequestTimeout):
             await task
         assert lifecycle._waiting == set()
-
-
-@timeless
-async def test_two_apps_drain_each_by_itself() -> None:
-    """A host may take one part of itself out of service."""
-
-    async def respond(turn: Turn) -> Any:
-        yield "a"
-
-    first, second = (create_app(respond, settings=Settings()) for _ in range(2))
-    await first.drain(0)
-    for app, status in ((first, 503), (second, 200)):
-        request = HandDrivenRequest()
-        await request.run(app)
-        assert request.status == status

@@ -217,96 +217,78 @@ def test_what_follows_a_blank_line_does_not_change_what_came_before(
     assert decode(ended + neighbour)[: len(frames)] == frames
 
 
-@pytest.mark.parametrize(
-    ("stream", "frames"),
-    [
-        pytest.param(
-            b": test\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n",
-            [("message", "first", "1"), ("message", "second", "")],
-            id="the standard's example of comments and ids, unfinished",
-        ),
-        pytest.param(
-            b"data\n\ndata\ndata\n\ndata:",
-            [("message", "", ""), ("message", "\n", "")],
-            id="the standard's example of empty data",
-        ),
-        pytest.param(
-            b"data:test\n\ndata: test\n\n",
-            [("message", "test", "")] * 2,
-            id="the standard's example of the space",
-        ),
-        pytest.param(
-            b"data: YHOO\ndata: +2\ndata: 10\n\n",
-            [("message", "YHOO\n+2\n10", "")],
-            id="several data lines are joined by LF",
-        ),
-        pytest.param(b"data:  a\ndata: b \n\n", [("message", " a\nb ", "")], id="one space only"),
-        pytest.param(b"data:\ta\n\n", [("message", "\ta", "")], id="a tab is no space"),
-        pytest.param(b"data:a:b: c\n\n", [("message", "a:b: c", "")], id="the first colon parts"),
-        pytest.param(b"data: a\rdata: b\r\r", [("message", "a\nb", "")], id="CR"),
-        pytest.param(b"data: a\r\ndata: b\r\n\r\n", [("message", "a\nb", "")], id="CR LF"),
-        pytest.param(
-            b"data: a\n\rdata: b\r\r", [("message", "a", ""), ("message", "b", "")], id="LF CR"
-        ),
-        pytest.param(b"data: a\r\n\n", [("message", "a", "")], id="endings of two kinds"),
-        pytest.param(
-            "data: a\x85b\u2028c\u2029d\x0be\x0cf\x1cg\n\n".encode(),
-            [("message", "a\x85b\u2028c\u2029d\x0be\x0cf\x1cg", "")],
-            id="no other line endings",
-        ),
-        pytest.param(
-            b"event: x\n\ndata: a\n\n", [("message", "a", "")], id="no data resets the type"
-        ),
-        pytest.param(
-            b"event: x\ndata: a\n\ndata: b\n\n",
-            [("x", "a", ""), ("message", "b", "")],
-            id="the type is for one event",
-        ),
-        pytest.param(
-            b"event: x\nevent: y\ndata: a\n\n", [("y", "a", "")], id="the last type counts"
-        ),
-        pytest.param(b"event: x\nevent\ndata: a\n\n", [("message", "a", "")], id="an empty type"),
-        pytest.param(
-            b"id: 1\ndata: a\n\ndata: b\n\nid: 2\n\ndata: c\n\n",
-            [("message", "a", "1"), ("message", "b", "1"), ("message", "c", "2")],
-            id="an id persists, also from an event without data",
-        ),
-        pytest.param(
-            b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n",
-            [("message", "a", "1"), ("message", "b", "1")],
-            id="an id with NUL is ignored",
-        ),
-        pytest.param(b"data: a\0b\n\n", [("message", "a\0b", "")], id="NUL elsewhere is kept"),
-        pytest.param(
-            b"Data: a\n data: b\ndata : c\nfoo: d\n: data: e\nx\ndata: f\n\n",
-            [("message", "f", "")],
-            id="unknown fields and comments are ignored",
-        ),
-        pytest.param(b"data: a\n:\ndata: b\n\n", [("message", "a\nb", "")], id="a comment between"),
-        pytest.param(b"data: a\n\ndata: b", [("message", "a", "")], id="an unfinished line"),
-        pytest.param(b"data: a\n\ndata: b\n", [("message", "a", "")], id="an unfinished event"),
-        pytest.param(BOM + b"data: a\n\n", [("message", "a", "")], id="one BOM"),
-        pytest.param(BOM + BOM + b"data: a\n\n", [], id="a second BOM is content"),
-        pytest.param(BOM + b"\n" + BOM + b"data: a\n\n", [], id="a BOM on a later line is content"),
-        pytest.param(
-            b"data: a\n\n" + b"data: " + BOM + b"\n\n",
-            [("message", "a", ""), ("message", "\ufeff", "")],
-            id="a BOM inside",
-        ),
-        pytest.param(BOM[:2] + b"data: a\n\ndata: b\n\n", [("message", "b", "")], id="half a BOM"),
-        pytest.param(
-            b"event: \xff\nid: \xc3\ndata: a\xe2\x82b\xf0\x9f\x98\ndata: \xed\xa0\x80\n\n",
-            [("\ufffd", "a\ufffdb\ufffd\n\ufffd\ufffd\ufffd", "\ufffd")],
-            id="bytes that are not UTF-8",
-        ),
-    ],
-)
+def messages(*data: str) -> List[Frame]:
+    """Frames of these data, of the usual type and without an id."""
+    return [Frame("message", each, "") for each in data]
+
+
+RULES = {
+    "the standard's example of comments and ids, unfinished": (
+        b": test\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n",
+        [Frame("message", "first", "1"), Frame("message", "second", "")],
+    ),
+    "the standard's example of empty data": (b"data\n\ndata\ndata\n\ndata:", messages("", "\n")),
+    "the standard's example of the space": (
+        b"data:test\n\ndata: test\n\n",
+        messages("test", "test"),
+    ),
+    "several data lines are joined by LF": (
+        b"data: YHOO\ndata: +2\ndata: 10\n\n",
+        messages("YHOO\n+2\n10"),
+    ),
+    "one space only": (b"data:  a\ndata: b \n\n", messages(" a\nb ")),
+    "a tab is no space": (b"data:\ta\n\n", messages("\ta")),
+    "the first colon parts": (b"data:a:b: c\n\n", messages("a:b: c")),
+    "CR": (b"data: a\rdata: b\r\r", messages("a\nb")),
+    "CR LF": (b"data: a\r\ndata: b\r\n\r\n", messages("a\nb")),
+    "LF CR": (b"data: a\n\rdata: b\r\r", messages("a", "b")),
+    "endings of two kinds": (b"data: a\r\n\n", messages("a")),
+    "no other line endings": (
+        "data: a\x85b\u2028c\u2029d\x0be\x0cf\x1cg\n\n".encode(),
+        messages("a\x85b\u2028c\u2029d\x0be\x0cf\x1cg"),
+    ),
+    "no data resets the type": (b"event: x\n\ndata: a\n\n", messages("a")),
+    "the type is for one event": (
+        b"event: x\ndata: a\n\ndata: b\n\n",
+        [Frame("x", "a", ""), *messages("b")],
+    ),
+    "the last type counts": (b"event: x\nevent: y\ndata: a\n\n", [Frame("y", "a", "")]),
+    "an empty type": (b"event: x\nevent\ndata: a\n\n", messages("a")),
+    "an id persists, also from an event without data": (
+        b"id: 1\ndata: a\n\ndata: b\n\nid: 2\n\ndata: c\n\n",
+        [Frame("message", "a", "1"), Frame("message", "b", "1"), Frame("message", "c", "2")],
+    ),
+    "an id with NUL is ignored": (
+        b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n",
+        [Frame("message", "a", "1"), Frame("message", "b", "1")],
+    ),
+    "NUL elsewhere is kept": (b"data: a\0b\n\n", messages("a\0b")),
+    "unknown fields and comments are ignored": (
+        b"Data: a\n data: b\ndata : c\nfoo: d\n: data: e\nx\ndata: f\n\n",
+        messages("f"),
+    ),
+    "a comment between": (b"data: a\n:\ndata: b\n\n", messages("a\nb")),
+    "an unfinished line": (b"data: a\n\ndata: b", messages("a")),
+    "an unfinished event": (b"data: a\n\ndata: b\n", messages("a")),
+    "one BOM": (BOM + b"data: a\n\n", messages("a")),
+    "a second BOM is content": (BOM + BOM + b"data: a\n\n", messages()),
+    "a BOM on a later line is content": (BOM + b"\n" + BOM + b"data: a\n\n", messages()),
+    "a BOM inside": (b"data: a\n\ndata: " + BOM + b"\n\n", messages("a", "\ufeff")),
+    "half a BOM": (BOM[:2] + b"data: a\n\ndata: b\n\n", messages("b")),
+    "bytes that are not UTF-8": (
+        b"event: \xff\nid: \xc3\ndata: a\xe2\x82b\xf0\x9f\x98\ndata: \xed\xa0\x80\n\n",
+        [Frame("\ufffd", "a\ufffdb\ufffd\n\ufffd\ufffd\ufffd", "\ufffd")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("stream", "frames"), RULES.values(), ids=RULES)
 def test_streams_are_interpreted_by_the_rules_of_the_standard(
-    stream: bytes, frames: List[Tuple[str, str, str]]
+    stream: bytes, frames: List[Frame]
 ) -> None:
     """One rule each, whatever the split."""
     for reads in every_split(stream):
-        assert decode(*reads) == [Frame(*frame) for frame in frames]
+        assert decode(*reads) == frames
 
 
 @pytest.mark.parametrize("ending", [b"\r", b"\n"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
+from operator import methodcaller
 from typing import Any, Callable, List, NamedTuple, Optional
 
 import pytest
@@ -63,6 +65,13 @@ def quiet() -> StreamState:
     return state
 
 
+def ended_by_itself() -> StreamState:
+    """One whose responder has ended, and begins to clean up."""
+    state = waiting()
+    state.responder_ended(True)
+    return state
+
+
 class Row(NamedTuple):
     """A state, an event that happens to it, and what that comes to."""
 
@@ -73,78 +82,49 @@ class Row(NamedTuple):
     action: Action
 
 
+ready = methodcaller("about_to_wait", 1.0, True)
+refused = methodcaller("about_to_wait", 6.0, False)
+ended = methodcaller("responder_ended", True)
+end = methodcaller("end", 1.0, CAUSE)
+left = methodcaller("client_left", 1.0, "disconnected")
+stalled = methodcaller("client_left", 1.0, "stalled")
+taken = methodcaller("taken", 1.0, True)
+torn = methodcaller("torn", 1.0)
+failed = methodcaller("failed", 1.0)
+quiet_for_long = methodcaller("timer", 15.0)
+late = methodcaller("timer", 5.0)
+closed = methodcaller("closed", 1.0, False)
+closed_well = methodcaller("closed", 1.0, True)
+
+noted = partial(sending, noted=True)
+sending_the_end = partial(sending, ended=True)
+stubborn = partial(cleaning_up, insisted=ATTEMPTS + 1)
+unheard = partial(cleaning_up, gone="disconnected")
+unread = partial(cleaning_up, gone="stalled")
+
 ROWS = [
-    Row(Event.READY, waiting, lambda s: s.about_to_wait(1.0, True), SENDING, FLUSH),
-    Row(Event.QUIET, quiet, lambda s: s.timer(15.0), WAITING, HEARTBEAT),
-    Row(Event.ENDED, waiting, lambda s: s.responder_ended(True), CLEANING_UP, NOTHING),
-    Row(Event.END, waiting, lambda s: s.end(1.0, CAUSE), CLEANING_UP, CANCEL),
-    Row(Event.LEFT, waiting, lambda s: s.client_left(1.0, "disconnected"), CLEANING_UP, CANCEL),
-    Row(Event.TAKEN, sending, lambda s: s.taken(1.0, True), WAITING, NOTHING),
-    Row(
-        Event.TAKEN_LATE,
-        lambda: sending(noted=True),
-        lambda s: s.taken(1.0, True),
-        CLEANING_UP,
-        CANCEL,
-    ),
-    Row(
-        Event.TAKEN_ENDED,
-        lambda: sending(ended=True),
-        lambda s: s.taken(1.0, True),
-        CLEANING_UP,
-        NOTHING,
-    ),
-    Row(Event.TORN, sending, lambda s: s.torn(1.0), WAITING, NOTHING),
-    Row(
-        Event.TORN_ENDED,
-        lambda: sending(ended=True),
-        lambda s: s.torn(1.0),
-        CLEANING_UP,
-        NOTHING,
-    ),
-    Row(Event.FAILED, sending, lambda s: s.failed(1.0), CLEANING_UP, CANCEL),
-    Row(Event.LEFT, sending, lambda s: s.client_left(1.0, "stalled"), CLEANING_UP, CANCEL),
-    Row(
-        Event.READY,
-        lambda: ended_by_itself(),
-        lambda s: s.about_to_wait(1.0, True),
-        SENDING,
-        FLUSH,
-    ),
-    Row(Event.INSIST, cleaning_up, lambda s: s.timer(5.0), CLEANING_UP, CANCEL),
-    Row(
-        Event.REFUSED,
-        lambda: cleaning_up(insisted=ATTEMPTS + 1),
-        lambda s: s.about_to_wait(6.0, False),
-        CLEANING_UP,
-        GIVE_UP,
-    ),
-    Row(Event.CLOSED, cleaning_up, lambda s: s.closed(1.0, False), FINISHING, FLUSH),
-    Row(
-        Event.CLOSED_UNHEARD,
-        lambda: cleaning_up(gone="disconnected"),
-        lambda s: s.closed(1.0, False),
-        OVER,
-        NOTHING,
-    ),
-    Row(
-        Event.CLOSED_STALLED,
-        lambda: cleaning_up(gone="stalled"),
-        lambda s: s.closed(1.0, False),
-        OVER,
-        ABORT,
-    ),
-    Row(Event.TAKEN, finishing, lambda s: s.taken(1.0, True), OVER, NOTHING),
-    Row(Event.CLOSED, finishing, lambda s: s.closed(1.0, True), FINISHING, FLUSH),
-    Row(Event.LEFT, finishing, lambda s: s.client_left(1.0, "stalled"), CLEANING_UP, CANCEL),
+    Row(Event.READY, waiting, ready, SENDING, FLUSH),
+    Row(Event.QUIET, quiet, quiet_for_long, WAITING, HEARTBEAT),
+    Row(Event.ENDED, waiting, ended, CLEANING_UP, NOTHING),
+    Row(Event.END, waiting, end, CLEANING_UP, CANCEL),
+    Row(Event.LEFT, waiting, left, CLEANING_UP, CANCEL),
+    Row(Event.TAKEN, sending, taken, WAITING, NOTHING),
+    Row(Event.TAKEN_LATE, noted, taken, CLEANING_UP, CANCEL),
+    Row(Event.TAKEN_ENDED, sending_the_end, taken, CLEANING_UP, NOTHING),
+    Row(Event.TORN, sending, torn, WAITING, NOTHING),
+    Row(Event.TORN_ENDED, sending_the_end, torn, CLEANING_UP, NOTHING),
+    Row(Event.FAILED, sending, failed, CLEANING_UP, CANCEL),
+    Row(Event.LEFT, sending, stalled, CLEANING_UP, CANCEL),
+    Row(Event.READY, ended_by_itself, ready, SENDING, FLUSH),
+    Row(Event.INSIST, cleaning_up, late, CLEANING_UP, CANCEL),
+    Row(Event.REFUSED, stubborn, refused, CLEANING_UP, GIVE_UP),
+    Row(Event.CLOSED, cleaning_up, closed, FINISHING, FLUSH),
+    Row(Event.CLOSED_UNHEARD, unheard, closed, OVER, NOTHING),
+    Row(Event.CLOSED_STALLED, unread, closed, OVER, ABORT),
+    Row(Event.TAKEN, finishing, taken, OVER, NOTHING),
+    Row(Event.CLOSED, finishing, closed_well, FINISHING, FLUSH),
+    Row(Event.LEFT, finishing, stalled, CLEANING_UP, CANCEL),
 ]
-
-
-def ended_by_itself() -> StreamState:
-    """One whose responder has ended, and begins to clean up."""
-    state = waiting()
-    state.responder_ended(True)
-    return state
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.before().phase.name} {row.event.name}")
@@ -170,7 +150,7 @@ def test_nothing_happens_to_a_stream_that_is_over() -> None:
             assert (row.happens(state) or NOTHING, state.phase) == (NOTHING, OVER), row
 
 
-@pytest.mark.parametrize("state", [sending(noted=True), sending(ended=True), finishing()])
+@pytest.mark.parametrize("state", [noted(), sending_the_end(), finishing()])
 def test_an_end_that_comes_late_tears_nothing(state: StreamState) -> None:
     """The first cause holds, and a reply that is complete stays so."""
     cause, phase = state.cause, state.phase
