@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
-import inspect
 import sys
 import types
 from typing import Any, Awaitable, Callable, Coroutine, Generator, List, Optional, TypeVar, cast
@@ -19,33 +17,9 @@ from omniforge_chat.core.cancellation import cancellations
 from omniforge_chat.core.driver import Abandoned, BeforeWait, Driver, checkpoint, see_out
 
 from ..support.constants import PATIENCE
+from ..support.loops import cancelled, in_each_loop, unfinished, waiting
 
 T = TypeVar("T")
-
-
-def in_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an `async` test in each kind of event loop, which nothing may be left in."""
-
-    @functools.wraps(test)
-    def run(kind: str, **options: Any) -> None:
-        loop: asyncio.AbstractEventLoop = pytest.importorskip(kind).new_event_loop()
-        troubles: List[Any] = []
-        loop.set_exception_handler(lambda _, context: troubles.append(context))
-        try:
-            loop.run_until_complete(asyncio.wait_for(test(**options), PATIENCE))
-            assert not asyncio.all_tasks(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-            assert not troubles
-        finally:
-            loop.close()
-
-    kind = inspect.Parameter("kind", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # pytest reads it
-        [*inspect.signature(test).parameters.values(), kind]
-    )
-    run_in_each: Callable[..., None] = pytest.mark.parametrize("kind", ["asyncio", "uvloop"])(run)
-    return run_in_each
 
 
 def nothing() -> None:
@@ -67,29 +41,6 @@ class Waits:
 def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait = nothing) -> Awaitable[T]:
     """Run `coroutine` by a driver of its own."""
     return Driver().run(coroutine, before_wait)
-
-
-async def waiting(awaitable: Awaitable[T]) -> asyncio.Task[T]:
-    """A task for `awaitable`, which has come to its first wait."""
-
-    async def work() -> T:
-        return await awaitable
-
-    task = asyncio.ensure_future(work())
-    await asyncio.sleep(0)
-    return task
-
-
-async def cancelled(task: asyncio.Task[Any]) -> None:
-    """Cancel `task`, and see it end so."""
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-def unfinished() -> asyncio.Future[Any]:
-    """A future that nothing finishes but the test."""
-    return asyncio.get_running_loop().create_future()
 
 
 async def swallowing(awaited: Awaitable[object], result: str) -> str:
@@ -666,8 +617,8 @@ async def test_a_clean_up_is_not_cut_short_however_often_it_is_cancelled() -> No
 
     task = await waiting(interruptible(work()))
     for _ in range(10):
-        task.cancel()
         await asyncio.sleep(0)
+        task.cancel()
     assert passed == ["turn"]
     future.set_result(None)
     with pytest.raises(asyncio.CancelledError):

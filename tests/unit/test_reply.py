@@ -244,11 +244,7 @@ class Refused(ChatError):
     ("raised", "code", "message"),
     [
         (ChatError("Ask me tomorrow"), "processing_error", "Ask me tomorrow"),
-        (
-            ChatError("Slow down", code="upstream_rate_limited"),
-            "upstream_rate_limited",
-            "Slow down",
-        ),
+        (ChatError("Slow down", code="rate_limited"), "rate_limited", "Slow down"),
         (Refused("Nothing left"), "quota_exceeded", "Nothing left"),
         (Refused("Nothing left", code="special"), "special", "Nothing left"),
         (ChatError(Text("marked up"), code=Code.BUSY), "busy", "marked up"),
@@ -362,6 +358,7 @@ def test_the_text_of_an_unexpected_exception_is_logged_and_not_shown(
 
 NO_TEXT = "a responder yields str, Usage or Finish, not "
 NO_COUNT = "a whole number >= 0, not "
+NO_BOOL: Any = "no"
 COUNTS: List[Any] = [-1, 1.5, True, "7", None]
 
 
@@ -470,11 +467,7 @@ class Watched:
         pytest.param(["a", ChatError("no")], ChatError, id="failed on purpose"),
         pytest.param(["a", b"b", "c"], GeneratorExit, id="yielded what is no text"),
         pytest.param(["a", Usage(-1), "c"], GeneratorExit, id="reported what is no count"),
-        pytest.param(
-            ["a", Usage(1, estimated="no"), "c"],  # type: ignore[arg-type]  # which is the point
-            GeneratorExit,
-            id="reported an estimate that is none",
-        ),
+        pytest.param(["a", Usage(1, estimated=NO_BOOL), "c"], GeneratorExit, id="no estimate"),
     ],
 )
 def test_a_reply_that_ended_has_closed_its_responder(

@@ -171,11 +171,10 @@ def test_pieces_wait_for_the_last_frame_if_a_send_was_cancelled_from_outside() -
 # Timers
 
 
-def slow(*, noted: bool) -> StreamState:
-    """One whose client is slow to take a piece, when the drain comes after 20 seconds or not."""
+def slow() -> StreamState:
+    """One whose client is slow to take a piece, when the drain comes after 20 seconds."""
     state = sending()
-    if noted:
-        state.end(20.0, CAUSE)
+    state.end(20.0, CAUSE)
     return state
 
 
@@ -192,8 +191,8 @@ def beating() -> StreamState:
         pytest.param(waiting(), 60.0, id="the first chunk"),
         pytest.param(quiet(), 15.0, id="a heartbeat"),
         pytest.param(beating(), 45.0, id="a heartbeat that is not taken"),
-        pytest.param(slow(noted=False), 30.0, id="a slow client"),
-        pytest.param(slow(noted=True), 25.0, id="a slow client, and the end is decided"),
+        pytest.param(sending(), 30.0, id="a slow client"),
+        pytest.param(slow(), 25.0, id="a slow client, and the end is decided"),
         pytest.param(cleaning_up(), 5.0, id="the end of the clean-up"),
         pytest.param(cleaning_up(insisted=1), 5.0 + ATTEMPT_SECONDS, id="the next attempt"),
         pytest.param(ended_by_itself(), 60.0, id="its clean-up has not waited yet"),
