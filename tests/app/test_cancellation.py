@@ -374,3 +374,46 @@ async def test_streams_may_wait_for_the_same_thing(shared: str) -> None:
     for line in lines:
         await line.end()
         assert (line.said, line.told) == ("ab", "done")
+
+
+@timeless
+async def test_closing_has_its_limit_if_a_send_was_cancelled_after_the_end_was_decided() -> None:
+    """Nothing else would end a responder that does not."""
+    script = Script("a", 1, "b", FOREVER, clean_up=lambda: asyncio.sleep(FOREVER))
+    line = Line(script, **OFF)
+    await line.until("a")
+    line.stop_reading()
+    await passing(2)
+    line.drain(0)
+    await passing(1)
+    line.cancel()
+    await settle()
+    line.read_on()
+    assert await line.end(cancelled=COUNTS_CANCELLATIONS) == 3 + 5
+    assert (line.said, line.told) == ("ab", "shutting_down")
+
+
+@timeless
+async def test_closing_a_cancellation_from_outside_is_passed_on_if_the_responder_has_failed() -> (
+    None
+):
+    """That it has failed is no decision of the stream's, on any Python."""
+
+    class Failing:
+        def __init__(self, turn: Turn) -> None:
+            self._texts = ["a"]
+
+        def __aiter__(self) -> Failing:
+            return self
+
+        async def __anext__(self) -> str:
+            return self._texts.pop()
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(3)
+
+    line = Line(Failing)
+    await line.until("a")
+    line.cancel()
+    assert await line.end(cancelled=True) == 0
+    assert line.told == "processing_error"

@@ -16,7 +16,7 @@ from omniforge_chat.stream.deadline import Deadline
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.answers import last, refusal
-from ..support.app import Exchange
+from ..support.app import HandDrivenRequest
 from ..support.timeless import now, passing, settle, timeless
 
 
@@ -194,13 +194,13 @@ async def _read(lifecycle: Lifecycle, receive: Any) -> bytes:
 async def test_a_body_that_is_still_coming_when_the_drain_ends_is_refused() -> None:
     """A client that sends slowly would hold the process up as much as a reply does."""
     app = create_app(placeholder, settings=Settings())
-    exchange = Exchange(parts=[_part(b'{"message"', more=True)])
-    task = asyncio.ensure_future(exchange.run(app))
+    request = HandDrivenRequest(parts=[_part(b'{"message"', more=True)])
+    task = asyncio.ensure_future(request.run(app))
     await settle()
     assert app.open_streams == 1
     await app.drain(5)
-    assert refusal(*exchange.json())[:2] == (503, "shutting_down")
-    assert int(exchange.headers["retry-after"]) >= 1
+    assert refusal(*request.json())[:2] == (503, "shutting_down")
+    assert int(request.headers["retry-after"]) >= 1
     assert app.open_streams == 0
     await task
 
@@ -211,21 +211,21 @@ async def test_a_body_that_arrives_within_the_drain_s_time_is_answered() -> None
     app = create_app(placeholder, settings=Settings())
     arrived = asyncio.Event()
 
-    class Slow(Exchange):
+    class Slow(HandDrivenRequest):
         async def receive(self) -> Message:
             if self.received:
                 await arrived.wait()
             return await super().receive()
 
-    exchange = Slow(parts=[_part(b'{"message"', more=True), _part(b':"hi"}', more=False)])
-    task = asyncio.ensure_future(exchange.run(app))
+    request = Slow(parts=[_part(b'{"message"', more=True), _part(b':"hi"}', more=False)])
+    task = asyncio.ensure_future(request.run(app))
     await settle()
     drain = asyncio.ensure_future(app.drain(5))
     await passing(2)
     arrived.set()
     await drain
     await task
-    assert last(exchange.frames)[0] == "done"
+    assert last(request.frames)[0] == "done"
 
 
 @timeless

@@ -24,7 +24,7 @@ from omniforge_chat.core.reply import BUFFER_BYTES, BUFFER_SECONDS
 from omniforge_chat.core.sse import HEARTBEAT, Decoder
 
 from ..support.answers import last, text
-from ..support.app import Exchange
+from ..support.app import HandDrivenRequest
 from ..support.constants import PATIENCE
 from ..support.line import FOREVER, OFF, Line, Script, Step, computing
 from ..support.timeless import clock, passing, settle, timeless
@@ -294,10 +294,10 @@ def test_eager_tasks_change_nothing() -> None:
         await asyncio.sleep(0.2)
         yield "b"
 
-    async def main() -> Exchange:
+    async def main() -> HandDrivenRequest:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
-        made = Exchange()
+        made = HandDrivenRequest()
         app = create_app(respond, settings=Settings(heartbeat_interval=0.03))
         await asyncio.wait_for(made.run(app), PATIENCE)
         return made

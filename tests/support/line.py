@@ -13,7 +13,7 @@ from omniforge_chat.core.sse import HEARTBEAT
 from omniforge_chat.stream.response import ABORT
 
 from .answers import last, text
-from .app import Exchange
+from .app import HandDrivenRequest
 from .logs import Records
 from .timeless import clock, now, passing, settle
 
@@ -101,7 +101,7 @@ TOLD = {
 CAUSES = ["leave", "drain", "deadline", "cancel"]
 
 
-class Line(Exchange):
+class Line(HandDrivenRequest):
     """One chat, between a test that is the client and the server, and an app of its own.
 
     The client reads, until `stop_reading`; as with uvicorn, a `send` then waits before it takes

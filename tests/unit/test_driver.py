@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import sys
 import types
+import weakref
 from typing import Any, Awaitable, Callable, Coroutine, Generator, List, Optional, TypeVar, cast
 
 import anyio
@@ -14,7 +16,7 @@ import anyio.to_thread
 import pytest
 
 from omniforge_chat.core.cancellation import cancellations
-from omniforge_chat.core.driver import Abandoned, BeforeWait, Driver, checkpoint, see_out
+from omniforge_chat.core.driver import Abandoned, checkpoint, drive, see_out
 
 from ..support.constants import PATIENCE
 from ..support.loops import cancelled, in_each_loop, unfinished, waiting
@@ -36,11 +38,6 @@ class Waits:
     def __call__(self) -> Optional[Awaitable[None]]:
         self.count += 1
         return self._act()
-
-
-def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait = nothing) -> Awaitable[T]:
-    """Run `coroutine` by a driver of its own."""
-    return Driver().run(coroutine, before_wait)
 
 
 async def swallowing(awaited: Awaitable[object], result: str) -> str:
@@ -79,7 +76,7 @@ async def test_what_the_coroutine_raises_is_raised() -> None:
 
     for wait in (False, True):
         with pytest.raises(LookupError, match="mine"):
-            await drive(work(wait))
+            await drive(work(wait), nothing)
 
 
 @in_each_loop
@@ -96,7 +93,7 @@ async def test_what_a_wait_brings_or_fails_with_reaches_the_coroutine() -> None:
         await asyncio.sleep(0.001)
         return int(await brings) + await asyncio.ensure_future(asyncio.sleep(0, 2))
 
-    assert await drive(work()) == 42
+    assert await drive(work(), nothing) == 42
 
 
 @in_each_loop
@@ -113,7 +110,7 @@ async def test_what_no_event_loop_can_wait_for_fails_in_the_coroutine() -> None:
         await asyncio.sleep(0)
         return "went on"
 
-    assert await drive(work()) == "went on"
+    assert await drive(work(), nothing) == "went on"
 
 
 # The hook
@@ -235,7 +232,7 @@ async def test_cancellation_from_outside_reaches_the_coroutine(where: str) -> No
 @in_each_loop
 async def test_a_coroutine_may_swallow_a_cancellation_and_end_in_its_own_way() -> None:
     """It is its own affair, as in any task."""
-    task = await waiting(drive(swallowing(unfinished(), "survived")))
+    task = await waiting(drive(swallowing(unfinished(), "survived"), nothing))
     task.cancel()
     assert await task == "survived"
 
@@ -254,7 +251,7 @@ async def test_an_awaited_task_is_cancelled_with_the_coroutine_that_awaits_it() 
             cleans_up.set()
             await asyncio.shield(shielded)
 
-    task = await waiting(drive(work()))
+    task = await waiting(drive(work(), nothing))
     task.cancel()
     await cleans_up.wait()
     await cancelled(task)
@@ -277,39 +274,6 @@ async def test_an_awaited_task_that_outlives_its_cancellation_is_waited_for() ->
     task.cancel()
     assert await task == "after all"
     assert waits.count == 2  # at the wait, and at the cancellation that did not end it
-
-
-@pytest.mark.parametrize("where", ["a future", "a bare turn", "a future that is done", "the hook"])
-@in_each_loop
-async def test_a_driver_cancels_the_wait_and_not_the_task(where: str) -> None:
-    """So the task's own count of cancellations stays the count of those from outside."""
-    driver, future = Driver(), unfinished()
-    hooks: List[Awaitable[str]] = []
-
-    async def block() -> None:
-        await hooks.pop()
-        raise asyncio.CancelledError
-
-    def cancel() -> None:
-        if where == "a future that is done":
-            future.set_result(None)
-        driver.cancel()
-
-    if where == "the hook":
-        hooks.append(swallowing(unfinished(), "cancelled"))
-    asyncio.get_running_loop().call_soon(cancel)
-    work = swallowing(checkpoint() if where == "a bare turn" else future, "cancelled")
-    assert await driver.run(work, lambda: block() if hooks else None) == "cancelled"
-    assert cancellations(asyncio.current_task()) == 0
-
-
-@in_each_loop
-async def test_a_cancellation_within_the_hook_is_delivered_at_that_wait() -> None:
-    """The drain may have ended in the very moment in which a stream begins to wait."""
-    driver = Driver()
-    hooks = [driver.cancel]
-    work = swallowing(unfinished(), "cancelled")
-    assert await driver.run(work, lambda: hooks.pop()() if hooks else None) == "cancelled"
 
 
 # Giving up
@@ -478,7 +442,7 @@ if sys.version_info >= (3, 11):  # which brought asyncio.timeout and asyncio.Tas
 @in_each_loop
 async def test_what_people_use_works_inside(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """A driven coroutine is no special case to any library."""
-    await drive(work())
+    await drive(work(), nothing)
     assert cancellations(asyncio.current_task()) == 0
 
 
@@ -503,7 +467,7 @@ async def test_a_cancelled_anyio_task_group_inside_ends_with_its_children() -> N
         finally:
             seen.append("parent")
 
-    task = await waiting(drive(work()))
+    task = await waiting(drive(work(), nothing))
     await started.wait()
     await cancelled(task)
     assert seen == ["child", "parent"]
@@ -538,7 +502,7 @@ async def test_it_is_one_task_and_one_context() -> None:
         seen.append(asyncio.current_task())
         name.set("set inside")
 
-    await drive(work())
+    await drive(work(), nothing)
     assert seen == [asyncio.current_task()] * 2
     assert name.get() == "set inside"
 
@@ -641,3 +605,34 @@ async def test_another_error_gets_in_and_what_it_becomes_comes_out() -> None:
     awaited = steps.send(None)
     with pytest.raises(OSError, match="closed"):
         await see_out(steps, awaited, KeyError())
+
+
+# Memory
+
+
+@in_each_loop
+@pytest.mark.parametrize("way", ["driven", "seen out"])
+async def test_a_cancelled_coroutine_is_freed_without_a_collection(way: str) -> None:
+    """Its exception knows its frames; none of these may know the exception."""
+
+    class Held:
+        pass
+
+    async def work() -> None:
+        mine = Held()
+        held.append(weakref.ref(mine))
+        await unfinished()
+
+    async def see() -> None:
+        await (drive(work(), nothing) if way == "driven" else interruptible(work()))
+
+    held: List[Any] = []
+    gc.disable()
+    try:
+        task = await waiting(see())
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+        assert held[0]() is None
+    finally:
+        gc.enable()

@@ -115,3 +115,12 @@ def test_only_the_command_line_needs_what_only_it_needs() -> None:
     for room in set(ROOMS) - {"server", "cli"}:
         for path in ROOMS[room]:
             assert not _tops(path) & {"uvicorn", "argparse", "multiprocessing", "signal"}, path.name
+
+
+def test_a_module_can_be_read_in_one_sitting() -> None:
+    """One noun each: a module that is longer has two, and is a room."""
+    for path in SOURCES:
+        assert len(path.read_text("utf-8").splitlines()) <= 320, path
+        for node in ast.walk(SOURCES[path]):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"

@@ -1,0 +1,79 @@
+"""A request that is over is gone: nothing of it waits for the garbage collector."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import weakref
+from typing import Any, AsyncIterator, Dict, List
+
+import pytest
+from starlette.types import Message
+
+from omniforge_chat import Settings, Turn, create_app
+from omniforge_chat.errors import UpstreamError
+
+from ..support.app import HandDrivenRequest
+from ..support.constants import PATIENCE
+from ..support.line import FOREVER
+
+
+class Lost(HandDrivenRequest):
+    """A request of a client that takes nothing once it is gone; it `began` with its first text."""
+
+    def __init__(self, **request: Any) -> None:
+        super().__init__(**request)
+        self.began = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        if "body" in message:
+            self.began.set()
+        if self.gone.is_set():
+            raise OSError("gone")
+        await super().send(message)
+
+
+@pytest.mark.parametrize("end", ["done", "fails", "left", "lost", "limit", "cancel", "body"])
+def test_a_request_that_is_over_is_freed_at_once(end: str) -> None:
+    """A collection may be a long time off, and a host may have switched it off."""
+    ticks = itertools.count()
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if end == "fails":
+            raise UpstreamError("no answer")
+        while end == "lost":
+            await asyncio.sleep(0)
+            yield f"{next(ticks)}"
+        if end != "done":
+            await asyncio.sleep(FOREVER)
+
+    async def run() -> Any:
+        limits: Dict[str, Any] = {"idle_timeout" if end == "limit" else "body_timeout": 0.01}
+        app = create_app(respond, settings=Settings(**limits))
+        parts: List[Message] = (
+            [{"type": "http.request", "body": b"", "more_body": True}] if end == "body" else []
+        )
+        made = Lost(parts=parts)
+        task = asyncio.ensure_future(made.run(app))
+        if end in ("left", "lost", "cancel"):
+            await made.began.wait()
+        if end in ("left", "lost"):
+            made.gone.set()
+        if end == "cancel":
+            task.cancel()
+        await asyncio.wait([task], timeout=PATIENCE)
+        assert task.done()
+        del task
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return weakref.ref(made)
+
+    gc.disable()
+    try:
+        assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
