@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Type
 
 import pytest
 from starlette.types import Message
@@ -61,12 +61,10 @@ async def test_a_send_that_raises_oserror_tells_that_the_client_has_left(
     assert (line.outcome, line.aborts) == ("disconnected", 0)
 
 
-@pytest.mark.parametrize(
-    ("error", "troubles"), [(OSError(), []), (LookupError(), ["receive failed"])]
-)
+@pytest.mark.parametrize(("error", "troubles"), [(OSError, []), (LookupError, ["receive failed"])])
 @timeless
 async def test_a_receive_that_raises_tells_that_the_client_has_left(
-    error: Exception, troubles: List[str]
+    error: Type[Exception], troubles: List[str]
 ) -> None:
     """Some servers say it so; if it is a bug, nobody would notice the leaving any more."""
 
