@@ -155,7 +155,8 @@ async def test_a_responder_that_swallows_and_goes_on_yielding_is_not_read(
     assert await line.end() == 10
     assert swallowed == 1
     assert (line.said, line.told) == ("a", TOLD[cause])
-    assert vars(line.records.all[-1])["chat"]["chunks"] == 1
+    chat = vars(line.records.all[-1])["chat"]
+    assert (chat["chunks"], chat["tokens"]) == (1, 1)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -180,11 +181,9 @@ async def test_what_a_responder_makes_of_its_cancellation_does_not_change_the_en
     assert line.troubles == ["responder failed to end"] * fails
 
 
-@pytest.mark.parametrize(("cause", "took", "told"), [("leave", 13, None), ("drain", 13, "timeout")])
+@pytest.mark.parametrize(("cause", "told"), [("leave", None), ("drain", "timeout")])
 @timeless
-async def test_closing_a_second_cause_changes_nothing(
-    cause: str, took: float, told: Optional[str]
-) -> None:
+async def test_closing_a_second_cause_changes_nothing(cause: str, told: Optional[str]) -> None:
     """The first decides the end, if there is still somebody to tell; nothing is cancelled again."""
     script = Script("a", FOREVER, clean_up=3)
     line = await ended_by("deadline", script, total_timeout=12)
@@ -265,6 +264,7 @@ async def test_a_cancellation_that_nobody_asked_for_is_the_responder_s_error(how
     if COUNTS_CANCELLATIONS:
         assert line.told == "processing_error"
         assert line.troubles == ["reply failed"]
+        assert line.records.all[0].exc_info
     else:
         assert line.told == "shutting_down"
 

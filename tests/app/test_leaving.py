@@ -75,6 +75,7 @@ async def test_a_receive_that_raises_tells_that_the_client_has_left(
     assert await line.end() == 0
     assert line.script.closed is not None
     assert (line.outcome, line.troubles) == ("disconnected", troubles)
+    assert troubles == [] or line.records.all[0].exc_info
 
 
 @timeless
