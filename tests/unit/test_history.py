@@ -121,9 +121,9 @@ def test_a_bound_of_no_use_is_named(bounds: Dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("characters", "kept"), [(-5, ""), (0, ""), (3, ""), (4, "cd"), (7, "cd"), (8, "abcd")]
+    ("characters", "kept"), [(-5, ""), (0, ""), (1, ""), (2, "cd"), (5, "cd"), (6, "abcd")]
 )
 def test_the_window_is_the_newest_whole_turns_that_fit(characters: int, kept: str) -> None:
     """A model is sent what it can hold, and never an answer without its question."""
-    messages = [*said("aa", "bb"), *said("cc", "dd")]
+    messages = [*said("aa", "bb"), *said("c", "d")]
     assert "".join(message.content[0] for message in window(messages, characters)) == kept
