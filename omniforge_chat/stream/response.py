@@ -79,12 +79,12 @@ class EventStream:
         self._unsent = unsent
         self._reply = Reply(turn)
         self._state = StreamState(settings, monotonic())
+        self._beat: Optional[asyncio.Task[None]] = None
 
     # A stream has these once it has waited.
     _cancellation: Optional[Cancellation] = None
     _watcher: Optional[asyncio.Task[None]] = None
     _timer: Optional[asyncio.TimerHandle] = None
-    _beat: Optional[asyncio.Task[None]] = None
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""

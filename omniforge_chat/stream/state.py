@@ -46,28 +46,29 @@ class StreamState:
     responder does.
     """
 
+    # All are set for each stream, though one that never waits needs few. To read a default of the
+    # class costs more than to set it, and for each token there are ten such reads: that was 6 % of
+    # a short reply's stream and of a paced token (`make bench`, short and paced, with `--before`).
     def __init__(self, limits: Settings, now: float) -> None:
         self._limits = limits
         self.started = now
         self.stopped = False
-
-    # A stream begins with these; one that never waits leaves most of them as they are.
-    phase = _W
-    begun = False  # the start of the response was sent
-    was_torn = False  # a send was cancelled
-    cause: Optional[ChatError] = None
-    gone: Optional[str] = None
-    attempts = 0  # how often a responder that refuses to end was cancelled again
-    _shown = False  # something was sent behind the start, without which servers hold it
-    _ended = False  # the responder has ended
-    _decided = False  # and it is decided which event ends the reply
-    _beating = False  # a heartbeat is on its way
-    _idle_since: Optional[float] = None  # the last piece was taken
-    _quiet_since = inf  # the last frame was taken
-    _sending_since: Optional[float] = None
-    _cleaning_since: Optional[float] = None
-    _end_at: Optional[float] = None  # the end was decided before it came
-    _unsent = 0  # bytes, at the last look
+        self.phase = _W
+        self.begun = False  # the start of the response was sent
+        self.was_torn = False  # a send was cancelled
+        self.cause: Optional[ChatError] = None
+        self.gone: Optional[str] = None
+        self.attempts = 0  # how often a responder that refuses to end was cancelled again
+        self._shown = False  # something was sent behind the start, without which servers hold it
+        self._ended = False  # the responder has ended
+        self._decided = False  # and it is decided which event ends the reply
+        self._beating = False  # a heartbeat is on its way
+        self._idle_since: Optional[float] = None  # the last piece was taken
+        self._quiet_since = inf  # the last frame was taken
+        self._sending_since: Optional[float] = None
+        self._cleaning_since: Optional[float] = None
+        self._end_at: Optional[float] = None  # the end was decided before it came
+        self._unsent = 0  # bytes, at the last look
 
     def _on(self, event: Event) -> Action:
         self.phase, action = TABLE[self.phase][event]
