@@ -107,6 +107,8 @@ class StreamState:
 
         If it is not `decided` how the reply ends, it ends with `cause`.
         """
+        if not self._ended:
+            self._on(_ENDED)  # nobody has told: the event loop is closed, say
         self._ended = self._decided = True
         if self._cleaning_since is not None:
             self._cleaning_since = None

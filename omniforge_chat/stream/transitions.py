@@ -84,6 +84,7 @@ TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
     (_S, Event.TORN): (_W, _NOTHING),
     (_S, Event.TORN_ENDED): (_C, _NOTHING),
     (_S, Event.FAILED): (_C, _CANCEL),
+    (_S, Event.ENDED): (_C, _NOTHING),
     (_S, Event.LEFT): (_C, _CANCEL),
     (_C, Event.READY): (_S, _FLUSH),
     (_C, Event.INSIST): (_C, _CANCEL),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import subprocess
+import sys
 import weakref
 from typing import Any, AsyncIterator, Dict, List
 
@@ -16,6 +18,7 @@ from omniforge_chat.errors import UpstreamError
 
 from ..support.app import HandDrivenRequest
 from ..support.constants import PATIENCE
+from ..support.docs import ROOT
 from ..support.line import FOREVER
 
 
@@ -77,3 +80,28 @@ def test_a_request_that_is_over_is_freed_at_once(end: str) -> None:
         assert asyncio.run(run())() is None
     finally:
         gc.enable()
+
+
+PENDING = """
+import gc
+from tests.support.line import stuck
+from tests.support.timeless import timeless
+
+async def main():
+    line = await stuck("STAGE")
+    raise KeyError
+
+try:
+    timeless(main)()
+except KeyError:
+    pass
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize("stage", ["nothing", "frame"])
+def test_an_event_loop_that_is_closed_under_a_chat_holds_nobody_up(stage: str) -> None:
+    """A host may leave without a farewell; then Python closes the chat, and there is no loop."""
+    command = [sys.executable, "-W", "ignore", "-c", PENDING.replace("STAGE", stage)]
+    done = subprocess.run(command, cwd=ROOT, timeout=PATIENCE, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -114,6 +114,7 @@ ROWS = [
     Row(Event.TORN, sending, torn, WAITING, NOTHING),
     Row(Event.TORN_ENDED, sending_the_end, torn, CLEANING_UP, NOTHING),
     Row(Event.FAILED, sending, failed, CLEANING_UP, CANCEL),
+    Row(Event.ENDED, sending, lambda s: s.responder_ended(True), CLEANING_UP, NOTHING),
     Row(Event.LEFT, sending, stalled, CLEANING_UP, CANCEL),
     Row(Event.READY, ended_by_itself, ready, SENDING, FLUSH),
     Row(Event.INSIST, cleaning_up, late, CLEANING_UP, CANCEL),
@@ -166,6 +167,14 @@ def test_pieces_wait_for_the_last_frame_if_a_send_was_cancelled_from_outside() -
     assert state.was_torn
     assert state.about_to_wait(2.0, True, True) is NOTHING
     assert state.about_to_wait(2.0, True) is FLUSH
+
+
+@pytest.mark.parametrize("before", [waiting, sending])
+def test_a_responder_whose_end_nobody_has_told_is_closed_all_the_same(
+    before: Callable[[], StreamState],
+) -> None:
+    """An event loop that is closed under a stream tears all that would have told it."""
+    assert before().closed(1.0, False) is FLUSH
 
 
 # Timers
