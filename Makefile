@@ -42,8 +42,8 @@ test-fast: install ## Run those of the modules and of the app, in half a minute
 	$(BIN)/python -m pytest tests/unit tests/app
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
-test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools (Python 3.10 or newer)
-	$(BIN)/python -m pytest tests/compat
+test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools, and the long ones (Python 3.10 or newer)
+	$(BIN)/python -m pytest tests/compat tests/long
 test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser
 
