@@ -6,7 +6,7 @@ reads with it, and `conversations` stores what passes through. The modules:
 - `reply`: Reply, and `converse`, which runs a responder into it.
 - `sse`: events to bytes, and bytes to frames.
 - `driver`: drives a coroutine by hand, to act at the moment when it is about to wait.
-- `cancellation`: tells who has cancelled a task.
+- `cancellation`: cancels a task, and tells that from the cancellations of others.
 """
 
 from .reply import Item, Reply, Responder, converse

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, List
 
 import pytest
 
@@ -118,49 +117,42 @@ TOOLS = {
 }
 
 
-def _spans(script: str, directory: Path) -> List[Any]:
+def _printed(*command: str, directory: Path, **variables: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join([ASK, OPENTELEMETRY, textwrap.dedent(script)])],
+        command,
         cwd=directory,
-        # Nothing is sent anywhere.
-        env=environment(
-            DD_INSTRUMENTATION_TELEMETRY_ENABLED="false",
-            DD_REMOTE_CONFIGURATION_ENABLED="false",
-            DD_TRACE_AGENT_URL="http://127.0.0.1:9",
-        ),
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=3 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: List[Any] = json.loads(done.stdout)
-    return found
+    return done.stdout
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tool_around_the_app_sees_the_chat_and_its_route(tool: str, tmp_path: Path) -> None:
     """asgiref and ddtrace take an app whose `__call__` is a plain function for one of ASGI 2."""
-    assert ["POST /api/v1/chat", "/api/v1/chat"] in _spans(TOOLS[tool], tmp_path)
+    script = "\n".join([ASK, OPENTELEMETRY, textwrap.dedent(TOOLS[tool])])
+    nothing_is_sent = {
+        "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
+        "DD_REMOTE_CONFIGURATION_ENABLED": "false",
+        "DD_TRACE_AGENT_URL": "http://127.0.0.1:9",
+    }
+    printed = _printed(sys.executable, "-c", script, directory=tmp_path, **nothing_is_sent)
+    assert ["POST /api/v1/chat", "/api/v1/chat"] in json.loads(printed)
 
 
-def test_the_command_line_under_opentelemetry_instrument_answers(tmp_path: Path) -> None:
-    """Nothing of the service's own has to be touched for it."""
+def test_a_service_under_opentelemetry_instrument_answers(tmp_path: Path) -> None:
+    """Nothing has to be touched for it: `create_app()` is the app that the service runs."""
     script = tmp_path / "asked.py"
-    script.write_text(
-        ASK + "\nfrom omniforge_chat import create_app\nasyncio.run(ask(create_app()))"
+    run = "from omniforge_chat import create_app\nasyncio.run(ask(create_app()))\n"
+    script.write_text(f"{ASK}\n{run}")
+    instrument = Path(sys.executable).with_name("opentelemetry-instrument")
+    exporters = {"TRACES": "console", "METRICS": "none", "LOGS": "none"}
+    variables = {f"OTEL_{name}_EXPORTER": value for name, value in exporters.items()}
+    printed = _printed(
+        str(instrument), sys.executable, str(script), directory=tmp_path, **variables
     )
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("opentelemetry-instrument")), sys.executable, script],
-        env=environment(
-            OTEL_TRACES_EXPORTER="console",
-            OTEL_METRICS_EXPORTER="none",
-            OTEL_LOGS_EXPORTER="none",
-        ),
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '"http.route": "/api/v1/chat"' in done.stdout
+    assert '"http.route": "/api/v1/chat"' in printed
