@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Most tests wait for events, so three at a time suit two cores as well.
+PARALLEL := -n 3 --dist worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 PACKAGE := --editable '.[fast,providers]'
 
@@ -37,9 +39,9 @@ run-llm: $(VENV)/.weights ## The same with a real model behind it, SmolLM2, on t
 	$(BIN)/python -m tests.llm
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest
-test-fast: install ## Run those of the modules and of the app, in half a minute
-	$(BIN)/python -m pytest tests/unit tests/app
+	$(BIN)/python -m pytest $(PARALLEL)
+test-fast: install ## Run those of the modules and of the app, in seconds
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/app
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
 test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools, and the long ones (Python 3.10 or newer)
@@ -58,7 +60,7 @@ check: install ## Check format, style, types and the files of .github
 
 coverage: install ## Run the tests, and fail if they leave more of the package untried than before
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest $(PARALLEL)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 97
 
