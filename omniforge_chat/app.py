@@ -21,7 +21,7 @@ from .conversations.memory import MemoryHistory
 from .conversations.protocol import History
 from .core.reply import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
-from .http.routes import FAILURE_LOGGED, chat_routes, error_response, internal_error
+from .http import FAILURE_LOGGED, chat_routes, error_response, internal_error
 from .logs import logger
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder

@@ -4,6 +4,8 @@
 (`validation`) and the OpenAPI document (`openapi`) are private to this room.
 """
 
-from .routes import chat_routes, error_response, internal_error
+from .chat import FAILURE_LOGGED
+from .responses import error_response, internal_error
+from .routes import chat_routes
 
-__all__ = ["chat_routes", "error_response", "internal_error"]
+__all__ = ["FAILURE_LOGGED", "chat_routes", "error_response", "internal_error"]

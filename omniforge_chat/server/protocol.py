@@ -29,7 +29,7 @@ if sys.platform == "linux":
 from starlette.types import Receive, Scope, Send
 
 from ..errors import RequestError
-from ..http.routes import error_response
+from ..http import error_response
 from ..request_id import request_id
 from ..stream.response import ABORT, UNSENT
 from .rules import LINGER_SECONDS, READ_AHEAD_BYTES

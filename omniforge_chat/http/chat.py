@@ -1,0 +1,120 @@
+"""The chat: a request in; a stream, or an error, out."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Optional, Tuple
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..conversations.protocol import History
+from ..conversations.turn import ConversationTurn, late_history
+from ..core.reply import Responder
+from ..errors import RequestError, RequestTimeout
+from ..logs import logger
+from ..models import Message, Turn
+from ..request_id import request_id
+from ..settings import Settings
+from ..stream.deadline import Deadline
+from ..stream.lifecycle import Lifecycle
+from ..stream.response import ABORT, UNSENT, EventStream
+from . import validation
+from .responses import error_response, internal_error
+
+FAILURE_LOGGED = "omniforge_chat.failure_logged"
+"""The key that is set in a request's scope when its failure is logged: nobody logs it again."""
+
+
+class ChatEndpoint:
+    """POST /api/v1/chat, as an ASGI app, because it needs `receive` and `send` as they are.
+
+    It puts the request's id on its responses itself.
+    """
+
+    def __init__(
+        self,
+        responder: Responder,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        history: Optional[History],
+    ) -> None:
+        self._responder = responder
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._history = history
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            try:
+                self._lifecycle.admit()
+            except RequestError as error:
+                refusal: Optional[Response] = error_response(error)
+            else:
+                try:
+                    refusal = await self._answer(scope, receive, send)
+                finally:
+                    self._lifecycle.release()
+            if refusal is not None:
+                refusal.headers["X-Request-ID"] = request_id(scope)
+                # After `release`: a client that does not read this holds no place.
+                await refusal(scope, receive, send)
+        except OSError:
+            raise  # a server's way to say that the client has left
+        except Exception:
+            logger.exception("request failed request_id=%s", request_id(scope))
+            scope[FAILURE_LOGGED] = True
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+        """Stream the answer, or return the response that refuses the request."""
+        settings = self._settings
+        conversation: Optional[ConversationTurn] = None
+        try:
+            try:
+                limit = settings.max_body_bytes
+                validation.check_headers(scope["headers"], max_body_bytes=limit)
+                body = await Deadline(
+                    settings.body_timeout, validation.late_body, self._lifecycle
+                ).run(validation.read_body(receive, max_bytes=limit))
+                request = validation.parse(body)
+                conversation_id = request.conversation_id or str(uuid.uuid4())
+                responder = self._responder
+                history: Tuple[Message, ...] = ()
+                if self._history is not None:
+                    # The responder's own clean-up may need the other half of the time.
+                    conversation = ConversationTurn(
+                        self._history, conversation_id, timeout=settings.cleanup_timeout / 2
+                    )
+                    history = await Deadline(
+                        settings.body_timeout, late_history, self._lifecycle
+                    ).run(conversation.begin(request.message, context_chars=settings.context_chars))
+                    responder = conversation.record(responder)
+            except ClientDisconnect:
+                return None
+            except RequestError as error:
+                response = error_response(error)
+                if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
+                    # The rest of the body may never come (RFC 9110, section 15.5.9).
+                    response.headers["Connection"] = "close"
+                return response
+            except Exception:
+                logger.exception("request failed request_id=%s", request_id(scope))
+                return error_response(internal_error(scope))
+            turn = Turn(request.message, conversation_id, request_id(scope), history)
+            extensions = scope.get("extensions", {})
+            await EventStream(
+                turn,
+                responder,
+                settings,
+                self._lifecycle,
+                receive,
+                send,
+                extensions.get(ABORT),
+                extensions.get(UNSENT),
+            ).respond()
+            return None
+        finally:
+            if conversation is not None:
+                await conversation.end()

@@ -1,0 +1,35 @@
+"""The responses that are no stream: JSON, and the one shape of errors."""
+
+from __future__ import annotations
+
+from typing import Mapping, Optional
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Scope
+
+from ..errors import InternalError, RequestError
+from ..models import Error
+from ..request_id import request_id
+
+
+def json_response(
+    content: object, *, status: int = 200, headers: Optional[Mapping[str, str]] = None
+) -> Response:
+    """`content` as compact JSON."""
+    return Response(
+        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
+    )
+
+
+def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = None) -> Response:
+    """`error` as JSON: the one shape of errors outside a stream."""
+    headers = dict(headers or {})
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return json_response(Error(error.code, error.message), status=error.status, headers=headers)
+
+
+def internal_error(scope: Scope) -> InternalError:
+    """The error for anything unexpected before a stream."""
+    return InternalError(f"Internal server error (reference {request_id(scope)})")
