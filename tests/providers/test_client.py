@@ -13,6 +13,7 @@ import pytest
 from omniforge_chat.errors import SettingsError
 from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import client as provider_client
+from omniforge_chat.responders.providers import connections
 
 from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, refusing
@@ -147,7 +148,7 @@ def test_a_variable_that_httpx_reads_is_named_too(
     """Each message would fail for it, one after the other."""
     monkeypatch.setenv(variable, value)
     monkeypatch.setitem(sys.modules, "socksio", None)  # an extra of httpx's, as if it were absent
-    provider_client._tls.cache_clear()
+    connections._tls.cache_clear()
     with pytest.raises(SettingsError) as raised:
         OPENAI.responder(base_url="http://h")
     assert str(raised.value).startswith(line)

@@ -1,4 +1,4 @@
-"""The way to a provider: connections, requests, and the requests that are sent again.
+"""The way to a provider: requests, and those that are sent again.
 
 A request is sent again only if nothing of an answer was passed on, and if it either cannot have
 been answered or was refused for the moment. Two limits hold for all of it, the wait for a free
@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import os
 import random
-from typing import Any, Dict, Mapping, Union
+from typing import Any, Mapping, Union
 from urllib.parse import urlencode
 
 import anyio
 import httpx
 import msgspec
 
-from ...errors import SettingsError, UpstreamError, UpstreamTimeout
+from ...errors import UpstreamError, UpstreamTimeout
 from ...logs import logger
+from .connections import Connections, Pool
 from .errors import Failure, describe, refused
 from .options import ProviderOptions
 from .stream import BROKEN, ProviderStream
@@ -33,34 +33,11 @@ MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_SECONDS = 2.0
 """The provider's reason is looked for in so much of a refusal's body, and for so long."""
 
-KEEPALIVE_CONNECTIONS = 20
-"""How many idle connections are kept. The pool looks at all of them for every request."""
-KEEPALIVE_SECONDS = 30.0
-
-
-# The trusted certificates, read once: that takes longer than a request.
-_tls = functools.lru_cache(maxsize=1)(httpx.create_ssl_context)
-
-
-class _Pool(msgspec.Struct):
-    """The connections of one event loop, and the room for replies that are read at once.
-
-    `fresh` keeps no connection. It is for requests that must not meet a stale one again.
-    """
-
-    client: httpx.AsyncClient
-    fresh: httpx.AsyncClient
-    room: anyio.Semaphore
-    closed: bool = False
-
 
 class ProviderClient:
     """Sends POST requests to `path` at one provider, and opens the streams that answer them.
 
-    Connections are opened at first use. They belong to the event loop that runs then; another loop
-    gets its own. All that is logged and shown is redacted.
-
-    Raises SettingsError if a variable that httpx reads keeps it from making a client.
+    All that is logged and shown is redacted. Raises SettingsError as Connections does.
     """
 
     def __init__(self, options: ProviderOptions, path: str, headers: Mapping[str, str]) -> None:
@@ -82,9 +59,7 @@ class ProviderClient:
         # Infinite if they are off.
         self._first_chunk_timeout = options.first_chunk_timeout or math.inf
         self._idle_timeout = options.idle_timeout or math.inf
-        if options.client is None:
-            _check_environment()  # now, while no event loop waits for it
-        self._pools: Dict[asyncio.AbstractEventLoop, _Pool] = {}
+        self._connections = Connections(options)
 
     async def open(self, body: bytes, request_id: str) -> ProviderStream:
         """Return the answer to `body`, as soon as its head has come with status 200.
@@ -108,18 +83,13 @@ class ProviderClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. The next request would open new ones."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            pool.closed = True
-            if self._options.client is None:
-                both = asyncio.gather(pool.client.aclose(), pool.fresh.aclose())
-                await asyncio.shield(both)
+        await self._connections.aclose()
 
     async def _request(
         self, body: bytes, request_id: str, scope: anyio.CancelScope
     ) -> Union[ProviderStream, Failure]:
         """Wait for room, and try until there is an answer, or a reason why there is none."""
-        pool = self._pool()
+        pool = self._connections.pool()
         scope.deadline = deadline = anyio.current_time() + self._first_chunk_timeout
         with scope:
             await pool.room.acquire()
@@ -143,7 +113,7 @@ class ProviderClient:
         return Failure(UpstreamTimeout, f"The model provider {message}", "silence")
 
     async def _try(
-        self, pool: _Pool, body: bytes, request_id: str, deadline: float
+        self, pool: Pool, body: bytes, request_id: str, deadline: float
     ) -> Union[httpx.Response, Failure]:
         """Send the request up to TRIES times; after a stale connection, on a new one."""
         client, stale = pool.client, False
@@ -170,23 +140,6 @@ class ProviderClient:
             )
             await anyio.sleep(wait)
         return answer
-
-    def _pool(self) -> _Pool:
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            for other in list(self._pools):
-                if other.is_closed():
-                    self._pools.pop(other, None)
-            given, most = self._options.client, self._options.connections
-            pool = self._pools[loop] = _Pool(
-                given or _new_client(min(KEEPALIVE_CONNECTIONS, most)),
-                given or _new_client(0),
-                # Not in the client: a request that leaves the queue of httpcore's pool while it is
-                # served leaves a connection there that nobody opens or closes.
-                anyio.Semaphore(most),
-            )
-        return pool
 
     async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[httpx.Response, Failure]:
         """Send it once: return the open response, or why there is none."""
@@ -248,37 +201,6 @@ class ProviderClient:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
-
-
-def _check_environment() -> None:
-    """Raises SettingsError for a variable of httpx's that would fail every request."""
-    try:
-        _tls()
-    except OSError as error:  # that of ssl is one, too
-        name = "SSL_CERT_FILE" if "SSL_CERT_FILE" in os.environ else "SSL_CERT_DIR"
-        expected = f"certificates that can be read; {describe(error)}"
-        if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):
-            name, expected = "SSLKEYLOGFILE", "a file that can be written"
-        raise SettingsError(name, os.environ.get(name), expected) from None
-    try:
-        _new_client(1)
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
-        names = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
-        found = [name for name in names if {name, name.lower()} & set(os.environ)]
-        expected = f"a proxy that httpx can use; {type(error).__name__}"
-        if isinstance(error, ImportError):
-            expected = "a proxy that httpx can use; for SOCKS, pip install 'httpx[socks]'"
-        raise SettingsError(" or ".join(found) or "proxy", "***", expected) from None
-
-
-def _new_client(kept: int) -> httpx.AsyncClient:
-    """Make a client that keeps this many idle connections."""
-    limits = httpx.Limits(
-        max_connections=None,
-        max_keepalive_connections=kept,
-        keepalive_expiry=KEEPALIVE_SECONDS,
-    )
-    return httpx.AsyncClient(limits=limits, verify=_tls())
 
 
 async def _discard(request: asyncio.Future[Union[ProviderStream, Failure]]) -> None:

@@ -18,7 +18,6 @@ from typing import (
     Type,
     TypeVar,
 )
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -26,6 +25,8 @@ import msgspec
 from ... import settings
 from ...errors import SettingsError
 from ...settings import Settings
+from . import extras
+from .address import check_url
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -38,10 +39,8 @@ CLIENT_CONNECTIONS = 100
 
 _Options = TypeVar("_Options", bound="ProviderOptions")
 
-_encode = msgspec.json.Encoder().encode
 _is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _tells_of_a_secret = re.compile("auth|key|token|secret|cookie", re.IGNORECASE).search
-_is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, section 5.1
 
 
 class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +92,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             _check_text(name, getattr(self, name))
         if not (self.client is None or isinstance(self.client, httpx.AsyncClient)):
             raise SettingsError("client", self.client, "an httpx.AsyncClient")
-        _check_url(self.base_url or self.default_url)
+        check_url(self.base_url or self.default_url)
         if self.api_key:
             if not _is_visible(self.api_key):
                 raise SettingsError("api_key", "***", "visible ASCII characters")
@@ -103,13 +102,9 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None or name == "connect_timeout":  # which alone is never off
                 settings.check(name, value, rule)
-        _check_headers(self.extra_headers or {})
-        _check_query(self.extra_query or {})
-        try:
-            _encode(dict(self.extra_body or {}))
-        except (TypeError, ValueError, RecursionError) as error:
-            expected = f"fields and values that JSON can have; {error}"
-            raise SettingsError("extra_body", "***", expected) from None
+        extras.check_body(self.extra_body or {})
+        extras.check_headers(self.extra_headers or {})
+        extras.check_query(self.extra_query or {})
 
     @property
     def url(self) -> str:
@@ -224,55 +219,6 @@ def _check_text(name: str, value: Optional[str]) -> None:
         (value or "").encode()
     except UnicodeEncodeError:
         raise SettingsError(name, shown, "text, in UTF-8") from None
-
-
-def _check_url(text: str) -> None:
-    """Refuse an address that cannot be asked, or that shows a secret to every log that names it."""
-    expected = "an address such as http://127.0.0.1:8080/v1"
-    shown = text
-    if "://" not in text:
-        shown = "***"  # it may be a key that got into the wrong variable
-    elif "@" in text:
-        expected, shown = f"{expected}, without credentials", "***"
-    elif "?" in text or "#" in text:
-        expected, shown = f"{expected}, without a query", re.split("[?#]", text)[0] + "?***"
-    if not (_is_address(text) and _is_visible(text)):
-        raise SettingsError("base_url", shown, expected)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-        # httpx itself would tell only with the first request.
-        usable = parts.scheme in ("http", "https") and host and httpx.URL(text).host
-    except (httpx.InvalidURL, ValueError):  # the latter also for a name that IDNA does not allow
-        return False
-    return bool(usable) and "@" not in parts.netloc and not set(" ?#") & set(text)
-
-
-def _check_headers(values: Mapping[str, str]) -> None:
-    expected = "names and values of visible ASCII"
-    for name, value in _pairs("extra_headers", values, expected):
-        if not _is_header_name(name) or not _is_visible(value):
-            raise SettingsError("extra_headers", name, expected)
-
-
-def _check_query(values: Mapping[str, str]) -> None:
-    for name, value in _pairs("extra_query", values, "names and values"):
-        try:
-            f"{name}{value}".encode()
-        except UnicodeEncodeError:
-            raise SettingsError("extra_query", name, "text, in UTF-8") from None
-
-
-def _pairs(option: str, values: object, expected: str) -> List[Tuple[str, str]]:
-    if not isinstance(values, Mapping):
-        raise SettingsError(option, "***", f"a mapping of {expected}")
-    for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise SettingsError(option, name, f"{expected}, which are str")
-    return list(values.items())
 
 
 def takes(
