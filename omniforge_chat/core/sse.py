@@ -13,8 +13,12 @@ import msgspec
 
 from ..models import Chunk, Done, Error, Event
 
-HEARTBEAT = b":\n\n"
-"""A comment: it keeps proxies and clients from taking silence for the end."""
+HEARTBEAT = b":\n"
+"""A comment: it keeps proxies and clients from taking silence for the end.
+
+A blank line behind it would end an event: one without data, which the standard drops (9.2.6) and
+some clients hand to their users.
+"""
 
 _BOM = b"\xef\xbb\xbf"
 

@@ -188,6 +188,11 @@ def test_heartbeats_decode_to_nothing() -> None:
     assert decode(HEARTBEAT + chunk + HEARTBEAT * 2 + chunk + HEARTBEAT) == decode(chunk) * 2
 
 
+def test_a_heartbeat_has_no_blank_line() -> None:
+    """Some clients hand an empty message to their users then, who send their request again."""
+    assert HEARTBEAT == b":\n"
+
+
 # The decoder
 
 
