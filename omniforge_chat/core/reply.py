@@ -17,7 +17,7 @@ from ..errors import ChatError, StreamError
 from ..logs import logger
 from ..models import Done, Error, Finish, Turn, Usage
 from .driver import checkpoint
-from .sse import encode, encode_chunks, encode_leading
+from .sse import MAX_TEXT_BYTES, encode, encode_chunks, encode_leading
 
 Item = Union[str, Usage, Finish]
 """A responder may yield these."""
@@ -36,6 +36,9 @@ _FRAME_BYTES = 36
 
 SILENT_ITEMS = 100
 """How many items without text are read before the event loop gets a turn."""
+
+ERROR_CHARACTERS = 2_000
+"""How much of a message of an error is shown: in any JSON escaping it fits into a frame."""
 
 CHARACTERS_PER_TOKEN = 4
 """The usual rule of thumb for English text, if a responder does not count tokens itself."""
@@ -138,9 +141,9 @@ class Reply:
     def fail(self, error: BaseException) -> None:
         """End the reply with `error`, as far as a client may see it.
 
-        A ChatError is shown as it is. Any other exception is logged, and the client is told
-        `processing_error` (`stream_error` if the responder yielded something that is no text) with
-        the turn's request id.
+        A ChatError is shown as it is, but at most ERROR_CHARACTERS of its message. Any other
+        exception is logged, and the client is told `processing_error` (`stream_error` if the
+        responder yielded something that is no text) with the turn's request id.
         """
         causes = list(_causes(error))
         intended = [cause for cause in causes if _is_intended(cause)]
@@ -149,6 +152,9 @@ class Reply:
         if intended:
             # msgspec encodes no subclasses of str.
             code, message = map(str.__str__, (intended[0].code, intended[0].message))
+            if len(message) > ERROR_CHARACTERS:
+                message = f"{message[:ERROR_CHARACTERS]}..."
+                logger.warning("error message shortened request_id=%s", self.turn.request_id)
         else:
             failed = any(isinstance(cause, StreamError) for cause in causes)
             code = StreamError.code if failed else ChatError.code
@@ -172,19 +178,23 @@ class Reply:
         try:
             body = encode_chunks(self.ready)
         except (TypeError, ValueError) as error:
-            body, count = encode_leading(self.ready)
-            del self.ready[count:]
+            body, self.ready[:] = encode_leading(self.ready)
             self.fail(_unencodable("a piece of text", error))
         if not last:
             return body
-        self.last = self.terminal()
         try:
-            return body + encode(self.last)
+            return body + self._end()
         except (TypeError, ValueError) as error:
             self.fail(_unencodable("the end", error))
             self.reported = None  # it may be the part that cannot be encoded
-            self.last = self.terminal()
-            return body + encode(self.last)
+            return body + self._end()
+
+    def _end(self) -> bytes:
+        self.last = self.terminal()
+        frame = encode(self.last)
+        if len(frame) > MAX_TEXT_BYTES:
+            raise ValueError(f"the frame has {len(frame)} bytes")
+        return frame
 
 
 def _unencodable(what: str, error: Exception) -> StreamError:

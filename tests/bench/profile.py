@@ -25,6 +25,7 @@ import uvloop
 from omniforge_chat import OpenAIResponder, Settings, Turn, create_app
 from omniforge_chat.core.driver import drive
 from omniforge_chat.core.reply import Reply, converse
+from omniforge_chat.core.sse import encode_chunks
 from omniforge_chat.http.routes import CHAT_PATH, chat_routes
 from omniforge_chat.logs import BatchingStreamHandler, TextFormatter
 from omniforge_chat.stream.lifecycle import Lifecycle
@@ -115,6 +116,30 @@ async def measure(workload: str, times: int, pieces: int = 60) -> None:
         before = now
 
 
+FRAMES = {
+    "a short piece": ["Thank you "],
+    "400 pieces": ["Thank you "] * 400,
+    "a Chinese piece": ["谢谢你的信"],
+    "400 Chinese pieces": ["谢谢你的信"] * 400,
+    "400 pieces with dashes": ["so — then "] * 400,
+}
+"""Texts that a write brings: the escaping of some line ends (sse.py) must not cost them much."""
+
+
+def frames(pieces: int = 60) -> None:
+    """Print the microseconds for the frames of each of FRAMES."""
+    taken: Dict[str, List[float]] = {}
+    for _ in range(pieces):
+        for name, texts in FRAMES.items():
+            times = 4_000 // len(texts)
+            began = time.perf_counter()
+            for _ in range(times):
+                encode_chunks(texts)
+            taken.setdefault(name, []).append((time.perf_counter() - began) / times)
+    for name, values in taken.items():
+        print(f"{'frames':8} {name:22} {1e6 * median(values):8.2f} µs")
+
+
 async def relay(url: str, seconds: float = 4.0) -> None:
     """Print the CPU microseconds of a relayed token, for httpx and for the responder with it."""
     # The first request of a connection costs the most, and is not what is asked for here.
@@ -161,6 +186,7 @@ def main() -> None:
     logging.getLogger("omniforge_chat").setLevel(logging.INFO)
     uvloop.run(measure("short", times=50))
     uvloop.run(measure("long", times=2))
+    frames()
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[0]})
     with Server("direct", "relay-paced", cores[-1]) as upstream:

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniforge_chat import ChatError, Turn, Usage
+from omniforge_chat import ChatError, Finish, Turn, Usage
 from omniforge_chat.core.reply import SILENT_ITEMS, Reply, converse
 from omniforge_chat.errors import StreamError
 from omniforge_chat.models import Chunk, Done, Error, Event
@@ -260,6 +260,35 @@ def test_a_chat_error_is_shown_as_it_is(
     assert end == Error(code, message, estimate(1))
     assert isinstance(end, Error)
     assert (type(end.code), type(end.message)) == (str, str)
+
+
+def test_a_long_message_of_an_error_is_shortened(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that reads line by line has a limit; the code, by which it decides, is whole."""
+    end = answer(saying(Refused("\0" * 100_000)))[-1]
+    assert end == Error("quota_exceeded", "\0" * 2_000 + "...")
+    assert caplog.messages == [f"error message shortened request_id={REFERENCE}"]
+    assert answer(saying(Refused("x" * 2_000)))[-1] == Error("quota_exceeded", "x" * 2_000)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        pytest.param([Finish("\0" * 3_000)], id="a reason"),
+        pytest.param([Usage(10**17_000)], id="a number"),
+        pytest.param([ChatError("no", code="x" * 17_000)], id="a code"),
+        pytest.param([Usage(10**17_000), ChatError("no")], id="a number, then an error"),
+    ],
+)
+def test_an_end_that_is_too_long_for_a_line_is_a_stream_error(
+    items: List[object], errors: Errors
+) -> None:
+    """It is sent all the same, in a line that every client can read."""
+    reply = Reply(TURN)
+    asyncio.run(converse(TURN, saying("abcd", *items), reply, Uncontrolled()))
+    body = reply.frames(last=True)
+    assert max(map(len, body.split(b"\n"))) < 16 * 1024
+    assert reply.last == Error("stream_error", HIDDEN, estimate(1))
+    assert "the end cannot be encoded" in errors()
 
 
 async def _refuse() -> NoReturn:

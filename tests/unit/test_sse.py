@@ -11,7 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from omniforge_chat.core.sse import HEARTBEAT, Decoder, Frame, FrameTooLarge, encode
+from omniforge_chat.core.sse import (
+    HEARTBEAT,
+    Decoder,
+    Frame,
+    FrameTooLarge,
+    encode,
+    encode_chunks,
+    encode_leading,
+)
 from omniforge_chat.models import Chunk, Done, Error, Event, Usage
 
 from ..support.constants import CONVERSATION
@@ -132,13 +140,101 @@ def test_an_event_becomes_a_frame_of_its_name_and_its_compact_json(
         ("\n\nevent: done\ndata: {}\n\n", '"\\n\\nevent: done\\ndata: {}\\n\\n"'),
         ("\0\x1f", '"\\u0000\\u001f"'),
         ('"\\', '"\\"\\\\"'),
-        ("/\x7f\x85\xa0\u2028\u2029\ufeff\uffff", '"/\x7f\x85\xa0\u2028\u2029\ufeff\uffff"'),
+        (
+            "/\x7f\x84\x86\xa0\u2027\u202a\ufeff\uffff",
+            '"/\x7f\x84\x86\xa0\u2027\u202a\ufeff\uffff"',
+        ),
         ("é שלום 👩‍👩‍👧", '"é שלום 👩‍👩‍👧"'),
     ],
 )
 def test_only_what_json_cannot_hold_is_escaped(content: str, escaped: str) -> None:
-    """Line breaks of Unicode are none to SSE, and non-Latin text should not triple in size."""
+    """Non-Latin text should not triple in size."""
     assert encode(Chunk(content)) == f'event: chunk\ndata: {{"content":{escaped}}}\n\n'.encode()
+
+
+LINE_ENDS = "".join(c for c in map(chr, range(0xD800)) if len(f"a{c}b".splitlines()) > 1)
+"""All at which Python ends a line, and many clients with it; SSE does at two of them."""
+
+
+@pytest.mark.parametrize("character", LINE_ENDS, ids=ascii)
+def test_a_line_of_a_frame_is_a_line_to_everybody(character: str) -> None:
+    """`str.splitlines`, by which httpx, requests and others read, would cut the JSON in two."""
+    text = f"a{character}b"
+    events: List[Event] = [
+        Chunk(text),
+        Done(CONVERSATION, Usage(1), text),
+        Error("a_code", text),
+        Error(text, "a message"),
+    ]
+    frames = [*map(encode, events), encode_chunks([text]), encode_chunks(["a", text, "é"])]
+    for frame in frames:
+        whole = frame.decode()
+        assert whole.splitlines() == whole.split("\n")[:-1]
+    for event, frame in zip(events, frames):
+        assert msgspec.json.decode(decode(frame)[0].data, type=type(event)) == event
+
+
+@given(st.lists(texts, max_size=5))
+@example(["\x85", "ab"])
+@example(["\u2028é\x85", "\u2029"])
+def test_chunks_are_encoded_together_as_each_is_alone(contents: List[str]) -> None:
+    """A burst of tokens goes through the encoder at once, which the client must not see."""
+    assert encode_chunks(contents) == b"".join(encode(Chunk(content)) for content in contents)
+    with pytest.raises(UnicodeEncodeError):
+        encode_chunks([*contents, "\ud83d"])
+    assert encode_leading([*contents, "\ud83d", "a"]) == (encode_chunks(contents), contents)
+
+
+# A long text
+
+
+KIB = 1024
+WORST = '"\\\0\n\x85\u2028é你😀x'
+
+
+@pytest.mark.parametrize("character", WORST, ids=ascii)
+@pytest.mark.parametrize("neighbours", [[], ["a"] * 3], ids=["alone", "among others"])
+def test_a_long_text_becomes_chunks_whose_lines_are_short(
+    character: str, neighbours: List[str]
+) -> None:
+    """asyncio's `readline` fails at 64 KiB, in any JSON escaping; the text stays the same."""
+    content = f"{character * 70 * KIB}.{character * 70 * KIB}"
+    contents = [*neighbours, content, *neighbours]
+    frame = encode_chunks(contents)
+    assert max(map(len, frame.split(b"\n"))) <= 16 * KIB + len(b'data: {"content":""}')
+    assert encode_chunks(list(contents)) == frame  # the parts are a chunk each
+    parts = [json.loads(each.data)["content"] for each in decode(frame)]
+    assert parts == contents
+    assert "".join(parts) == "".join([*neighbours, content, *neighbours])
+    size = len(encode(Chunk(content)))
+    assert len(parts) <= size / (16 * KIB - 6) + 2 + 2 * len(neighbours)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("x" * 16 * KIB, [16 * KIB]),
+        ("x" * (16 * KIB + 1), [16 * KIB, 1]),
+        ("é" * 8 * KIB, [8 * KIB]),
+        ("\0" * 2730, [2730]),
+        ("\0" * 2731, [2730, 1]),
+        ("\u2028" * 2731, [2730, 1]),
+    ],
+)
+def test_a_text_is_parted_only_where_it_must_be(content: str, parts: List[int]) -> None:
+    """16 KiB of JSON are one chunk, and each part has as much as fits."""
+    contents = [content]
+    encode_chunks(contents)
+    assert list(map(len, contents)) == parts
+
+
+def test_a_long_text_that_cannot_be_encoded_is_refused_whole() -> None:
+    """No part of it is sent: the reply ends before the piece, as with a short one."""
+    with pytest.raises(UnicodeEncodeError):
+        encode_chunks(["x" * 100 * KIB + "\ud83d"])
+    body, contents = encode_leading(["é" * 9 * KIB, "x" * 100 * KIB + "\ud83d"])
+    assert list(map(len, contents)) == [8 * KIB, KIB]
+    assert len(decode(body)) == 2
 
 
 @given(events)
@@ -150,7 +246,10 @@ def test_whatever_an_event_holds_its_frame_is_two_lines_and_a_blank_one(event: E
     assert blank == ["", ""]
     assert name == f"event: {type(event).__name__.lower()}"
     fields = msgspec.to_builtins(event)
-    assert data == f"data: {json.dumps(fields, ensure_ascii=False, separators=(',', ':'))}"
+    plain = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    for character in "\x85\u2028\u2029":
+        plain = plain.replace(character, f"\\u{ord(character):04x}")
+    assert data == f"data: {plain}"
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ude00\ud83d"])
@@ -169,11 +268,11 @@ def test_text_that_has_no_utf8_is_refused(event: type[Chunk], text: str) -> None
 @given(events, events)
 def test_what_is_encoded_decodes_to_the_same_at_every_split(event: Event, other: Event) -> None:
     """A network parts a stream where it likes, and puts a frame's neighbour into the same read."""
-    expected = [
-        Frame(type(e).__name__.lower(), msgspec.json.encode(e).decode("utf-8"), "")
-        for e in (event, other)
-    ]
     first, second = encode(event), encode(other)
+    expected = [
+        Frame(type(e).__name__.lower(), frame.split(b"data: ", 1)[1].decode()[:-2], "")
+        for e, frame in ((event, first), (other, second))
+    ]
     for reads in every_split(first):
         assert decode(*reads) == expected[:1]
         assert decode(*reads, second) == expected
