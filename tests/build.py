@@ -43,7 +43,8 @@ def check_wheel(wheel: Path) -> None:
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         page = message_from_bytes(archive.read(metadata))
     assert f"{Path(metadata).parent}/licenses/docs/LICENSE" in names
-    assert {"omniforge_chat/py.typed", "omniforge_chat/http/pages/docs.html"} <= set(names)
+    for name in ("py.typed", "http/pages/docs.html", "http/pages/reader.js"):
+        assert f"omniforge_chat/{name}" in names
     assert {name.split("/")[0] for name in names} == {
         "omniforge_chat",
         str(Path(metadata).parent),

@@ -7,9 +7,10 @@ It needs httpx, and omniforge-chat for the decoder of server-sent events.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Generator, Iterator, Optional, Union
 
 import httpx
 
@@ -20,58 +21,137 @@ TIMEOUT = httpx.Timeout(10.0, read=45.0)
 
 
 class ChatFailed(Exception):
-    """The chat was refused, failed on its way or was cut; `code` tells which."""
+    """The chat was refused, failed on its way or was cut.
 
-    def __init__(self, code: str, message: str) -> None:
+    | the trouble | code | status |
+    |---|---|---|
+    | the chat refused the message | the chat's | its own |
+    | a proxy or another server answered | the status, such as "502" | its own |
+    | the reply failed | the chat's or the responder's | |
+    | the stream ended with neither `done` nor `error` | "cut" | |
+    | an event does not have the chat's form | "unreadable" | |
+
+    `retry_after` are seconds to wait before the next try, if the server says so; `usage` is that
+    of a reply that failed after some text.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        status: Optional[int] = None,
+        retry_after: Optional[int] = None,
+        usage: Optional[Dict[str, Any]] = None,
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.message = message
+        self.status = status
+        self.retry_after = retry_after
+        self.usage = usage
 
 
-def chat(client: httpx.Client, url: str, message: str, **fields: str) -> Iterator[str]:
-    """The pieces of the reply, as they come.
+class Chat:
+    """One message and its reply.
 
-    `fields` are further fields of the request, such as `conversation_id`. Raises ChatFailed unless
-    the reply is complete, and httpx.TransportError if there is no connection. To stop a reply,
-    close this generator.
+        with Chat(client, url, "Hello") as reply:
+            for text in reply:
+                print(text, end="")
+        print(reply.done["usage"])
+
+    The loop gives the pieces of the text, as they come. It raises ChatFailed unless the reply is
+    complete, and httpx.TransportError if there is no connection. `done` is the data of the last
+    event then. To stop the reply, leave the block. `fields` are further fields of the request, such
+    as `conversation_id`.
     """
-    body: Dict[str, str] = {"message": message, **fields}
-    with client.stream("POST", url, json=body, timeout=TIMEOUT) as response:
-        if response.status_code != 200:
-            response.read()
-            raise refusal(response)
-        decoder = Decoder()
-        try:
-            for data in response.iter_bytes():
-                for frame in decoder.feed(data):
-                    content = json.loads(frame.data)
-                    if frame.event == "chunk":
-                        yield content["content"]
-                    elif frame.event == "done":
-                        return
-                    elif frame.event == "error":
-                        raise failure(content)
-        except httpx.TransportError as error:
-            raise ChatFailed("cut", str(error)) from error
-    raise ChatFailed("cut", "The stream ended before the reply did")
+
+    def __init__(self, client: httpx.Client, url: str, message: str, **fields: Any) -> None:
+        self.done: Dict[str, Any] = {}
+        self._pieces = self._read(client, url, {**fields, "message": message})
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pieces.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def _read(
+        self, client: httpx.Client, url: str, body: Dict[str, Any]
+    ) -> Generator[str, None, None]:
+        with client.stream("POST", url, json=body, timeout=TIMEOUT) as response:
+            if response.status_code != 200 or media_type(response) != "text/event-stream":
+                raise refusal(response)
+            decoder = Decoder()
+            try:
+                for read in response.iter_bytes():
+                    for frame in decoder.feed(read):
+                        if frame.event == "chunk":
+                            yield string(fields_of(frame.data), "content")
+                        elif frame.event == "error":
+                            raise failure(fields_of(frame.data))
+                        elif frame.event == "done":
+                            self.done = fields_of(frame.data)
+                            return
+            except httpx.RequestError as error:
+                raise ChatFailed("cut", f"The connection broke: {error}") from error
+        raise ChatFailed("cut", "The stream ended before the reply did")
 
 
 def refusal(response: httpx.Response) -> ChatFailed:
+    """The failure that an answer means which is no stream.
+
+    A proxy may have sent it, in a form of its own, so the body is read only if it says that it is
+    JSON.
+    """
+    status, kind = response.status_code, media_type(response)
+    after = response.headers.get("Retry-After", "")
+    retry_after = int(after) if after.isdecimal() else None  # a date is none of the chat's
+    if kind.endswith(("/json", "+json")):
+        with contextlib.suppress(ChatFailed, httpx.RequestError):
+            told = failure(fields_of(response.read()))
+            return ChatFailed(told.code, told.message, status=status, retry_after=retry_after)
+    message = f"The chat did not answer: status {status} with {kind or 'no Content-Type'}"
+    return ChatFailed(str(status), message, status=status, retry_after=retry_after)
+
+
+def failure(fields: Dict[str, Any]) -> ChatFailed:
+    """What the JSON of an error says."""
+    return ChatFailed(string(fields, "code"), string(fields, "message"), usage=fields.get("usage"))
+
+
+def media_type(response: httpx.Response) -> str:
+    kind: str = response.headers.get("Content-Type", "")
+    return kind.partition(";")[0].strip().lower()
+
+
+def fields_of(data: Union[str, bytes]) -> Dict[str, Any]:
+    """The fields of an object in JSON."""
     try:
-        return failure(response.json())
-    except (ValueError, KeyError, TypeError):  # a proxy's page, say
-        return ChatFailed(str(response.status_code), response.reason_phrase)
+        fields = json.loads(data)
+    except ValueError as error:
+        raise ChatFailed("unreadable", "The data of an event are not JSON") from error
+    if not isinstance(fields, dict):
+        raise ChatFailed("unreadable", "The data of an event are no object")
+    return fields
 
 
-def failure(error: Dict[str, Any]) -> ChatFailed:
-    return ChatFailed(error["code"], error["message"])
+def string(fields: Dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise ChatFailed("unreadable", f"The data of an event have no {name}")
+    return value
 
 
 def main() -> None:
     url, message = sys.argv[1:]
-    with httpx.Client() as client:
+    with httpx.Client() as client, Chat(client, url, message) as reply:
         try:
-            for piece in chat(client, url, message):
-                print(piece, end="", flush=True)
+            for text in reply:
+                print(text, end="", flush=True)
         except ChatFailed as error:
             sys.exit(str(error))
     print()

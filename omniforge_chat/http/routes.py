@@ -33,14 +33,16 @@ def chat_routes(
     """The routes of a chat service, for the route table of your own app.
 
     They are `POST /api/v1/chat`, which `responder` answers, and `GET /health`, `/ready`,
-    `/openapi.json` and `/docs`. Their responses carry X-Request-ID. Your app answers 404 and 405
-    itself. Without `settings` the defaults hold; the environment is not read. Without `history`
-    nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises TypeError if
-    `responder` cannot be one.
+    `/openapi.json`, `/docs` and `/reader.js`. Their responses carry X-Request-ID. Your app answers
+    404 and 405 itself. Without `settings` the defaults hold; the environment is not read. Without
+    `history` nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises
+    TypeError if `responder` cannot be one.
     """
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
-    page = (files(__package__) / "pages" / "docs.html").read_text("utf-8")
+    pages = files(__package__) / "pages"
+    page = (pages / "docs.html").read_text("utf-8")
+    script = (pages / "reader.js").read_text("utf-8")
 
     async def health(request: Request) -> Response:
         return json_response({"status": "healthy"})
@@ -56,6 +58,9 @@ def chat_routes(
     async def docs(request: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
+    async def reader(request: Request) -> Response:
+        return Response(script, media_type="text/javascript")
+
     middleware = [Middleware(RequestIDMiddleware)]
     endpoint = ChatEndpoint(check_responder(responder), settings, lifecycle, history)
     return [
@@ -64,10 +69,11 @@ def chat_routes(
         Route("/ready", ready, middleware=middleware),
         Route("/openapi.json", openapi, middleware=middleware),
         Route("/docs", docs, middleware=middleware),
+        Route("/reader.js", reader, middleware=middleware),
     ]
 
 
 _PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
 )

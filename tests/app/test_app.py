@@ -422,7 +422,7 @@ def test_an_app_that_drains_takes_no_new_chats_and_says_so() -> None:
 
 
 def test_the_routes_are_these() -> None:
-    """Each is in the document, except the two that show it."""
+    """Each is in the document, except those that are for people and pages."""
     paths: Dict[str, Any] = {
         route.path: route.methods for route in chat_routes(_respond, settings=Settings())
     }
@@ -432,6 +432,7 @@ def test_the_routes_are_these() -> None:
         "/ready": {"GET", "HEAD"},
         "/openapi.json": {"GET", "HEAD"},
         "/docs": {"GET", "HEAD"},
+        "/reader.js": {"GET", "HEAD"},
     }
 
 
@@ -443,6 +444,7 @@ def test_the_routes_are_these() -> None:
         ("/ready", "application/json", b'{"status":"ready"}'),
         ("/openapi.json", "application/json", b'{"openapi":'),
         ("/docs", "text/html; charset=utf-8", b"<!doctype html>"),
+        ("/reader.js", "text/javascript; charset=utf-8", b"// A reader"),
     ],
 )
 def test_the_other_routes_answer_under_the_request_id(

@@ -17,6 +17,7 @@ from ..support.app import call
 FETCHED = re.compile(r"""\bfetch\(\s*["'`]([^"'`]*)""")
 REFERRED = re.compile(r"""\b(?:src|href|action|srcset|poster|data)\s*=\s*["']([^"']*)""")
 STYLED = re.compile(r"""\burl\(\s*["']?([^"')]*)|@import\s+["']([^"']*)""")
+IMPORTED = re.compile(r"""\b(?:from|import)\s*\(?\s*["'`]([^"'`]*)""")
 RESOLVED = re.compile(r"""new URL\(\s*["'`]([^"'`]*)""")
 
 
@@ -32,7 +33,8 @@ def page(app: Starlette) -> str:
 
 def addresses(page: str) -> List[str]:
     """Every address that the page's markup, styles and script refer to."""
-    found = FETCHED.findall(page) + REFERRED.findall(page) + RESOLVED.findall(page)
+    found = FETCHED.findall(page) + REFERRED.findall(page)
+    found += RESOLVED.findall(page) + IMPORTED.findall(page)
     return found + ["".join(groups) for groups in STYLED.findall(page)]
 
 
@@ -41,12 +43,13 @@ def test_the_page_is_under_a_policy(app: Starlette) -> None:
     policy = call(app, method="GET", path="/docs").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "connect-src 'self'" in policy
+    assert "script-src 'self' 'unsafe-inline'" in policy
 
 
 def test_the_page_refers_to_nothing_outside_itself(page: str) -> None:
     """It works without the internet, and reading it tells no third party."""
     found = addresses(page)
-    assert {"openapi.json", "api/v1/chat"} <= set(found)
+    assert {"openapi.json", "api/v1/chat", "./reader.js"} <= set(found)
     assert [url for url in found if re.match(r"(?i)\s*(?!data:)([a-z][a-z0-9+.-]*:|//)", url)] == []
     assert not re.search(r"(?i)https?://", page)
 
@@ -66,8 +69,9 @@ def test_every_address_of_the_page_is_relative_and_answers_where_the_app_is_moun
             assert call(host, method=method, path=path).status == 200
 
 
-def test_the_script_never_makes_markup_or_code_of_data(page: str) -> None:
+def test_the_script_never_makes_markup_or_code_of_data(app: Starlette, page: str) -> None:
     """What a model or another user wrote is shown on this page; it must stay text."""
+    page += call(app, method="GET", path="/reader.js").body.decode("utf-8")
     ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|DOMParser"
     code = r"\beval\(|new Function|createContextualFragment|setTimeout\(\s*[\"'`]"
     assert re.findall(f"{ways}|{code}", page) == []

@@ -1,26 +1,25 @@
-"""The readers of docs/examples, Python's and JavaScript's, with a real server at the other end."""
+"""The two readers, Python's and JavaScript's, with a real server at the other end."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
-from typing import AsyncIterator, Callable, ContextManager, Iterator, List, Tuple
+from pathlib import Path
+from typing import AsyncIterator, Callable, ContextManager, Iterator, List, Optional, Tuple
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import ChatError, Settings, Turn, create_app
-from omniforge_chat.core.sse import Decoder
 
-from ..support.constants import PATIENCE
+from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS
+from ..support.node import node, put_reader
 from ..support.process import environment
 from ..support.servers import UvicornThread
 
@@ -30,17 +29,17 @@ EXAMPLES = DOCS / "examples"
 # leave. It prints the pieces and the outcome as JSON, and lives until its standard input ends.
 PYTHON = """
 import json, sys, httpx
-from reader import ChatFailed, chat
+from reader import Chat, ChatFailed
 url, message, *most = sys.argv[1:]
-pieces, outcome = [], "done"
+pieces, outcome = [], None
 with httpx.Client() as client:
     try:
-        reply = chat(client, url, message)
-        for piece in reply:
-            pieces.append(piece)
-            if str(len(pieces)) in most:
-                reply.close()
-                break
+        with Chat(client, url, message, conversation_id=CONVERSATION) as reply:
+            for piece in reply:
+                pieces.append(piece)
+                if str(len(pieces)) in most:
+                    break
+        outcome = reply.done.get("conversation_id")
     except ChatFailed as error:
         outcome = error.code
     print(json.dumps([pieces, outcome]), flush=True)
@@ -50,61 +49,39 @@ JAVASCRIPT = """
 import { ChatFailed, chat } from "./reader.mjs";
 const [url, message, most] = process.argv.slice(1);
 const pieces = [];
-let outcome = "done";
+let outcome = null;
 try {
-  for await (const piece of chat(url, { message })) {
+  const reply = chat(message, { url, conversationId: CONVERSATION });
+  for await (const piece of reply) {
     pieces.push(piece);
     if (pieces.length === Number(most)) break;
   }
+  outcome = reply.done?.conversation_id;
 } catch (error) {
   if (!(error instanceof ChatFailed)) throw error;
   outcome = error.code;
 }
-console.log(JSON.stringify([pieces, outcome]));
+console.log(JSON.stringify([pieces, outcome ?? null]));
 process.stdin.resume();
 """
-PARSE = """
-import { events } from "./reader.mjs";
-let input = "";
-for await (const data of process.stdin.setEncoding("utf8")) input += data;
-const found = [];
-for (const reads of JSON.parse(input)) {
-  const body = new ReadableStream({
-    start(controller) {
-      for (const read of reads) controller.enqueue(Buffer.from(read, "base64"));
-      controller.close();
-    },
-  });
-  const frames = [];
-  for await (const { event, data } of events(body)) frames.push([event, data]);
-  found.push(frames);
-}
-console.log(JSON.stringify(found));
-"""
 
 
-def node(script: str) -> List[str]:
-    """The command that runs a module of JavaScript."""
-    if shutil.which("node") is None:
-        assert "CI" not in os.environ, "CI has to try the JavaScript too, and there is no node"
-        pytest.skip("no node here")
-    return ["node", "--input-type=module", "--eval", script, "--"]
+Read = Callable[..., ContextManager[Tuple[List[str], Optional[str]]]]
 
 
-Read = Callable[..., ContextManager[Tuple[List[str], str]]]
-
-
-@pytest.fixture(params=["reader.py", "reader.mjs"])
-def read(request: pytest.FixtureRequest) -> Read:
+@pytest.fixture(params=["reader.py", "reader.js"])
+def read(request: pytest.FixtureRequest, tmp_path: Path) -> Read:
     """The pieces that a reader gets and how its chat ends, while its process still lives."""
     python = request.param == "reader.py"
-    command = [sys.executable, "-c", PYTHON] if python else node(JAVASCRIPT)
+    script = (PYTHON if python else JAVASCRIPT).replace("CONVERSATION", json.dumps(CONVERSATION))
+    command = [sys.executable, "-c", script] if python else node(script)
+    put_reader(tmp_path)
 
     @contextlib.contextmanager
-    def reading(*arguments: str) -> Iterator[Tuple[List[str], str]]:
+    def reading(*arguments: str) -> Iterator[Tuple[List[str], Optional[str]]]:
         with subprocess.Popen(
             [*command, *arguments],
-            cwd=EXAMPLES,
+            cwd=tmp_path,
             env=environment(PYTHONPATH=os.pathsep.join([str(EXAMPLES), *sys.path])),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -130,7 +107,7 @@ async def talkative(turn: Turn) -> AsyncIterator[str]:
 @pytest.mark.parametrize(
     ("message", "pieces", "outcome"),
     [
-        ("hi", ["hi", "line\nbreak \u2028 é😀"], "done"),
+        ("hi", ["hi", "line\nbreak \u2028 é😀"], CONVERSATION),
         ("fail", ["fail", "line\nbreak \u2028 é😀"], "own_code"),
         ("", [], "validation_error"),
     ],
@@ -184,39 +161,54 @@ def test_a_reader_that_leaves_stops_the_reply(read: Read) -> None:
 
     app = create_app(endless, settings=Settings())
     with UvicornThread(app) as server, read(f"{server.url}/api/v1/chat", "hi", "1") as found:
-        assert found == (["first"], "done")
+        assert found == (["first"], None)
         assert closed.wait(PATIENCE)
 
 
-def test_the_javascript_reads_a_stream_as_the_standard_has_it() -> None:
-    """At every split, as our own decoder does, which is held to the letter elsewhere."""
-    streams = [
-        b"data: one\n\ndata: two\r\n\r\ndata: three\r\rdata: unfinished\n",
-        b"\xef\xbb\xbfdata: \xef\xbb\xbf\n\n\xef\xbb\xbfdata: no field\n\n",
-        b"event: a\ndata:  two spaces\ndata:no space\ndata\n\nevent: b\n\ndata: message\n\n",
-        b": comment\nid: 1\nretry: 5\n data: no field\nData: none\ndata: a:b: c\n\n",
-        "data: é😀\u2028\x85\x0b\n\n".encode() + b"data: \xff\xf0\x9f\x98\n\n",
-    ]
-    cases = [
-        reads
-        for stream in streams
-        for reads in (
-            [stream],
-            [stream[i : i + 1] for i in range(len(stream))],
-            *([stream[:i], stream[i:]] for i in range(len(stream))),
+def test_an_abort_stops_the_reply_and_is_told_as_such(tmp_path: Path) -> None:
+    """Whoever stops a reply gets the reason of the signal, and no failure of the chat's."""
+    closed = threading.Event()
+
+    async def endless(turn: Turn) -> AsyncIterator[str]:
+        try:
+            yield "first"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    put_reader(tmp_path)
+    script = """
+    import { chat } from "./reader.mjs";
+    const stop = new AbortController();
+    try {
+      const options = { url: process.argv[1], signal: stop.signal };
+      for await (const _ of chat("hi", options)) setTimeout(() => stop.abort("enough"));
+    } catch (reason) {
+      console.log(reason);
+    }
+    """
+    with UvicornThread(create_app(endless, settings=Settings())) as server:
+        done = subprocess.run(
+            [*node(script), f"{server.url}/api/v1/chat"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
         )
-    ]
+        assert done.stdout == "enough\n"
+        assert closed.wait(PATIENCE)
+
+
+def test_the_reader_asks_for_an_address_if_it_was_not_loaded_from_one(tmp_path: Path) -> None:
+    """In Node.js there is no service beside the file."""
+    put_reader(tmp_path)
+    script = """
+    import { chat } from "./reader.mjs";
+    try { chat("hi"); } catch (error) { console.log(`${error}`); }
+    """
     done = subprocess.run(
-        node(PARSE),
-        cwd=EXAMPLES,
-        env=environment(),
-        input=json.dumps([[base64.b64encode(r).decode() for r in reads] for reads in cases]),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
+        node(script), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, check=True
     )
-    for reads, found in zip(cases, json.loads(done.stdout)):
-        decoder = Decoder()
-        expected = [[f.event, f.data] for read in reads for f in decoder.feed(read)]
-        assert found == expected, reads
+    assert done.stdout.startswith("TypeError: chat: ")
