@@ -6,22 +6,25 @@ These are the public names. All others may change with any version.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
-from .app import ChatApp, create_app
-from .conversations.memory import MemoryHistory
-from .conversations.protocol import History
-from .core.reply import Item, Responder
-from .errors import (
-    ChatError,
-    ConversationBusy,
-    SettingsError,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamTimeout,
-)
-from .http.routes import chat_routes
-from .models import Finish, Message, Turn, Usage
-from .settings import Settings
-from .stream.lifecycle import Lifecycle
+if TYPE_CHECKING:
+    from .app import ChatApp, create_app
+    from .conversations.memory import MemoryHistory
+    from .conversations.protocol import History
+    from .core.reply import Item, Responder
+    from .errors import (
+        ChatError,
+        ConversationBusy,
+        SettingsError,
+        UpstreamError,
+        UpstreamRateLimited,
+        UpstreamTimeout,
+    )
+    from .http.routes import chat_routes
+    from .models import Finish, Message, Turn, Usage
+    from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
+    from .responders.providers.openai import OpenAIResponder as OpenAIResponder
+    from .settings import Settings
+    from .stream.lifecycle import Lifecycle
 
 __all__ = [
     "ChatApp",
@@ -45,20 +48,32 @@ __all__ = [
     "create_app",
 ]
 
-if TYPE_CHECKING:
-    from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
-    from .responders.providers.openai import OpenAIResponder as OpenAIResponder
-
-# They need the extra `providers`: imported when they are named, and not part of `import *`.
-_PROVIDERS = {"AnthropicResponder": "anthropic", "OpenAIResponder": "openai"}
+# Each module is imported when a name in it is first asked for: the command line has to hear
+# signals before that, and two of them need the extra `providers`.
+_HOMES = {
+    "app": "ChatApp create_app",
+    "conversations.memory": "MemoryHistory",
+    "conversations.protocol": "History",
+    "core.reply": "Item Responder",
+    "errors": "ChatError ConversationBusy SettingsError "
+    "UpstreamError UpstreamRateLimited UpstreamTimeout",
+    "http.routes": "chat_routes",
+    "models": "Finish Message Turn Usage",
+    "responders.providers.anthropic": "AnthropicResponder",
+    "responders.providers.openai": "OpenAIResponder",
+    "settings": "Settings",
+    "stream.lifecycle": "Lifecycle",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    module = _PROVIDERS.get(name)
-    if module is None:
+    home = _HOME.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".responders.providers.{module}", __name__), name)
+    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+    return value
 
 
 def __dir__() -> List[str]:
-    return sorted({*globals(), *_PROVIDERS})
+    return sorted({*globals(), *_HOME})

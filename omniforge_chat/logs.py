@@ -265,10 +265,10 @@ class JSONFormatter(TextFormatter):
             return json.dumps(line, separators=(",", ":"))
 
 
-def log_config(level: str, style: str) -> Dict[str, Any]:
+def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any]:
     """A dict for `logging.config.dictConfig`: every line to standard error, in one format.
 
-    `level` and `style` are the settings `log_level` and `log_format`.
+    `level`, `style` and `access` are the settings `log_level`, `log_format` and `access_log`.
     """
     formatter = JSONFormatter if style == "json" else TextFormatter
     return {
@@ -279,7 +279,7 @@ def log_config(level: str, style: str) -> Dict[str, Any]:
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
             # We log the end of each chat. The server's own line for each request adds nothing.
-            "uvicorn.access": {"level": "WARNING"},
+            "uvicorn.access": {"level": "INFO" if access else "WARNING"},
             # Nor does a line for each request to a model provider. Those for each step of such a
             # request would even quote the provider's headers.
             "httpx": {"level": "WARNING"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import re
 from typing import (
@@ -67,6 +68,28 @@ def _is_origin(value: object) -> bool:
     return value == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", value) is not None
 
 
+def is_path(value: object) -> bool:
+    """Whether `value` can be the prefix of a path: `/api`, `/a/b`, or nothing."""
+    return (
+        isinstance(value, str)
+        and len(value) <= 256
+        and re.fullmatch(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~@+-]+)*", value) is not None
+    )
+
+
+def _are_proxies(value: object) -> bool:
+    return isinstance(value, str) and (
+        value in ("*", "") or all(_is_network(part.strip()) for part in value.split(","))
+    )
+
+
+def _is_network(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_network(text)
+        return True
+    return False
+
+
 AT_LEAST_ONE = _whole(1)
 SECONDS = Rule("a number of seconds above 0", lambda v: _is_time(v) and v > 0, float)
 _SECONDS_OR_OFF = Rule(
@@ -75,6 +98,17 @@ _SECONDS_OR_OFF = Rule(
     lambda text: None if text.lower() == "off" else float(text),
 )
 _SECONDS_OR_ZERO = Rule("a number of seconds of at least 0", _is_time, float)
+_SWITCH = Rule(
+    "on or off",
+    lambda value: type(value) is bool,
+    lambda text: {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[
+        text.lower()
+    ],
+)
+_ANY_TEXT = Rule("text", lambda value: isinstance(value, str))
+_FILE = Rule("the path of a file", lambda value: isinstance(value, str) and "\0" not in value)
+_PATH = Rule("a path such as /api", is_path, lambda text: text.rstrip("/"))
+_PROXIES = Rule("*, or addresses and networks such as 10.0.0.0/8 with commas between", _are_proxies)
 _LEVEL = _one_of("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", read=str.upper)
 _ORIGINS = Rule(
     "*, or origins such as https://example.com with commas between",
@@ -94,10 +128,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Field, type, rule, variable (if it is not CHAT_ and the field's name), default.
     host: Annotated[str, _text("a host name or an address"), "HOST"] = "127.0.0.1"
     port: Annotated[int, _whole(0, 65535), "PORT"] = 8000
+    uds: Annotated[str, _FILE, "UDS"] = ""
     # WEB_CONCURRENCY is the name that uvicorn, gunicorn and hosting platforms use.
     workers: Annotated[int, AT_LEAST_ONE, "WEB_CONCURRENCY"] = 1
+    root_path: Annotated[str, _PATH, "ROOT_PATH"] = ""
+    forwarded_allow_ips: Annotated[str, _PROXIES, "FORWARDED_ALLOW_IPS"] = "127.0.0.1,::1"
+    keep_alive: Annotated[float, SECONDS, "KEEP_ALIVE"] = 75.0
+    ssl_certfile: Annotated[str, _FILE, "SSL_CERTFILE"] = ""
+    ssl_keyfile: Annotated[str, _FILE, "SSL_KEYFILE"] = ""
+    ssl_keyfile_password: Annotated[str, _ANY_TEXT, "SSL_KEYFILE_PASSWORD"] = ""
+    ssl_ca_certs: Annotated[str, _FILE, "SSL_CA_CERTS"] = ""
+    ssl_cert_reqs: Annotated[int, _whole(0, 2), "SSL_CERT_REQS"] = 0
+    ssl_ciphers: Annotated[str, _ANY_TEXT, "SSL_CIPHERS"] = ""
     log_level: Annotated[str, _LEVEL, "LOG_LEVEL"] = "INFO"
     log_format: Annotated[str, _one_of("text", "json"), "LOG_FORMAT"] = "text"
+    access_log: Annotated[bool, _SWITCH, "ACCESS_LOG"] = False
     cors_origins: Annotated[Tuple[str, ...], _ORIGINS, "CORS_ORIGINS"] = ()
     responder: Annotated[str, _text("a name")] = "placeholder"
     max_streams: Annotated[int, AT_LEAST_ONE] = 10_000
@@ -120,6 +165,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for field, (rule, *_) in _TABLE.items():
             check(field, getattr(self, field), rule)
+
+    def __repr__(self) -> str:
+        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        values["ssl_keyfile_password"] = "***"
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
     def shortest_limit(self) -> float:
@@ -174,7 +224,7 @@ def read(field: str, environ: Mapping[str, str]) -> Any:
     text = environ.get(name)
     if text is None:
         return getattr(Settings(), field)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, KeyError):
         value = rule.read(text.strip())
         if rule.holds(value):
             return value

@@ -5,7 +5,12 @@ The modules:
 
 - `server`: Server, which drains its app before it ends, and `serve`, in this process.
 - `workers`: `serve_workers`, in several processes.
-- `signals`: who handles SIGINT and SIGTERM meanwhile.
+- `reloading`: `serve_reloading`, in a process that is replaced when the code changes.
+- `listener`: the socket that they share.
+- `tls`: TLS for it.
+- `forwarded`: the path under which a proxy shows the service.
+- `signals`: who handles SIGINT, SIGTERM and SIGHUP meanwhile, and the end of the process.
+- `stdio`: standard input, output and error.
 - `rules`: the limits and rules for the head of a request.
 - `protocol`: what a connection does beyond uvicorn's, whichever parser it has.
 - `h11_protocol`, `httptools_protocol`: that, with each parser.
@@ -14,7 +19,21 @@ Only this room imports uvicorn. `protocol.UVICORN` lists the attributes of uvico
 relies on.
 """
 
-from .server import Server, listen, make_server, serve
+from .listener import listen, open_listener
+from .reloading import serve_reloading
+from .server import Server, make_server, serve
+from .stdio import open_standard_streams
+from .tls import check_tls
 from .workers import serve_workers
 
-__all__ = ["Server", "listen", "make_server", "serve", "serve_workers"]
+__all__ = [
+    "Server",
+    "check_tls",
+    "listen",
+    "make_server",
+    "open_listener",
+    "open_standard_streams",
+    "serve",
+    "serve_reloading",
+    "serve_workers",
+]

@@ -39,15 +39,16 @@ _PROTOCOL = (
     "_unset_keepalive_if_required app cycle flow loop server_state transport "
 )
 UVICORN = {
-    "Config": "http_protocol_class load",
+    "Config": "http_protocol_class is_ssl load loaded_app",
     "FlowControl": "read_paused resume_reading",
     "H11Protocol": _PROTOCOL + "conn",
     "HttpToolsProtocol": _PROTOCOL
     + "headers on_headers_complete on_body on_message_complete parser pipeline url",
+    "ProxyHeadersMiddleware": "trusted_hosts",
     # `receive` is the app's, as a bound method: its `__self__` is the request.
     "RequestResponseCycle": "disconnected message_event more_body receive response_complete "
     "response_started",
-    "Server": "capture_signals handle_exit run should_exit shutdown started startup",
+    "Server": "capture_signals config handle_exit run should_exit shutdown started startup",
     "ServerState": "default_headers",
 }
 """The attributes of uvicorn's classes that this room relies on."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import signal
 import socket
-import sys
+import time
 from functools import partial
 from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional, Type
@@ -18,9 +17,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..app import ChatApp
 from ..logs import log_config, logger
 from ..settings import Settings
+from .forwarded import ForwardedPrefix
 from .h11_protocol import CheckedH11Protocol
+from .listener import BACKLOG, url_of
 from .protocol import CheckedProtocol
-from .signals import STOP_SIGNALS, end_process, handle_signals
+from .signals import ExitTimer, end_process, handle_signals
+from .stdio import flush_standard_streams
+from .tls import check_tls, tls_options
 
 try:
     from .httptools_protocol import CheckedHttptoolsProtocol
@@ -28,20 +31,20 @@ except ModuleNotFoundError as missing:
     if missing.name != "httptools":  # which the extra `fast` brings
         raise
 
-BACKLOG = 2048
-"""How many connections may wait to be accepted."""
-
 
 class Server(uvicorn.Server):
     """uvicorn, except for its end: it drains its app first, and a stop by signal is a success.
 
-    The first SIGINT or SIGTERM starts the drain. A second one ends the drain now: each open stream
-    still gets its last frame.
+    The first of the STOP_SIGNALS starts the drain. A second one ends the drain now: each open
+    stream still gets its last frame.
     """
 
-    def __init__(self, config: uvicorn.Config, app: ChatApp) -> None:
+    def __init__(self, config: uvicorn.Config, app: ChatApp, settings: Settings) -> None:
         super().__init__(config)
         self._app = app
+        self._settings = settings
+        self._exit_timer: Optional[ExitTimer] = None
+        self._drained_at = 0.0
         self._drains: List[asyncio.Task[None]] = []
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._stops: Dict[str, int] = {}
@@ -53,7 +56,7 @@ class Server(uvicorn.Server):
         if not self.started:
             return
         for listener in sockets or ():
-            logger.info("serving on %s", _url(listener))
+            logger.info("serving on %s", url_of(listener, secure=self.config.is_ssl))
         self._loop = asyncio.get_running_loop()
         self._start_drains()
 
@@ -61,12 +64,26 @@ class Server(uvicorn.Server):
         """Close everything."""
         await super().shutdown(sockets)
         self._closed = True
+        if self._exit_timer is not None:  # what is left are threads
+            left = self._drained_at + self._settings.cleanup_timeout - time.monotonic()
+            self._exit_timer.end_within(max(0.5, left))
+
+    def run_process(self, listener: socket.socket) -> bool:
+        """Serve on `listener` until a stop, in a process that is there for nothing else.
+
+        A stop ends the process in time, whatever runs in it. False if the server cannot start.
+        """
+        self._exit_timer = ExitTimer()
+        try:
+            self.run(sockets=[listener])
+        finally:
+            flush_standard_streams()
+        return self.started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM while serving, unless the process ignores them."""
-        heard = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-        with handle_signals(heard, self.handle_exit, lambda: "signal" in self._stops):
+        """Handle the signals that stop a process while serving, unless it ignores them."""
+        with handle_signals(self.handle_exit, lambda: "signal" in self._stops):
             yield
 
     def handle_exit(self, sig: int, frame: Optional[FrameType]) -> None:
@@ -81,7 +98,11 @@ class Server(uvicorn.Server):
         If a signal goes to all processes of a service, as systemd and a terminal send it, a worker
         hears of the same stop from two sources. That is no second stop.
         """
-        self._stops[source] = self._stops.get(source, 0) + 1
+        count = self._stops[source] = self._stops.get(source, 0) + 1
+        if self._exit_timer is not None:
+            drain = self._settings.drain_timeout if count == 1 else 0.0
+            # The stream, the server and the app's lifespan each have a time to clean up.
+            self._exit_timer.end_within(drain + 3 * self._settings.cleanup_timeout + 1.0)
         # uvicorn 0.39 leaves at once and closes nothing if it is told during its startup. So
         # `startup` looks at the stops that came until then.
         if self._loop is not None:
@@ -97,69 +118,49 @@ class Server(uvicorn.Server):
 
     async def _drain(self, seconds: Optional[float]) -> None:
         await self._app.drain(seconds)
+        self._drained_at = time.monotonic()
         self.should_exit = True
 
 
-def listen(host: str, port: int, *, send_timeout: Optional[float] = None) -> socket.socket:
-    """A listening socket, made before anything else, so that a taken port is one clear error.
-
-    If you pass `send_timeout`, in seconds, the kernel drops a client that takes nothing for twice
-    as long. Raises OSError.
-    """
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    # With the protocol named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sys.platform == "linux" and send_timeout is not None:
-            # Accepted connections inherit it. It also holds when all of a reply was handed over
-            # (RFC 5482). Twice, so that the stream's own limit acts first and the log says
-            # "stalled".
-            milliseconds = min(math.ceil(2 * 1000 * send_timeout), 2**31 - 1)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        listener.bind(address)
-        # From here on nobody else can have the address, and a client that connects waits.
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def service_log(settings: Settings) -> Dict[str, Any]:
+    """The configuration of the log of a service."""
+    return log_config(settings.log_level, settings.log_format, access=settings.access_log)
 
 
 def serve(app: ChatApp, listener: socket.socket, settings: Settings) -> bool:
     """Serve `app` on `listener` until a signal stops it; False if it cannot start."""
-    server = make_server(
-        app, settings, log_config=log_config(settings.log_level, settings.log_format)
-    )
-    server.run(sockets=[listener])
-    return server.started
+    server = make_server(app, settings, log_config=service_log(settings))
+    return server.run_process(listener)
 
 
 def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
-    """A server for `app`. `options` go to `uvicorn.Config`."""
+    """A server for `app`. `options` go to `uvicorn.Config`.
+
+    Raises SettingsError if there can be no TLS as the settings want it.
+    """
+    check_tls(settings)
     config = uvicorn.Config(
         app,
         backlog=BACKLOG,
-        access_log=False,
+        workers=1,  # or it reads WEB_CONCURRENCY
+        root_path=settings.root_path,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        access_log=settings.access_log,
         server_header=False,
         ws="none",
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it takes any number
         # After the drain only the last bytes are left to be taken.
         timeout_graceful_shutdown=math.ceil(settings.cleanup_timeout),
+        **tls_options(settings),
         **options,
     )
     config.load()
+    config.loaded_app = ForwardedPrefix(config.loaded_app, app, settings.root_path)
     checked: Any = partial(
         _checked_protocol(config.http_protocol_class), head_timeout=settings.body_timeout
     )
     config.http_protocol_class = checked
-    return Server(config, app)
+    return Server(config, app, settings)
 
 
 def _checked_protocol(protocol: Type[Any]) -> Type[CheckedProtocol]:

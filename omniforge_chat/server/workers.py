@@ -22,10 +22,11 @@ from types import FrameType
 from typing import Iterator, List, NamedTuple, Optional
 
 from ..app import create_app
-from ..logs import log_config, logger
+from ..logs import logger
 from ..settings import Settings
-from .server import Server, make_server
-from .signals import STOP_SIGNALS, handle_signals
+from .server import Server, make_server, service_log
+from .signals import handle_signals
+from .stdio import flush_standard_streams
 
 _SHORTEST_LIFE = 1.0
 """Seconds: a worker that lived less is not replaced sooner than this after its start."""
@@ -36,11 +37,14 @@ _CAN_BLOCK_SIGNALS = hasattr(signal, "pthread_sigmask")
 def serve_workers(listener: socket.socket, settings: Settings) -> None:
     """Serve `create_app(settings=settings)` in `settings.workers` processes, all on `listener`.
 
-    A worker that dies is replaced. SIGINT and SIGTERM stop each worker, and this returns when all
-    have ended.
+    A worker that dies is replaced. SIGINT, SIGTERM and SIGHUP stop each worker, and this returns
+    when all have ended.
     """
-    logging.config.dictConfig(log_config(settings.log_level, settings.log_format))
-    _Supervisor(listener, settings).run()
+    logging.config.dictConfig(service_log(settings))
+    try:
+        _Supervisor(listener, settings).run()
+    finally:
+        flush_standard_streams()
 
 
 class _Worker(NamedTuple):
@@ -61,7 +65,7 @@ class _Supervisor:
         self._stopping = False
 
     def run(self) -> None:
-        with handle_signals(STOP_SIGNALS, self._stop, lambda: self._stopping):
+        with handle_signals(self._stop, lambda: self._stopping):
             try:
                 for _ in range(self._settings.workers):
                     self._start()
@@ -136,10 +140,10 @@ def _run_worker(listener: socket.socket, settings: Settings, pipe: Connection) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _CAN_BLOCK_SIGNALS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    logs = log_config(settings.log_level, settings.log_format)
+    logs = service_log(settings)
     server = make_server(create_app(settings=settings), settings, log_config=logs)
     threading.Thread(target=_stop_with_parent, args=(pipe, server), daemon=True).start()
-    server.run(sockets=[listener])
+    server.run_process(listener)
 
 
 def _stop_with_parent(pipe: Connection, server: Server) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Dict, List
 import pytest
 
 from omniforge_chat.cli import main
+from omniforge_chat.server.signals import handle_signals
 
 from ..support.answers import last, refusal
 from ..support.constants import CONVERSATION, PATIENCE
@@ -91,6 +92,7 @@ def refused(directory: Path, *arguments: str, **variables: str) -> subprocess.Co
 def directory(tmp_path: Path) -> Path:
     """A current directory, with some responders in it."""
     (tmp_path / "mine.py").write_text(RESPONDERS)
+    (tmp_path / "locked.pem").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     package = tmp_path / "product"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -195,7 +197,7 @@ def test_help_names_every_flag(directory: Path) -> None:
     done = refused(directory, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for flag in ("host", "port", "workers", "log-level", "log-format", "responder"):
+    for flag in ("host", "port", "uds", "workers", "log-level", "responder", "reload", "check"):
         assert f"--{flag}" in done.stdout
 
 
@@ -245,6 +247,35 @@ def test_help_names_every_flag(directory: Path) -> None:
             "CHAT_HISTORY='memory': expected off, or one worker (WEB_CONCURRENCY=1)",
         ),
         ([], {"CHAT_HISTORY": "memory", "WEB_CONCURRENCY": "3"}, "each of 3 would know a part"),
+        (["--root-path", "//evil.example"], {}, "ROOT_PATH='//evil.example': expected a path"),
+        (["--forwarded-allow-ips", "proxy"], {}, "FORWARDED_ALLOW_IPS='proxy': expected *, or"),
+        (["--timeout-keep-alive", "0"], {}, "KEEP_ALIVE='0': expected a number of seconds"),
+        ([], {"ACCESS_LOG": "maybe"}, "ACCESS_LOG='maybe': expected on or off"),
+        (["--reload", "--workers", "2"], {}, "WEB_CONCURRENCY=2: expected 1, for --reload"),
+        (["--fd", "3", "--uds", "x"], {}, "UDS='x': expected none, as --fd is given"),
+        (
+            ["--env-file", "none"],
+            {},
+            "--env-file='none': expected a file that can be read: No such",
+        ),
+        (["--ssl-certfile", "none"], {}, "SSL_CERTFILE='none': expected a file that can be read"),
+        (["--ssl-certfile", "mine.py"], {}, "SSL_CERTFILE='mine.py': expected a certificate"),
+        (
+            ["--ssl-certfile", "mine.py"],
+            {"SSL_KEYFILE": "none", "WEB_CONCURRENCY": "2"},
+            "SSL_KEYFILE='none': expected a file that can be read",
+        ),
+        ([], {"SSL_KEYFILE": "mine.py"}, "SSL_CERTFILE='': expected a file, for SSL_KEYFILE"),
+        (
+            ["--ssl-certfile", "mine.py", "--ssl-cert-reqs", "2"],
+            {},
+            "SSL_CA_CERTS='': expected a file with the authorities that SSL_CERT_REQS asks for",
+        ),
+        (
+            ["--ssl-certfile", "locked.pem"],
+            {},
+            "SSL_KEYFILE_PASSWORD='': expected the password of the key",
+        ),
     ],
 )
 def test_a_bad_setting_is_told_in_one_line_that_says_which_and_what_was_expected(
@@ -321,21 +352,93 @@ def test_a_taken_port_ends_it_with_one_line(directory: Path, workers: str) -> No
     ]
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid", "a..b"])
-def test_an_address_that_is_not_ours_ends_it_with_one_line(directory: Path, host: str) -> None:
-    """A wrong `HOST` is the other common reason."""
-    done = refused(directory, "--host", host, "--port", "0")
-    assert done.returncode == 1
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith(f"omniforge-chat: cannot listen on {host}:0: ")
+@pytest.fixture
+def here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process is in that directory meanwhile, with the environment of a service."""
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(os, "environ", environment())
+    return directory
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid", "a..b", "x86_64-conda-linux-gnu"])
+def test_an_address_that_is_not_ours_ends_it_with_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """A wrong `HOST` is the other common reason, and it need not be of the user's own making."""
+    assert main(["--host", host, "--port", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"omniforge-chat: cannot listen on {host}:0: ")
+    assert "HOST" not in line
+    monkeypatch.setitem(os.environ, "HOST", host)
+    assert main(["--port", "0"]) == 1
+    (of_variable,) = capsys.readouterr().err.splitlines()
+    assert of_variable == (
+        f"{line} (the variable HOST, which conda and some shells set, too: unset it, or use --host)"
+    )
+
+
+def test_what_is_no_socket_is_not_listened_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody's file is removed for it."""
+    (here / "taken").touch()
+    with socket.socket(socket.AF_UNIX) as used, open(here / "taken") as file:
+        used.bind(str(here / "used"))
+        used.listen(1)
+        for arguments, said in (
+            (["--uds", "taken"], "taken: there is a file that is no socket"),
+            (["--uds", "used"], "used: Address already in use"),
+            (["--uds", "no/where"], "no/where: No such file or directory"),
+            (["--uds", "x" * 200], f"{'x' * 200}: AF_UNIX path too long"),
+            (["--fd", "999"], "the descriptor 999: Bad file descriptor"),
+            (["--fd", str(file.fileno())], f"the descriptor {file.fileno()}: Socket operation on"),
+        ):
+            assert main(arguments) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"omniforge-chat: cannot listen on {said}")
+        assert (here / "taken").exists()
+        assert (here / "used").exists()
+
+
+def test_check_says_what_would_start_and_starts_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment asks before it replaces what runs."""
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = ["--responder", "mine:one", "--port", str(port), "--ssl-keyfile-password", "secret"]
+        assert main(["--check", *flags[:4]]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"omniforge-chat: would serve mine:one on 127.0.0.1:{port} with 1 worker",
+            f"  PORT={port}",
+            "  CHAT_RESPONDER=mine:one",
+        ]
+        assert main(["--check", *flags]) == 2
+        assert "secret" not in capsys.readouterr().err
+    assert main(["--check", "--uds", "x", "--workers", "2"]) == 0
+    assert " on x with 2 workers" in capsys.readouterr().out
+    assert not (here / "x").exists()
+
+
+def test_the_version_is_that_of_the_package_and_of_what_serves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is what a bug report needs."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    found = re.fullmatch(
+        r"omniforge-chat \S+ \(uvicorn \S+, \w+ \S+, \w+\)\n", capsys.readouterr().out
+    )
+    assert found
 
 
 # Ending
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: str) -> None:
     """An orchestrator tells the parent, and a terminal tells every process of the group at once."""
     with running(directory, "--workers", workers) as service:
@@ -343,9 +446,43 @@ def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: st
         tell = os.kill if number == signal.SIGTERM else os.killpg
         tell(service.process.pid, number)
         assert service.status() == 0
+        assert "draining: " in "\n".join(service.log)
         assert "Traceback" not in "\n".join(service.log)
         with pytest.raises(ConnectionRefusedError):
             service.connect()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "mine"])
+def test_a_signal_is_heard_before_anything_is_imported(
+    directory: Path, module: str, number: int
+) -> None:
+    """The kernel drops one that the first process of a container does not handle by then."""
+    (directory / f"{module}.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")
+    done = refused(directory, "--responder", "mine:one")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_first_process_of_a_container_hears_a_signal_while_it_starts(directory: Path) -> None:
+    """There is no second one."""
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode:
+        pytest.skip("no namespaces here")
+    (directory / "starlette.py").write_text("import os\nos.kill(os.getpid(), 15)\nprint('lost')\n")
+    command = ["unshare", "--pid", "--fork", *MODULE]
+    with running(directory, command=command) as service:
+        assert service.status() == 0
+        assert service.log == []
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    """`nohup` means it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handle_signals(lambda *_: None, lambda: False):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_while_workers_start_ends_them_all(directory: Path) -> None:

@@ -422,7 +422,8 @@ def test_a_drain_cuts_a_client_that_does_not_read(wire: Dict[str, Any]) -> None:
 
 
 RESPONDERS = '''
-import asyncio, ctypes, gc, json, os, time
+import asyncio, atexit, ctypes, gc, json, logging, os, sys, time
+import anyio.to_thread
 
 c_library = ctypes.CDLL(None)
 closed = {}
@@ -474,10 +475,28 @@ async def deaf(turn):
         except BaseException:
             continue
 
+def note_exit():
+    atexit.register(lambda: print("at exit", file=sys.stderr))
+
 async def threaded(turn):
     """Wait for a thread that nobody can end."""
+    note_exit()
     yield "begun"
     await asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+
+async def anyio_thread(turn):
+    """Wait for a thread of anyio's."""
+    note_exit()
+    yield "begun"
+    await anyio.to_thread.run_sync(time.sleep, 60)
+
+async def blocked(turn):
+    """Block the event loop."""
+    note_exit()
+    yield "begun"
+    await asyncio.sleep(0.01)
+    logging.error("blocked")
+    time.sleep(60)
 
 async def until_told(turn):
     """Say which process this is, and end when there is a file of the name `go`."""
@@ -612,6 +631,30 @@ def test_a_thread_that_goes_on_does_not_keep_the_process_from_a_second_signal(
         _shut_down(client)
         service.wait_for("Finished server process")
         assert service.end(number) == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "responder"),
+    [(1, "threaded"), (2, "threaded"), (1, "anyio_thread"), (1, "blocked")],
+)
+def test_one_signal_ends_a_process_in_time_whatever_runs_in_it(
+    directory: Path, workers: int, responder: str
+) -> None:
+    """Nobody can end a thread, and most that stop a process ask only once."""
+    options = {"CHAT_RESPONDER": f"faults:{responder}", "CHAT_DRAIN_TIMEOUT": "0"}
+    flags = ["--workers", str(workers)]
+    with running(directory, *flags, CHAT_CLEANUP_TIMEOUT="0.1", **options) as service:
+        ((client, _),) = _open(service, 1)
+        if responder == "blocked":
+            service.wait_for("blocked")
+        service.process.send_signal(signal.SIGTERM)
+        if responder == "blocked":
+            client.close()
+        else:
+            _shut_down(client)
+        service.wait_for("ERROR .*did not end in time; its threads are MainThread")
+        assert service.status() == 0
+        assert service.log[-1] == "at exit"
 
 
 def test_sigterm_under_300_open_streams_ends_each_with_its_last_frame(directory: Path) -> None:

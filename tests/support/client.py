@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from omniforge_chat.core.sse import Decoder, Frame
 
@@ -14,15 +15,19 @@ from .constants import PATIENCE
 
 
 class Client:
-    """One TCP connection and what came over it, without an HTTP library that hides the pieces."""
+    """One connection and what came over it, without an HTTP library that hides the pieces.
 
-    def __init__(self, port: int, *, receive_bytes: Optional[int] = None) -> None:
-        self.socket = socket.socket()
+    It leads to a port of this machine, or to a Unix socket at a path.
+    """
+
+    def __init__(self, address: Union[int, Path], *, receive_bytes: Optional[int] = None) -> None:
+        local = isinstance(address, Path)
+        self.socket = socket.socket(socket.AF_UNIX if local else socket.AF_INET)
         self.socket.settimeout(PATIENCE)
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         try:
-            self.socket.connect(("127.0.0.1", port))
+            self.socket.connect(str(address) if local else ("127.0.0.1", address))
         except OSError:
             self.socket.close()
             raise

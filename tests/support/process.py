@@ -31,7 +31,12 @@ class ServiceProcess:
     """A service in a process group of its own, and what it says on standard error."""
 
     def __init__(
-        self, command: Sequence[str], directory: Path, variables: Dict[str, str], patience: float
+        self,
+        command: Sequence[str],
+        directory: Path,
+        variables: Dict[str, str],
+        patience: float,
+        **options: Any,
     ) -> None:
         self.log: List[str] = []
         self._unread = b""
@@ -44,6 +49,7 @@ class ServiceProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            **options,
         )
         assert self.process.stderr is not None
         self._stderr = self.process.stderr
@@ -117,12 +123,13 @@ class ServiceProcess:
 def running(directory: Path, *arguments: str, **options: Any) -> Iterator[ServiceProcess]:
     """A service in `directory`; `command` replaces the usual one, the rest is its environment.
 
-    `patience` replaces the seconds that a line of its log may take. Whatever is left of it at the
-    end is killed.
+    `patience` replaces the seconds that a line of its log may take, and `pass_fds` are descriptors
+    that it gets. Whatever is left of it at the end is killed.
     """
     command = [*options.pop("command", MODULE), *arguments]
     patience = options.pop("patience", PATIENCE)
-    service = ServiceProcess(command, directory, {"PORT": "0", **options}, patience)
+    given = {"pass_fds": options.pop("pass_fds", ())}
+    service = ServiceProcess(command, directory, {"PORT": "0", **options}, patience, **given)
     try:
         yield service
     finally:

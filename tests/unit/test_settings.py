@@ -17,7 +17,9 @@ from omniforge_chat.settings import variable
 FIELDS = Settings.__struct_fields__
 DEFAULTS: Dict[str, Any] = {field: getattr(Settings(), field) for field in FIELDS}
 TEXTS = [field for field in FIELDS if isinstance(DEFAULTS[field], str)]
-WHOLE = [field for field in FIELDS if isinstance(DEFAULTS[field], int)]
+MAY_BE_EMPTY = [field for field in TEXTS if DEFAULTS[field] == "" or "allow_ips" in field]
+SWITCHES = [field for field in FIELDS if isinstance(DEFAULTS[field], bool)]
+WHOLE = [field for field in FIELDS if type(DEFAULTS[field]) is int]
 TIMES = [field for field in FIELDS if isinstance(DEFAULTS[field], float)]
 
 
@@ -44,11 +46,16 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
         "history": st.sampled_from(["off", "memory"]),
+        "root_path": st.sampled_from(["", "/api", "/a/b-c_d.e~f", "/..."]),
+        "forwarded_allow_ips": st.sampled_from(["", "*", "127.0.0.1,::1", "10.0.0.0/8, fe80::/10"]),
+        "ssl_cert_reqs": st.sampled_from([0, 1, 2]),
     }
     if field in special:
         return special[field]
+    if field in SWITCHES:
+        return st.booleans()
     if field in TEXTS:
-        return st.text(min_size=1).filter(lambda text: text == text.strip())
+        return st.text(min_size=1).filter(lambda text: text == text.strip() and "\0" not in text)
     if field in WHOLE:
         return st.integers(min_value=1, max_value=65535)
     assert field in TIMES, f"{field} is of a kind that this test does not know"
@@ -60,6 +67,8 @@ def as_text(value: Any) -> str:
     """`value` as somebody writes it in an environment."""
     if value is None:
         return "off"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -77,6 +86,12 @@ def test_without_an_environment_the_defaults_hold() -> None:
     assert (DEFAULTS["log_level"], DEFAULTS["log_format"]) == ("INFO", "text")
     assert (DEFAULTS["responder"], DEFAULTS["history"]) == ("placeholder", "off")
     assert DEFAULTS["max_body_bytes"] == 131072
+
+
+def test_the_password_of_a_key_is_not_shown() -> None:
+    """Settings end up in logs and tracebacks."""
+    assert "secret" not in repr(Settings(ssl_keyfile_password="secret"))
+    assert "port=1" in repr(Settings(port=1))
 
 
 def test_in_code_there_is_no_cors() -> None:
@@ -113,6 +128,8 @@ def test_settings_are_a_value() -> None:
         ("history", "CHAT_HISTORY"),
         ("history_ttl", "CHAT_HISTORY_TTL"),
         ("context_chars", "CHAT_CONTEXT_CHARS"),
+        *((name.lower(), name) for name in ("UDS", "ROOT_PATH", "FORWARDED_ALLOW_IPS")),
+        *((name.lower(), name) for name in ("KEEP_ALIVE", "SSL_KEYFILE", "ACCESS_LOG")),
     ],
 )
 def test_a_variable_is_the_field_in_upper_case_and_prefixed_where_it_is_the_chats(
@@ -147,6 +164,10 @@ def test_what_is_written_into_an_environment_is_what_code_would_have_said(
         ("CHAT_BODY_TIMEOUT", "1e-1", "body_timeout", 0.1),
         ("CHAT_HISTORY", " Memory", "history", "memory"),
         ("CORS_ORIGINS", "*", "cors_origins", ("*",)),
+        ("ROOT_PATH", "/api/", "root_path", "/api"),
+        ("ROOT_PATH", "/", "root_path", ""),
+        ("ACCESS_LOG", "1", "access_log", True),
+        ("ACCESS_LOG", "False", "access_log", False),
         ("CORS_ORIGINS", "https://a.example,", "cors_origins", ("https://a.example",)),
         (
             "CORS_ORIGINS",
@@ -166,7 +187,12 @@ def test_values_are_read_as_people_write_them(
 BAD = [
     *((field, text) for field in WHOLE for text in ("", "x", "-1", "1.5", "1e3", "0x10", "inf")),
     *((field, text) for field in TIMES for text in ("", "x", "-1", "nan", "1,5", "15s", "never")),
-    *((field, "") for field in TEXTS),
+    *((field, "") for field in TEXTS if field not in MAY_BE_EMPTY),
+    *((field, text) for field in SWITCHES for text in ("", "x", "2", "none")),
+    *(("root_path", text) for text in ("api", "//api", "/a//b", "/a?b", "/a b", "/../a", "/a/.")),
+    *(("root_path", text) for text in ("http://host/a", "/a%20b", "/é", "/" + 256 * "a")),
+    *(("forwarded_allow_ips", text) for text in ("host", "10.0.0.1/8", "10.0.0.0/33", "*,::1")),
+    *(("uds", "a\0b"), ("ssl_cert_reqs", "3")),
     *((field, "off") for field in (*WHOLE, *TIMES) if not is_optional(field)),
     *(("port", "65536"), ("workers", "0"), ("body_timeout", "0"), ("body_timeout", "inf")),
     *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("history", "redis")),
@@ -196,8 +222,8 @@ def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_what_was_exp
         *((field, str(DEFAULTS[field])) for field in (*WHOLE, *TIMES)),
         *((field, float(DEFAULTS[field])) for field in WHOLE),
         *((field, math.nan) for field in TIMES),
-        *((field, None) for field in (*WHOLE, *TEXTS)),
-        *((field, 17) for field in TEXTS),
+        *((field, None) for field in (*WHOLE, *TEXTS, *SWITCHES)),
+        *((field, 17) for field in (*TEXTS, *SWITCHES)),
         *(("log_level", "debug"), ("log_format", "JSON"), ("port", -1), ("body_timeout", 0)),
         *(("history", "Memory"), ("history_ttl", 0.0), ("context_chars", -1)),
         *(("cors_origins", ["*"]), ("cors_origins", "*"), ("cors_origins", (17,))),

@@ -31,7 +31,7 @@ def instances() -> Iterator[Any]:
             config=config, server_state=state, app_state={}, _loop=Mock()
         )
         protocol.connection_made(Mock(spec=asyncio.Transport))
-        yield from (config, server, state, protocol, protocol.flow)
+        yield from (config, config.loaded_app, server, state, protocol, protocol.flow)
         protocol.loop.create_task = lambda task, **_: task.close() or Mock()
         protocol.data_received(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         yield protocol.cycle

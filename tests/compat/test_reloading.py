@@ -1,0 +1,41 @@
+"""`--reload`, which starts two processes, one after the other."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from omniforge_chat.server import listen
+
+from ..support.answers import text
+from ..support.client import Client
+from ..support.process import running
+
+RESPONDER = "async def respond(turn):\n    yield {!r}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_change_of_the_code_is_served_and_a_signal_ends_it(tmp_path: Path, number: int) -> None:
+    """What somebody who writes a responder does all day."""
+    code = tmp_path / "mine.py"
+    code.write_text(RESPONDER.format("before"))
+    with listen("127.0.0.1", 0) as listener:
+        flags = ["--fd", str(listener.fileno()), "--reload", "--responder", "mine:respond"]
+        with running(tmp_path, *flags, pass_fds=[listener.fileno()]) as service:
+            service.wait_for("serving on")
+            assert _reply(listener) == "before"
+            code.write_text(RESPONDER.format("afterwards"))
+            service.wait_for("serving on")
+            assert _reply(listener) == "afterwards"
+            assert service.end(number) == 0
+    assert "Traceback" not in "\n".join(service.log)
+
+
+def _reply(listener: socket.socket) -> str:
+    with Client(listener.getsockname()[1]) as client:
+        client.post({"message": "hi"})
+        client.head()
+        return text(client.frames())
