@@ -2,12 +2,16 @@
 
 OpenAPI 3.2.0 describes a stream event by event (`itemSchema`). For `text/event-stream` its Media
 Type Registry says that each event is an object with the fields of its frame, and that `data` is a
-string, here of JSON (https://spec.openapis.org/registry/media-type/sse).
+string, here of JSON (https://spec.openapis.org/registry/media-type/sse). Most generators of clients
+know only OpenAPI 3.1, in which a stream is text.
+
+Sentences come from docstrings. `python -OO` has none, so then the document has fewer words.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from http import HTTPStatus
+from importlib import metadata
 from typing import Any, Dict, List, Tuple, Type
 
 import msgspec
@@ -20,33 +24,49 @@ _EVENTS: Tuple[Tuple[str, type], ...] = (("chunk", Chunk), ("done", Done), ("err
 _NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
+LATEST = "3.2"
+VERSIONS = {"3.1": "3.1.1", LATEST: "3.2.0"}
+"""The versions of OpenAPI that the document can be written in."""
 
-def document(chat_path: str, root_path: str) -> Dict[str, Any]:
-    """The document of a service that is mounted at `root_path`, with the chat at `chat_path`."""
+
+def document(chat_path: str, root_path: str, version: str = LATEST) -> Dict[str, Any]:
+    """The document of a service that is mounted at `root_path`, with the chat at `chat_path`.
+
+    `version` is one of VERSIONS.
+    """
     _, schemas = msgspec.json.schema_components(
         [ChatRequest, Chunk, Done, Error, Usage], ref_template="#/components/schemas/{name}"
     )
     schemas["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
     return {
-        "openapi": "3.2.0",
+        "openapi": VERSIONS[version],
         "info": {
             "title": "OmniForge Chat",
-            "version": version("omniforge-chat"),
+            "version": metadata.version("omniforge-chat"),
             "summary": "A message in, a stream of events out.",
         },
         "servers": [{"url": root_path or "/"}],
         "paths": {
-            chat_path: {"post": _chat()},
+            chat_path: {"post": _chat(_EVENT_STREAM if version == LATEST else _TEXT_STREAM)},
             "/health": {"get": _probe("health", "Whether the process is up", "healthy")},
             "/ready": {"get": _ready()},
         },
         "components": {
             "schemas": {
-                name: schema if name == ChatRequest.__name__ else _without_null(schema)
+                name: (_without_defaults if name == "ChatRequest" else _without_null)(schema)
                 for name, schema in schemas.items()
             }
         },
     }
+
+
+def _without_defaults(schema: Dict[str, Any]) -> Dict[str, Any]:
+    """`schema` without defaults: openapi-typescript makes a field that has one required."""
+    properties = {
+        name: {key: value for key, value in described.items() if key != "default"}
+        for name, described in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
 
 
 def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
@@ -62,7 +82,7 @@ def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
     return {**schema, "properties": properties}
 
 
-def _chat() -> Dict[str, Any]:
+def _chat(stream: Dict[str, Any]) -> Dict[str, Any]:
     example = {"message": "Hello, help me create an agent", "conversation_id": _EXAMPLE_ID}
     responses: Dict[str, Any] = {
         "200": {
@@ -71,9 +91,7 @@ def _chat() -> Dict[str, Any]:
                 "Lines that begin with `:` are heartbeats."
             ),
             "headers": {**_request_id_header(), **_header("X-Conversation-ID", "Also in `done`.")},
-            "content": {
-                "text/event-stream": {"itemSchema": {"oneOf": [_event(*e) for e in _EVENTS]}}
-            },
+            "content": {"text/event-stream": stream},
         }
     }
     by_status: Dict[int, List[Type[RequestError]]] = {}
@@ -135,7 +153,8 @@ def _error(classes: List[Type[RequestError]]) -> Dict[str, Any]:
     headers = _request_id_header()
     if classes[0].retry_after is not None:
         headers.update(_header("Retry-After", "Seconds to wait before the next try."))
-    description = " ".join((refusal.__doc__ or "").splitlines()[0] for refusal in classes)
+    phrase = HTTPStatus(classes[0].status).phrase
+    description = " ".join((refusal.__doc__ or phrase).splitlines()[0] for refusal in classes)
     return {
         "description": description,
         "headers": headers,
@@ -154,7 +173,7 @@ def _event(name: str, struct: type) -> Dict[str, Any]:
         data["description"] = f"Codes: {codes}, and those that a responder chooses itself."
     return {
         "type": "object",
-        "description": struct.__doc__,
+        "description": struct.__doc__ or name,
         "properties": {"event": {"const": name}, "data": data},
         "required": ["event", "data"],
     }
@@ -170,3 +189,8 @@ def _request_id_header() -> Dict[str, Any]:
 
 def _header(name: str, description: str) -> Dict[str, Any]:
     return {name: {"description": description, "schema": {"type": "string"}}}
+
+
+_EVENT_STREAM: Dict[str, Any] = {"itemSchema": {"oneOf": [_event(*event) for event in _EVENTS]}}
+_TEXT_STREAM: Dict[str, Any] = {"schema": {"type": "string"}}
+"""The stream of a chat in OpenAPI 3.2, and before it."""

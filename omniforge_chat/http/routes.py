@@ -12,13 +12,14 @@ from starlette.routing import Route
 
 from ..conversations.protocol import History
 from ..core.reply import Responder
+from ..errors import InvalidFields
 from ..request_id import RequestIDMiddleware
 from ..responders import check_responder
 from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
 from .chat import ChatEndpoint
-from .openapi import document
-from .responses import json_response
+from .openapi import LATEST, VERSIONS, document
+from .responses import error_response, json_response
 
 CHAT_PATH = "/api/v1/chat"
 
@@ -53,7 +54,11 @@ def chat_routes(
         return json_response({"status": "ready"})
 
     async def openapi(request: Request) -> Response:
-        return json_response(document(CHAT_PATH, request.scope.get("root_path", "")))
+        version = request.query_params.get("version", LATEST)
+        if version not in VERSIONS:
+            expected = " or ".join(VERSIONS)
+            return error_response(InvalidFields(f"version: must be {expected}, not {version!r}"))
+        return json_response(document(CHAT_PATH, request.scope.get("root_path", ""), version))
 
     async def docs(request: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})

@@ -24,6 +24,7 @@ from omniforge_chat.core.reply import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
 
+from ..support.answers import refusal
 from ..support.app import HandDrivenRequest, call
 from ..support.constants import CONVERSATION
 from ..support.requests import judge, objects
@@ -52,9 +53,9 @@ app = create_app(answer_even_messages, settings=Settings())
 remembering = create_app(answer_even_messages, settings=Settings(history="memory"))
 
 
-def document_of(app: Starlette, path: str = "/openapi.json") -> Any:
+def document_of(app: Starlette, path: str = "/openapi.json", query: str = "") -> Any:
     """The document as the service gives it out."""
-    answer = call(app, method="GET", path=path)
+    answer = call(app, method="GET", path=path, query_string=query.encode())
     assert answer.headers["content-type"] == "application/json"
     return json.loads(answer.body)
 
@@ -81,11 +82,48 @@ def event_problems(frame: Frame) -> List[str]:
     return found
 
 
-@reads_3_2
-def test_the_document_is_valid() -> None:
+@pytest.mark.parametrize(
+    ("query", "version"),
+    [
+        pytest.param("", "3.2.0", marks=reads_3_2),
+        pytest.param("version=3.2", "3.2.0", marks=reads_3_2),
+        ("version=3.1", "3.1.1"),
+    ],
+)
+def test_the_document_is_valid(query: str, version: str) -> None:
     """By the meta-schema of the version that it claims."""
-    assert DOCUMENT["openapi"] == "3.2.0"
-    openapi_spec_validator.validate(DOCUMENT)
+    document = document_of(app, query=query)
+    assert document["openapi"] == version
+    openapi_spec_validator.validate(document)
+    # Generators of clients that know only 3.1 fail on it, or leave the stream out.
+    assert ("itemSchema" in json.dumps(document)) == (version == "3.2.0")
+
+
+def test_the_versions_differ_in_nothing_but_the_stream() -> None:
+    """So that whoever reads one knows the other."""
+    older = document_of(app, query="version=3.1")
+    stream = older["paths"][CHAT]["post"]["responses"]["200"]["content"]
+    assert stream == {"text/event-stream": {"schema": {"type": "string"}}}
+    stream.update(DOCUMENT["paths"][CHAT]["post"]["responses"]["200"]["content"])
+    assert {**older, "openapi": "3.2.0"} == DOCUMENT
+
+
+@pytest.mark.parametrize("version", ["", "3", "3.0", "3.1.0", "4", "3.1%0A", "%ff", "3.1&version="])
+def test_a_version_that_there_is_not_is_refused(version: str) -> None:
+    """Another document than the one that was asked for would fail later, and elsewhere."""
+    answer = call(
+        app, method="GET", path="/openapi.json", query_string=b"version=%b" % version.encode()
+    )
+    status, code, message = refusal(*answer.json())
+    assert (status, code) == (422, "validation_error")
+    assert message.startswith("version: must be 3.1 or 3.2, not ")
+
+
+def test_no_field_of_a_request_has_a_default() -> None:
+    """openapi-typescript makes a field that has one required: clients had to send null."""
+    request = DOCUMENT["components"]["schemas"]["ChatRequest"]
+    assert request["required"] == ["message"]
+    assert [name for name, field in request["properties"].items() if "default" in field] == []
 
 
 @given(objects)
