@@ -116,6 +116,7 @@ class ChatApp(Starlette):
         process. A failure, and a close that takes longer than `cleanup_timeout`, is logged and not
         raised.
         """
+        self._lifecycle.refusals.close()
         seconds = self._settings.cleanup_timeout
         with anyio.move_on_after(seconds) as scope:
             async with anyio.create_task_group() as group:
@@ -224,7 +225,7 @@ class _DirectWay:
 async def _http_error(request: Request, error: Exception) -> Response:
     """The answer to the 404 and 405 that the router raises."""
     assert isinstance(error, HTTPException)
-    path, method = request.url.path, request.method
+    path, method = request.scope["path"], request.method  # its URL has the Host header in it
     problem: RequestError
     if error.status_code == 405:
         problem = MethodNotAllowed(f"{method} is not allowed for {path}")

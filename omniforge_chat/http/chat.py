@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
-from typing import Optional, Tuple
+from functools import partial
+from typing import Awaitable, Mapping, Optional, Tuple
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -22,6 +24,11 @@ from ..stream.lifecycle import Lifecycle
 from ..stream.response import ABORT, UNSENT, EventStream
 from . import validation
 from .responses import error_response, internal_error
+
+try:
+    from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY, RequestBodyLimitMiddleware
+except ModuleNotFoundError:  # this Starlette limits no bodies
+    MAX_BODY_SIZE_SCOPE_KEY = ""
 
 FAILURE_LOGGED = "omniforge_chat.failure_logged"
 """The key that is set in a request's scope when its failure is logged: nobody logs it again."""
@@ -45,21 +52,38 @@ class ChatEndpoint:
         self._lifecycle = lifecycle
         self._history = history
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # A plain function, but no app of ASGI 2: see RequestIDMiddleware.
+    _asgi_single_callable = True
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        limit = self._settings.max_body_bytes
+        host_limit = scope.get(MAX_BODY_SIZE_SCOPE_KEY)
+        if host_limit is None:
+            return self._respond(scope, receive, send, limit)
+        app = partial(self._respond, limit=min(limit, host_limit))
+        # Starlette would answer in plain text, from within `receive` or `send`. The innermost limit
+        # counts, so with this one ours does.
+        return RequestBodyLimitMiddleware(app, sys.maxsize)(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         try:
-            try:
-                self._lifecycle.admit()
-            except RequestError as error:
-                refusal: Optional[Response] = error_response(error)
+            headers = dict(scope["headers"])  # the last of a name counts
+            if b"last-event-id" in headers:
+                response: Optional[Response] = self._nothing_more(scope)
             else:
                 try:
-                    refusal = await self._answer(scope, receive, send)
-                finally:
-                    self._lifecycle.release()
-            if refusal is not None:
-                refusal.headers["X-Request-ID"] = request_id(scope)
+                    self._lifecycle.admit()
+                except RequestError as error:
+                    response = self._refuse(error, scope)
+                else:
+                    try:
+                        response = await self._answer(scope, headers, receive, send, limit)
+                    finally:
+                        self._lifecycle.release()
+            if response is not None:
+                response.headers["X-Request-ID"] = request_id(scope)
                 # After `release`: a client that does not read this holds no place.
-                await refusal(scope, receive, send)
+                await response(scope, receive, send)
         except OSError:
             raise  # a server's way to say that the client has left
         except Exception:
@@ -67,14 +91,32 @@ class ChatEndpoint:
             scope[FAILURE_LOGGED] = True
             raise
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+    def _nothing_more(self, scope: Scope) -> Response:
+        """The answer to a client that asks for the rest of a stream, which nobody has kept.
+
+        It tells a client that asks by itself to stop (WHATWG HTML, section 9.2.3).
+        """
+        logger.debug("request has a Last-Event-ID request_id=%s", request_id(scope))
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+
+    def _refuse(self, error: RequestError, scope: Scope) -> Response:
+        self._lifecycle.refusals.count(error, request_id(scope))
+        return error_response(error)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        limit: int,
+    ) -> Optional[Response]:
         """Stream the answer, or return the response that refuses the request."""
         settings = self._settings
         conversation: Optional[ConversationTurn] = None
         try:
             try:
-                limit = settings.max_body_bytes
-                validation.check_headers(scope["headers"], max_body_bytes=limit)
+                validation.check_headers(headers, max_body_bytes=limit)
                 body = await Deadline(
                     settings.body_timeout, validation.late_body, self._lifecycle
                 ).run(validation.read_body(receive, max_bytes=limit))
@@ -94,7 +136,7 @@ class ChatEndpoint:
             except ClientDisconnect:
                 return None
             except RequestError as error:
-                response = error_response(error)
+                response = self._refuse(error, scope)
                 if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
                     # The rest of the body may never come (RFC 9110, section 15.5.9).
                     response.headers["Connection"] = "close"

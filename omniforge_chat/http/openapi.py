@@ -92,7 +92,11 @@ def _chat(stream: Dict[str, Any]) -> Dict[str, Any]:
             ),
             "headers": {**_request_id_header(), **_header("X-Conversation-ID", "Also in `done`.")},
             "content": {"text/event-stream": stream},
-        }
+        },
+        "204": {
+            "description": "The request has a `Last-Event-ID`: no stream can be resumed.",
+            "headers": _request_id_header(),
+        },
     }
     by_status: Dict[int, List[Type[RequestError]]] = {}
     for error in all_errors(RequestError):

@@ -16,10 +16,10 @@ from ..request_id import request_id
 def json_response(
     content: object, *, status: int = 200, headers: Optional[Mapping[str, str]] = None
 ) -> Response:
-    """`content` as compact JSON."""
-    return Response(
-        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
-    )
+    """`content` as compact JSON. No cache keeps it, unless `headers` say otherwise."""
+    headers = {"Cache-Control": "no-store", **(headers or {})}
+    body = msgspec.json.encode(content)
+    return Response(body, status, headers=headers, media_type="application/json")
 
 
 def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = None) -> Response:

@@ -58,13 +58,14 @@ def chat_routes(
         if version not in VERSIONS:
             expected = " or ".join(VERSIONS)
             return error_response(InvalidFields(f"version: must be {expected}, not {version!r}"))
-        return json_response(document(CHAT_PATH, request.scope.get("root_path", ""), version))
+        shown = document(CHAT_PATH, request.scope.get("root_path", ""), version)
+        return json_response(shown, headers=_ASK_AGAIN)
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY, **_ASK_AGAIN})
 
     async def reader(request: Request) -> Response:
-        return Response(script, media_type="text/javascript")
+        return Response(script, headers=_ASK_AGAIN, media_type="text/javascript")
 
     middleware = [Middleware(RequestIDMiddleware)]
     endpoint = ChatEndpoint(check_responder(responder), settings, lifecycle, history)
@@ -78,6 +79,7 @@ def chat_routes(
     ]
 
 
+_ASK_AGAIN = {"Cache-Control": "no-cache"}  # another version may be deployed at any time
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"

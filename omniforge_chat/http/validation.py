@@ -7,7 +7,7 @@ words for any bytes.
 from __future__ import annotations
 
 import re
-from typing import Iterable, List, Optional, Tuple
+from typing import List, Mapping, Optional, Tuple
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -43,13 +43,12 @@ _decode_raw_fields = msgspec.json.Decoder(_RawFields).decode
 _decode_string = msgspec.json.Decoder(str).decode
 
 
-def check_headers(headers: Iterable[Tuple[bytes, bytes]], *, max_body_bytes: int) -> None:
-    """Refuse a request by its headers, before its body is read.
+def check_headers(fields: Mapping[bytes, bytes], *, max_body_bytes: int) -> None:
+    """Refuse a request by the `fields` of its head, before its body is read.
 
     Raises UnsupportedMediaType, or PayloadTooLarge if Content-Length is too large. The demand for a
     JSON media type has a second use: a page of another site can only send it after CORS allows it.
     """
-    fields = dict(headers)  # the last of a name counts
     length = fields.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 18 or int(length) > max_body_bytes):
         raise _too_large(max_body_bytes)

@@ -1,4 +1,4 @@
-"""All streams of one app together: their number, its limit, and the drain."""
+"""All streams of one app together: their number, its limit, the refused ones, and the drain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Optional, Protocol, Set
 import anyio
 
 from ..errors import Overloaded, ShuttingDown
+from .refusals import Refusals
 
 
 class Waiting(Protocol):
@@ -26,6 +27,7 @@ class Lifecycle:
         self.max_streams = max_streams
         self.open_streams = 0
         self.draining = False
+        self.refusals = Refusals()
         self._time_is_up = False
         self._waiting: Set[Waiting] = set()
         self._emptied: Optional[anyio.Event] = None

@@ -243,6 +243,25 @@ def test_every_error_has_the_one_shape(
         assert_only_the_log_has_the_cause(message, records)
 
 
+@pytest.mark.parametrize(
+    "host", ["[", "[::1", "]", "a:b:c", "//x", "a b", "é", "", "x:99999999", "?#@"]
+)
+def test_no_answer_is_made_from_the_host_header(host: str) -> None:
+    """Starlette makes a URL from it, and some of its versions fail at a bad one."""
+    app = create_app(_respond, settings=Settings(cors_origins=("*",)))
+    headers = {"Host": host, "Origin": ORIGIN}
+    assert last(call(app, headers=headers).frames)[0] == "done"
+    asked = {"/docs": 200, "/openapi.json": 200, "/nowhere": 404, "/api/v1/chat": 405}
+    for path, status in asked.items():
+        for root_path in ("", "/x"):
+            answer = call(
+                app, method="GET", path=root_path + path, headers=headers, root_path=root_path
+            )
+            assert answer.status == status
+            if host:
+                assert host not in "".join(answer.headers.values())
+
+
 def assert_only_the_log_has_the_cause(message: str, records: Records) -> None:
     """The client is told where to find it."""
     assert "secret" not in message

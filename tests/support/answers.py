@@ -23,6 +23,7 @@ def refusal(status: int, headers: Mapping[str, str], body: Any) -> Tuple[int, st
     """The status, the code and the message of an error, which has the one shape of all errors."""
     assert headers["content-type"] == "application/json"
     assert headers["x-request-id"]
+    assert headers["cache-control"] == "no-store"
     assert set(body) == {"code", "message"}
     assert all(isinstance(value, str) and value for value in body.values())
     return status, body["code"], body["message"]

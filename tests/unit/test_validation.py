@@ -324,7 +324,7 @@ def test_what_json_allows_is_understood(body: bytes, message: str) -> None:
 def problem_of(*headers: Tuple[bytes, bytes]) -> Optional[Type[RequestError]]:
     """The error that a request with these headers is refused with before its body is read."""
     try:
-        check_headers(headers, max_body_bytes=LIMIT)
+        check_headers(dict(headers), max_body_bytes=LIMIT)
     except RequestError as error:
         return type(error)
     return None
@@ -370,11 +370,11 @@ def test_a_body_has_to_be_declared_as_json(
 def test_a_refused_media_type_is_named_with_the_one_to_send() -> None:
     """The client learns both: what it sent, and what it should send."""
     with pytest.raises(UnsupportedMediaType, match="must be application/json, not 'text/plain'"):
-        check_headers([(b"content-type", b"text/plain")], max_body_bytes=LIMIT)
+        check_headers({b"content-type": b"text/plain"}, max_body_bytes=LIMIT)
     with pytest.raises(UnsupportedMediaType, match="must be application/json, and there is none"):
-        check_headers([], max_body_bytes=LIMIT)
+        check_headers({}, max_body_bytes=LIMIT)
     with pytest.raises(UnsupportedMediaType, match="Content-Encoding: send the body uncompressed"):
-        check_headers([(b"content-encoding", b"br")], max_body_bytes=LIMIT)
+        check_headers({b"content-encoding": b"br"}, max_body_bytes=LIMIT)
 
 
 @pytest.mark.parametrize(
