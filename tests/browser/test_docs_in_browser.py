@@ -1,8 +1,4 @@
-"""GET /docs, driven in Chromium: what somebody who opens the page sees, and what it makes happen.
-
-Needs the package playwright (`pip install playwright`; its own browsers are not used) and Chromium
-(`apt-get install chromium`). Without either these tests are skipped.
-"""
+"""GET /docs, driven in Chromium: what somebody sees who opens the page, and makes happen."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
 import threading
 import urllib.request
 from typing import Any, AsyncIterator, Dict, Iterator, List, Tuple
@@ -26,30 +21,12 @@ from omniforge_chat.models import UUID4_PATTERN
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.responders import saying
 from ..support.servers import UvicornThread
+from .conftest import MISSING
 
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("Chromium is not installed (apt-get install chromium)", allow_module_level=True)
 # Any, because types are checked also where playwright is not installed.
-playwright: Any = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
-)
-expect: Any = playwright.expect
+expect: Any = pytest.importorskip("playwright.sync_api", reason=MISSING).expect
 Page = Any
 Browser = Any
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # Whatever the browser itself might want to look up, it finds no host but this one.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 
 RECOVERED = "Failed to load resource: the server responded with a status of 4"
 """What Chromium puts on the console for every 4xx, whatever the page makes of it."""
@@ -73,17 +50,6 @@ ROWS = [
     ("message", "no name"),
     ("done", f'{{"conversation_id":"{CONVERSATION}","usage":{{"tokens":3}}}}'),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    # Not for the session: while playwright runs, this thread has an event loop that other tests
-    # must not find.
-    expect.set_options(timeout=PATIENCE * 1000)
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,104 @@
+"""An app that plays to a client what may happen to it, and counts what the client asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import AsyncIterator, Dict, List, Optional
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from omniforge_chat import ChatError, Settings, Turn, create_app
+
+from .constants import CONVERSATION
+
+CHAT = "/api/v1/chat"
+
+PIECES = ["one ", "\n\nevent: done\r\n", "zwölf é😀 \x85\u2028\u2029", " ", "x" * 70_000, "end"]
+"""The reply to the message "whole"."""
+
+FAILURE = {"code": "own_code", "message": "No more"}
+"""How the reply to "fail" ends, after the text "half "."""
+
+_HALF = b'id: 1\nretry: 10\nevent: chunk\ndata: {"content":"half "}\n\n'
+_DONE = f'id: 2\nevent: done\ndata: {{"conversation_id":"{CONVERSATION}"}}\n\n'.encode()
+
+
+class Scenes:
+    """The chat at its own path. Its reply depends on the message:
+
+    | message | reply |
+    |---|---|
+    | whole | PIECES |
+    | pause | "before ", two heartbeats, "after" |
+    | fail | "half ", then the error FAILURE |
+    | wait | "half ", and nothing more |
+
+    And answers that are not the chat's: `/broken` and `/ended` are a stream that is cut, by a crash
+    and by a proxy; `/proxy` is a proxy's page of 502; at `/identified` frames have ids, and a
+    request with Last-Event-ID goes to the chat.
+
+    `generations` are the messages that the responder was called with, `asked` the paths of all
+    requests. `closed` is set when a reply is over.
+    """
+
+    def __init__(self) -> None:
+        self.app = create_app(self._respond, settings=Settings(heartbeat_interval=0.05))
+        self.generations: List[str] = []
+        self.asked: List[str] = []
+        self._beats: Optional[asyncio.Queue[None]] = None
+        self._others: Dict[str, ASGIApp] = {
+            "/broken": self._broken,
+            "/ended": self._ended,
+            "/proxy": self._proxy,
+            "/identified": self._identified,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def noticing(message: Message) -> None:
+            await send(message)
+            if self._beats is not None and message.get("body", b"").startswith(b":"):
+                self._beats.put_nowait(None)
+
+        self.asked.append(scope["path"])
+        await self._others.get(scope["path"], self.app)(scope, receive, noticing)
+
+    async def _respond(self, turn: Turn) -> AsyncIterator[str]:
+        self.generations.append(turn.message)
+        if turn.message == "whole":
+            for piece in PIECES:
+                yield piece
+        elif turn.message == "pause":
+            self._beats = asyncio.Queue()
+            yield "before "
+            await self._beats.get()
+            await self._beats.get()
+            yield "after"
+        else:
+            yield "half "
+            if turn.message == "wait":
+                await asyncio.Event().wait()
+            raise ChatError(FAILURE["message"], code=FAILURE["code"])
+
+    async def _broken(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _start(send, 200, b"text/event-stream")
+        await send({"type": "http.response.body", "body": _HALF, "more_body": True})
+
+    async def _ended(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _start(send, 200, b"text/event-stream")
+        await send({"type": "http.response.body", "body": _HALF})
+
+    async def _proxy(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _start(send, 502, b"text/html")
+        await send({"type": "http.response.body", "body": b"<h1>Bad Gateway</h1>"})
+
+    async def _identified(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if b"last-event-id" in dict(scope["headers"]):
+            await self.app({**scope, "path": CHAT, "raw_path": CHAT.encode()}, receive, send)
+            return
+        await _start(send, 200, b"text/event-stream")
+        await send({"type": "http.response.body", "body": _HALF + _DONE})
+
+
+async def _start(send: Send, status: int, kind: bytes) -> None:
+    headers = [(b"content-type", kind)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
