@@ -102,7 +102,8 @@ for (const [reads, status, headers, broken] of JSON.parse(input)) {
     failure = error;
   }
   const { code, message, status: refused = null, retryAfter = null } = failure;
-  results.push([[pieces, code, refused, retryAfter], message, reply.done ?? null]);
+  const seconds = Number.isNaN(retryAfter) ? "NaN" : retryAfter; // JSON would make it null
+  results.push([[pieces, code, refused, seconds], message, reply.done ?? null]);
 }
 console.log(JSON.stringify(results));
 """

@@ -222,6 +222,7 @@ REFUSALS: Dict[str, Refusal] = {
     "another host's JSON": Refusal(401, "application/json", b'{"detail":"Nobody"}', "401"),
     "a list": Refusal(500, "application/json", b'[{"code":"a","message":"b"}]', "500"),
     "null": Refusal(500, "application/json", b"null", "500"),
+    "a list as message": Refusal(500, "application/json", b'{"code":"a","message":["b"]}', "500"),
     "a number as code": Refusal(500, "application/json", b'{"code":5,"message":"b"}', "500"),
     "a page that claims to be JSON": Refusal(502, "application/json", HTML, "502"),
     "JSON that was cut": Refusal(502, "application/json", b'{"code":"a","mess', "502"),
