@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from omniforge_chat.errors import UpstreamError, UpstreamTimeout
-from omniforge_chat.responders.providers.client import MAX_REFUSAL_BYTES
+from omniforge_chat.responders.providers.body import MAX_REFUSAL_BYTES
 from omniforge_chat.responders.providers.openai import OpenAIResponder
 
 from ..support.constants import PATIENCE

@@ -12,8 +12,8 @@ import pytest
 
 from omniforge_chat.errors import SettingsError
 from omniforge_chat.models import Done
+from omniforge_chat.responders.providers import body, connections
 from omniforge_chat.responders.providers import client as provider_client
-from omniforge_chat.responders.providers import connections
 
 from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, refusing
@@ -47,10 +47,13 @@ def test_a_refusal_is_told_to_the_client_and_logged_under_the_request_s_id(
 
 @pytest.mark.parametrize(("seconds", "endless"), [(0.05, False), (2 * PATIENCE, True)])
 def test_a_refusal_is_read_only_so_far(
-    seconds: float, endless: bool, monkeypatch: pytest.MonkeyPatch
+    seconds: float,
+    endless: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The status is known; a body that stalls, or has no end, is not waited for."""
-    monkeypatch.setattr(provider_client, "REFUSAL_SECONDS", seconds)
+    monkeypatch.setattr(body, "REFUSAL_SECONDS", seconds)
 
     async def script(call: Call) -> None:
         await call.refuse(404, b"x", content_length=str(10**18))
@@ -61,6 +64,7 @@ def test_a_refusal_is_read_only_so_far(
     with Provider(script) as provider:
         message = failed(ask(OPENAI.make(provider))).message
         assert message.startswith("The model provider does not know the model")
+        assert "reason='x" in caplog.text
         provider.wait_for_open_connections(0)
 
 

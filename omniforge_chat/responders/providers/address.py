@@ -35,3 +35,11 @@ def _is_address(text: str) -> bool:
     except (httpx.InvalidURL, ValueError):  # the latter also for a name that IDNA does not allow
         return False
     return bool(usable) and "@" not in parts.netloc and not set(" ?#") & set(text)
+
+
+def without_secrets(url: str) -> str:
+    """Return an address with stars in place of credentials, of a query and of a fragment."""
+    address, *rest = re.split("[?#]", url, maxsplit=1)
+    # A password may contain any character, if nobody has escaped it.
+    shown = re.sub("//.*@", "//***@", address, flags=re.DOTALL)
+    return f"{shown}?***" if rest else shown

@@ -20,18 +20,18 @@ import msgspec
 
 from ...errors import UpstreamError, UpstreamTimeout
 from ...logs import logger
+from .body import BROKEN, Body, compression
 from .connections import Connections, Pool
-from .errors import Failure, describe, refused
+from .errors import UNREADABLE, Failure, describe, refused
 from .options import ProviderOptions
-from .stream import BROKEN, ProviderStream
+from .redaction import Redactor
+from .stream import CUT, ProviderStream
 
 TRIES = 3
 BACKOFF_SECONDS = 0.25
 """The longest wait before the second try; each further one waits up to twice as long."""
 
-MAX_REFUSAL_BYTES = 64 * 1024
-REFUSAL_SECONDS = 2.0
-"""The provider's reason is looked for in so much of a refusal's body, and for so long."""
+EVENTS = "text/event-stream"
 
 
 class ProviderClient:
@@ -44,7 +44,7 @@ class ProviderClient:
         query = f"?{urlencode(options.extra_query)}" if options.extra_query else ""
         self._url = f"{options.url}{path}{query}"
         ours = {
-            "Accept": "text/event-stream",
+            "Accept": EVENTS,
             # A compressor may hold a token back until it has more to compress.
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
@@ -55,14 +55,14 @@ class ProviderClient:
         kept = {name: value for name, value in ours.items() if name.lower() not in given}
         self._headers = {**kept, **theirs}
         self._options = options
-        self._secrets = options.secrets
+        self.redact = Redactor(options.secrets)
         # Infinite if they are off.
         self._first_chunk_timeout = options.first_chunk_timeout or math.inf
         self._idle_timeout = options.idle_timeout or math.inf
         self._connections = Connections(options)
 
     async def open(self, body: bytes, request_id: str) -> ProviderStream:
-        """Return the answer to `body`, as soon as its head has come with status 200.
+        """Return the answer to `body`, as soon as its start shows that it is a stream.
 
         Raises UpstreamError, or a class derived from it, after the last try.
         """
@@ -93,11 +93,11 @@ class ProviderClient:
         scope.deadline = deadline = anyio.current_time() + self._first_chunk_timeout
         with scope:
             await pool.room.acquire()
-            answer: Union[httpx.Response, Failure, None] = None
+            answer: Union[Body, Failure, None] = None
             try:
                 answer = await self._try(pool, body, request_id, deadline)
             finally:
-                if not isinstance(answer, httpx.Response):
+                if not isinstance(answer, Body):
                     pool.room.release()
             if isinstance(answer, Failure):
                 return answer
@@ -114,7 +114,7 @@ class ProviderClient:
 
     async def _try(
         self, pool: Pool, body: bytes, request_id: str, deadline: float
-    ) -> Union[httpx.Response, Failure]:
+    ) -> Union[Body, Failure]:
         """Send the request up to TRIES times; after a stale connection, on a new one."""
         client, stale = pool.client, False
         for tried in range(1, TRIES + 1):
@@ -141,8 +141,8 @@ class ProviderClient:
             await anyio.sleep(wait)
         return answer
 
-    async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[httpx.Response, Failure]:
-        """Send it once: return the open response, or why there is none."""
+    async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[Body, Failure]:
+        """Send it once: return the body of its answer, or why there is none."""
         first_step = ""
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -166,15 +166,6 @@ class ProviderClient:
         )
         try:
             response = await client.send(request, stream=True, follow_redirects=False)
-            if response.status_code == 200:
-                encoding = response.headers.get("content-encoding", "identity").lower()
-                if encoding == "identity":
-                    return response
-                await response.aclose()
-                message = "The model provider sent something that cannot be read"
-                return Failure(UpstreamError, message, f"content_encoding={encoding}")
-            body = await _start(response)
-            return refused(response.status_code, response.headers, body, self.redact)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             message = "The model provider cannot be reached"
             return Failure(UpstreamError, message, describe(error), again=True)
@@ -188,6 +179,31 @@ class ProviderClient:
             message = "The model provider closed the connection without an answer"
             stale = silent and first_step == "send_request_headers"
             return Failure(UpstreamError, message, describe(error), stale=stale)
+        return await self._judge(response)
+
+    async def _judge(self, response: httpx.Response) -> Union[Body, Failure]:
+        """Tell a stream from a refusal, by the status and by the start of the body."""
+        body = Body(response, response.aiter_raw())
+        encoding = compression(response.headers)
+        opened = False
+        try:
+            if response.is_success:
+                if encoding and response.headers.get("content-type", "").startswith(EVENTS):
+                    detail = f"content_encoding={encoding}"
+                    return Failure(UpstreamError, UNREADABLE, self.redact(detail))
+                if not encoding:
+                    await body.read_start()
+                    opened = body.is_stream
+            if opened:
+                return body
+            text = await body.refusal()
+            return refused(response.status_code, response.headers, text, self.redact)
+        except BROKEN as error:
+            return Failure(UpstreamError, CUT, describe(error))
+        finally:
+            if not opened:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
 
     def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
         """Log a failure; return the error that the client is told of."""
@@ -195,12 +211,6 @@ class ProviderClient:
         detail = self.redact(failure.detail)
         logger.warning("upstream failed request_id=%s code=%s %s", request_id, error.code, detail)
         return error
-
-    def redact(self, text: str) -> str:
-        """Return `text` without the secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
 
 
 async def _discard(request: asyncio.Future[Union[ProviderStream, Failure]]) -> None:
@@ -210,19 +220,3 @@ async def _discard(request: asyncio.Future[Union[ProviderStream, Failure]]) -> N
         answer = request.result()
         if isinstance(answer, ProviderStream):
             await answer.aclose()
-
-
-async def _start(response: httpx.Response) -> bytes:
-    """Read the start of a refusal's body, as far as it comes."""
-    body = bytearray()
-    try:
-        with anyio.move_on_after(REFUSAL_SECONDS):
-            async for part in response.aiter_raw():
-                body += part
-                if len(body) >= MAX_REFUSAL_BYTES:
-                    break
-    except BROKEN:
-        pass  # the status is known, which is enough
-    finally:
-        await response.aclose()
-    return bytes(body[:MAX_REFUSAL_BYTES])

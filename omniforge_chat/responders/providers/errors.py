@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 import time
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Mapping, Optional, Tuple, Type
+from typing import Mapping, Optional, Tuple, Type
 
 import msgspec
 
 from ...errors import UpstreamError, UpstreamRateLimited, UpstreamTimeout
+from .address import without_secrets
+from .reasons import Redact, Words, one_line, words_in, words_of
 
-MAX_REASON_CHARACTERS = 300
-"""The longest part of a provider's own words that is passed on."""
+UNREADABLE = "The model provider sent something that cannot be read"
+
+FAILED = 500
+"""The status of an error that has none, and no name that we know."""
 
 LONGEST_WAIT = 5.0
 """Seconds. If a provider asks for a longer wait, the client is told instead."""
@@ -29,8 +33,10 @@ _RETRIED = {429, 502, 503, 529}
 # and addresses. Those concern the operator alone, so they go to the log.
 _ABOUT_THE_REQUEST = {400, 413, 422}
 _is_the_operators = re.compile(
-    r"(?<![a-z])(accounts?|api.?keys?|balance|billing|credits?|deployments?|funds|organi[sz]ations?"
-    r"|org-\w+|payments?|plans?|projects?|quotas?|subscriptions?|wallets?|workspaces?)(?![a-z])",
+    r"(?<![a-z])(accounts?|api.?keys?|arrear(s|age)|balance|billing|budgets?|credits?|deployments?"
+    r"|funds|invoices?|organi[sz]ations?|org-\w+|payments?|plans?|projects?|quotas?|spend(ing)?"
+    r"|subscriptions?|teams?|tenants?|virtual.?keys?|wallets?|workspaces?)(?![a-z])"
+    "|账户|账号|余额|欠费|充值|套餐",
     re.IGNORECASE,
 ).search
 
@@ -48,7 +54,8 @@ _MEANINGS: Mapping[int, Tuple[Type[UpstreamError], str]] = {
     529: (UpstreamError, "The model provider is overloaded"),
 }
 
-# A stream has no status for an error. The providers' names for it stand for one.
+# An error in a stream, or under the status 200, has no status of its own. The providers' names for
+# it stand for one.
 _STATUSES = {
     "invalid_request_error": 400,
     "exceed_context_size_error": 400,
@@ -56,15 +63,26 @@ _STATUSES = {
     "permission_error": 403,
     "not_found_error": 404,
     "request_too_large": 413,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
     "timeout_error": 504,
     "overloaded_error": 529,
+    # Google
+    "invalid_argument": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "not_found": 404,
+    "resource_exhausted": 429,
+    "unavailable": 503,
+    "deadline_exceeded": 504,
+    # MiniMax
+    "1001": 504,
+    "1002": 429,
+    "1004": 401,
+    "1039": 429,
+    "2013": 400,
+    "2049": 401,
 }
+_is_rate_limit = re.compile(r"rate.?limit|too.?many.?requests|throttl", re.IGNORECASE).match
 
-Redact = Callable[[str], str]
-
-_decode = msgspec.json.Decoder().decode
 _durations = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)").findall
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -74,6 +92,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     `again` allows another try, after `wait` seconds if the provider asked for them. `stale` says
     that nobody saw the request: it went to a kept connection that the other side had closed.
+    `words` are the provider's own.
     """
 
     kind: Type[UpstreamError]
@@ -82,6 +101,7 @@ class Failure(msgspec.Struct, frozen=True):
     again: bool = False
     wait: Optional[float] = None
     stale: bool = False
+    words: Words = Words()
 
     def error(self) -> UpstreamError:
         """Make the error that the client is told of."""
@@ -91,76 +111,71 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes, redact: Redact) -> Failure:
-    """Judge an answer whose status is not 200.
+    """Judge an answer that is no stream.
 
     `redact` takes the secrets out of the provider's words, before these are cut or quoted.
     """
-    try:
-        document: Any = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
-    kinds, reason = _words(document, redact)
+    succeeded = 200 <= status < 300
+    words = words_in(body, redact, is_reply=succeeded)
+    where = f"status={status}"
+    if "location" in headers:
+        where += f" location={one_line(without_secrets(headers['location']), redact)}"
+    if "content-encoding" in headers:
+        where += f" content_encoding={one_line(headers['content-encoding'], redact)}"
+    elif not body:
+        where += " body=empty"
+    if succeeded:
+        where += f" content_type={one_line(headers.get('content-type'), redact)}"
+        status = _status_of(words.kinds)
+        if status == FAILED and not words.is_document:
+            return Failure(UpstreamError, UNREADABLE, f"{where} reason={words.reason!r}")
     wait = retry_after(headers)
     again = (
         status in _RETRIED
-        and "insufficient_quota" not in kinds  # a 429 that no waiting helps
+        and "insufficient_quota" not in words.kinds  # a 429 that no waiting helps
         and (wait is None or wait <= LONGEST_WAIT)
     )
-    return _judged(status, _named(kinds, redact), reason, again, wait)
+    return _judged(status, where, words, redact, again, wait)
 
 
 def reported(problem: object, redact: Redact) -> Failure:
     """Judge an error frame in the middle of a stream."""
-    kinds, reason = _words(problem, redact)
-    status = 500
+    words = words_of(problem, redact)
+    status = _status_of(words.kinds)
+    return _judged(status, f"status={status}", words, redact)
+
+
+def _status_of(kinds: Tuple[str, ...]) -> int:
+    """The status that the provider's names for an error stand for."""
     for kind in kinds:
-        known = _STATUSES.get(kind)
-        if known is None and kind.isdecimal() and len(kind) == 3:
+        if _is_rate_limit(kind):
+            return 429
+        known = _STATUSES.get(kind.lower())
+        if known is None and len(kind) == 3 and kind.isdecimal() and kind[0] in "45":
             known = int(kind)
         if known is not None:
-            status = known
-            break
-    return _judged(status, _named(kinds, redact), reason, again=False, wait=None)
+            return known
+    return FAILED
 
 
-def _judged(status: int, kinds: str, reason: str, again: bool, wait: Optional[float]) -> Failure:
+def _judged(
+    status: int,
+    where: str,
+    words: Words,
+    redact: Redact,
+    again: bool = False,
+    wait: Optional[float] = None,
+) -> Failure:
     kind, message = _MEANINGS.get(status, (UpstreamError, "The model provider failed"))
-    if status in _ABOUT_THE_REQUEST and reason and not _is_the_operators(f"{kinds} {reason}"):
+    kinds, reason = one_line("/".join(words.kinds), redact), words.reason
+    told = status in _ABOUT_THE_REQUEST and words.is_document and reason
+    if told and not _is_the_operators(f"{kinds} {reason}"):
         message = f"{message}: {reason}"
+    detail = f"{where} kind={kinds}"
     # The answer to a wrong key may quote the key.
-    detail = f"status={status} kind={kinds}"
     if reason and status != 401:
         detail += f" reason={reason!r}"
-    return Failure(kind, message, detail, again, wait)
-
-
-def _words(document: Any, redact: Redact) -> Tuple[Tuple[str, ...], str]:
-    """Find the provider's names for an error, unchanged, and its words, made fit to read."""
-    problem = document
-    if isinstance(problem, dict):
-        problem = problem.get("error") or problem
-    if not isinstance(problem, dict):
-        return (), _line(problem, redact)
-    found = (problem.get("code"), problem.get("type"))
-    kinds = tuple(str(kind) for kind in found if isinstance(kind, (str, int)))
-    return kinds, _line(problem.get("message") or problem.get("detail"), redact)
-
-
-def _named(kinds: Tuple[str, ...], redact: Redact) -> str:
-    return _line("/".join(kinds), redact)
-
-
-def _line(text: object, redact: Redact) -> str:
-    """Put `text` on one short line without control characters; empty if it is no text."""
-    if isinstance(text, int):
-        text = str(text)
-    if not isinstance(text, str):
-        return ""
-    # The line needs no more, and a text of megabytes is not worth splitting.
-    near = redact(text)[: 4 * MAX_REASON_CHARACTERS]
-    words = "".join(c if c.isprintable() else " " for c in near)
-    line = " ".join(words.split())
-    return line if len(line) <= MAX_REASON_CHARACTERS else line[:MAX_REASON_CHARACTERS] + "..."
+    return Failure(kind, message, detail, again, wait, words=words)
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 import types
-from typing import Any, Callable, Generator, Optional
-
-import httpx
+from typing import Any, Awaitable, Callable, Generator, Optional
 
 from ...core.cancellation import cancellations
 from ...core.driver import see_out
 from ...errors import UpstreamError, UpstreamTimeout
+from .body import BROKEN, Body
 from .errors import Failure, describe
 
 FINISH_SECONDS = 5.0
@@ -32,10 +30,7 @@ DRAIN_SECONDS = 0.1
 """How long the end of the body may take after the end mark. A connection can be used again only if
 its response was read to the end."""
 
-BROKEN = (httpx.TransportError, ssl.SSLError)
-"""The exceptions of a connection that breaks; httpcore does not wrap the latter."""
-
-_CUT = "The model provider's reply was cut off"
+CUT = "The model provider's reply was cut off"
 
 
 class _DeadlinePassed(BaseException):
@@ -46,7 +41,7 @@ class _DeadlinePassed(BaseException):
 
 
 class ProviderStream:
-    """A response whose head has come. You read it, and close it in every case.
+    """A response whose start has come. You read it, and close it in every case.
 
     The first frame must come by `deadline`, in the loop's time; the limits are in seconds, infinite
     if they are off. `fail` logs a Failure and makes its error. `closed` is called once, when the
@@ -55,7 +50,7 @@ class ProviderStream:
 
     def __init__(
         self,
-        response: httpx.Response,
+        body: Body,
         *,
         deadline: float,
         first_chunk_timeout: float,
@@ -66,8 +61,10 @@ class ProviderStream:
         loop = asyncio.get_running_loop()
         self.fail = fail
         self._closed = closed
-        self._response = response
-        self._next = response.aiter_raw().__anext__
+        self._response = body.response
+        self._start = body.start
+        self._rest = body.rest.__anext__
+        self._next: Callable[[], Awaitable[bytes]] = self._first if body.start else self._rest
         self._time = loop.time
         self._call_at = loop.call_at
         self._deadline = deadline
@@ -80,6 +77,11 @@ class ProviderStream:
         self._began = False
         self._expired = False
         self._finishing = False
+
+    async def _first(self) -> bytes:
+        """Return the bytes that have come already."""
+        self._next = self._rest
+        return self._start
 
     @types.coroutine
     def _limited(self) -> Generator[Any, Any, bytes]:
@@ -125,7 +127,7 @@ class ProviderStream:
                 silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
             failure = Failure(UpstreamTimeout, f"The model provider {silence}", "silence")
         except BROKEN as error:
-            failure = Failure(UpstreamError, _CUT, describe(error))
+            failure = Failure(UpstreamError, CUT, describe(error))
         if self._finishing:
             return b""
         raise self.fail(failure)
@@ -148,7 +150,7 @@ class ProviderStream:
         """The failure of a stream that ended before the reply did."""
         kind = self._response.headers.get("content-type")
         detail = f"the stream ended without a finish content_type={kind}"
-        return Failure(UpstreamError, _CUT, detail)
+        return Failure(UpstreamError, CUT, detail)
 
     def progressed(self) -> None:
         """Begin the idle time anew: the model was at work, and its text was passed on."""
@@ -179,6 +181,7 @@ class ProviderStream:
 
     async def aclose(self) -> None:
         """Let the connection go. One that was not read to its end is closed."""
+        self._next = self._rest  # a method of its own would keep it
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
