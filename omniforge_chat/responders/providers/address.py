@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Iterable
 from urllib.parse import urlsplit
 
 import httpx
@@ -35,6 +36,20 @@ def _is_address(text: str) -> bool:
     except (httpx.InvalidURL, ValueError):  # the latter also for a name that IDNA does not allow
         return False
     return bool(usable) and "@" not in parts.netloc and not set(" ?#") & set(text)
+
+
+def host_of(url: str) -> str:
+    """The host in lower case, without the dot that ends a full name; empty if there is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".").lower()
+    except ValueError:
+        return ""
+
+
+def is_within(url: str, domains: Iterable[str]) -> bool:
+    """Whether the host is one of `domains`, or below one."""
+    host = f".{host_of(url)}"
+    return any(host.endswith(f".{domain}") for domain in domains)
 
 
 def without_secrets(url: str) -> str:

@@ -22,6 +22,7 @@ from ...errors import UpstreamError, UpstreamTimeout
 from ...logs import logger
 from .body import BROKEN, Body, compression
 from .connections import Connections, Pool
+from .dialect import Dialect, Draft
 from .errors import UNREADABLE, Failure, describe, refused
 from .options import ProviderOptions
 from .redaction import Redactor
@@ -40,7 +41,9 @@ class ProviderClient:
     All that is logged and shown is redacted. Raises SettingsError as Connections does.
     """
 
-    def __init__(self, options: ProviderOptions, path: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, options: ProviderOptions, path: str, headers: Mapping[str, str], dialect: Dialect
+    ) -> None:
         query = f"?{urlencode(options.extra_query)}" if options.extra_query else ""
         self._url = f"{options.url}{path}{query}"
         ours = {
@@ -60,16 +63,17 @@ class ProviderClient:
         self._first_chunk_timeout = options.first_chunk_timeout or math.inf
         self._idle_timeout = options.idle_timeout or math.inf
         self._connections = Connections(options)
+        self._dialect = dialect
 
-    async def open(self, body: bytes, request_id: str) -> ProviderStream:
-        """Return the answer to `body`, as soon as its start shows that it is a stream.
+    async def open(self, fields: Mapping[str, Any], request_id: str) -> ProviderStream:
+        """Return the answer to these fields, as soon as its start shows that it is a stream.
 
         Raises UpstreamError, or a class derived from it, after the last try.
         """
         # httpcore finishes its clean-up if a scope of anyio's cancels it, and not if the task is
         # cancelled. So the request has a task of its own, and a cancellation here ends its scope.
         scope = anyio.CancelScope()
-        request = asyncio.ensure_future(self._request(body, request_id, scope))
+        request = asyncio.ensure_future(self._request(fields, request_id, scope))
         try:
             await asyncio.wait([request])
         except asyncio.CancelledError:
@@ -86,7 +90,7 @@ class ProviderClient:
         await self._connections.aclose()
 
     async def _request(
-        self, body: bytes, request_id: str, scope: anyio.CancelScope
+        self, fields: Mapping[str, Any], request_id: str, scope: anyio.CancelScope
     ) -> Union[ProviderStream, Failure]:
         """Wait for room, and try until there is an answer, or a reason why there is none."""
         pool = self._connections.pool()
@@ -95,7 +99,7 @@ class ProviderClient:
             await pool.room.acquire()
             answer: Union[Body, Failure, None] = None
             try:
-                answer = await self._try(pool, body, request_id, deadline)
+                answer = await self._try(pool, self._dialect.draft(fields), request_id, deadline)
             finally:
                 if not isinstance(answer, Body):
                     pool.room.release()
@@ -113,15 +117,12 @@ class ProviderClient:
         return Failure(UpstreamTimeout, f"The model provider {message}", "silence")
 
     async def _try(
-        self, pool: Pool, body: bytes, request_id: str, deadline: float
+        self, pool: Pool, draft: Draft, request_id: str, deadline: float
     ) -> Union[Body, Failure]:
         """Send the request up to TRIES times; after a stale connection, on a new one."""
         client, stale = pool.client, False
         for tried in range(1, TRIES + 1):
-            if pool.closed:
-                message = "The model provider cannot be reached any more"
-                return Failure(UpstreamError, message, "the responder was closed")
-            answer = await self._send(client, body)
+            answer = await self._offer(pool, client, draft, request_id)
             if not isinstance(answer, Failure):
                 break
             wait = 0.0
@@ -140,6 +141,23 @@ class ProviderClient:
             )
             await anyio.sleep(wait)
         return answer
+
+    async def _offer(
+        self, pool: Pool, client: httpx.AsyncClient, draft: Draft, request_id: str
+    ) -> Union[Body, Failure]:
+        """Send it, and once more for each field that the provider does not know."""
+        while not pool.closed:
+            answer = await self._send(client, draft.encode())
+            if isinstance(answer, Body):
+                for news in draft.accepted():
+                    logger.info("upstream: from now on %s, which the provider asked for", news)
+                return answer
+            if not draft.revise(answer):
+                return answer
+            detail = self.redact(answer.detail)
+            logger.info("upstream sent again request_id=%s %s", request_id, detail)
+        message = "The model provider cannot be reached any more"
+        return Failure(UpstreamError, message, "the responder was closed")
 
     async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[Body, Failure]:
         """Send it once: return the body of its answer, or why there is none."""

@@ -92,7 +92,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     `again` allows another try, after `wait` seconds if the provider asked for them. `stale` says
     that nobody saw the request: it went to a kept connection that the other side had closed.
-    `words` are the provider's own.
+    `status` and `words` are the provider's own.
     """
 
     kind: Type[UpstreamError]
@@ -101,7 +101,12 @@ class Failure(msgspec.Struct, frozen=True):
     again: bool = False
     wait: Optional[float] = None
     stale: bool = False
+    status: int = 0
     words: Words = Words()
+
+    def refuses(self, field: str) -> bool:
+        """Whether the provider says that it does not know `field` of the request."""
+        return self.status in (400, 422) and self.words.refuse(field)
 
     def error(self) -> UpstreamError:
         """Make the error that the client is told of."""
@@ -175,7 +180,7 @@ def _judged(
     # The answer to a wrong key may quote the key.
     if reason and status != 401:
         detail += f" reason={reason!r}"
-    return Failure(kind, message, detail, again, wait, words=words)
+    return Failure(kind, message, detail, again, wait, status=status, words=words)
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:

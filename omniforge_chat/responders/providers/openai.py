@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, Dict, List, Optional, Union
 
 import msgspec
 
 from ...core.sse import Frame
 from ...models import Turn
+from ...settings import Rule
 from .options import ProviderOptions, takes
 from .reader import FrameReader, as_count
 from .responder import ProviderResponder
+
+AZURE = (
+    "openai.azure.com",
+    "cognitiveservices.azure.com",
+    "services.ai.azure.com",
+    "openai.azure.us",
+    "openai.azure.cn",
+)
+"""The domains of Azure, which has OpenAI's models."""
+
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens")
+_MAX_TOKENS_FIELD = Rule(" or ".join(_MAX_TOKENS), lambda value: value in _MAX_TOKENS)
+_ON_OFF = Rule(
+    "on or off",
+    lambda value: type(value) is bool,
+    lambda text: ("off", "on").index(text.lower()) == 1,
+)
 
 
 class OpenAIOptions(ProviderOptions, frozen=True, kw_only=True):
     """The options of OpenAIResponder.
 
-    `include_usage` asks for a count of the tokens at the end of the stream. Without it they are
-    estimated.
+    - `include_usage` asks for a count of the tokens at the end of the stream. Without it, and if
+      the provider does not know the field, they are estimated.
+    - `max_tokens_field` is the provider's name for `max_tokens`. Without it, it follows from the
+      host, and is changed if the provider asks for the other one.
     """
 
     default_url = "https://api.openai.com/v1"
     default_model = "gpt-4.1-mini"
     prefix = "OPENAI"
+    domains = AZURE
+    own_rules = MappingProxyType({"include_usage": _ON_OFF, "max_tokens_field": _MAX_TOKENS_FIELD})
 
     include_usage: bool = True
+    max_tokens_field: Optional[str] = None
 
 
 class OpenAIResponder(ProviderResponder):
@@ -49,12 +73,21 @@ class OpenAIResponder(ProviderResponder):
 
     def fields(self) -> Dict[str, Any]:
         fields = super().fields()
-        if self._options.is_default_url and "max_tokens" in fields:
-            # OpenAI's newer models refuse the old name; other servers know no other.
-            fields["max_completion_tokens"] = fields.pop("max_tokens")
+        if "max_tokens" in fields:
+            # OpenAI's newer models refuse the old name; most other servers know no other.
+            name = self._options.max_tokens_field or _MAX_TOKENS[self._options.is_known_host]
+            fields[name] = fields.pop("max_tokens")
         if self._options.include_usage:
             fields["stream_options"] = {"include_usage": True}
         return fields
+
+    def substitutes(self) -> Dict[str, Optional[str]]:
+        old, new = _MAX_TOKENS
+        found: Dict[str, Optional[str]] = {"stream_options": None}
+        if self._options.max_tokens_field is None:
+            found.update({old: new, new: old})
+        # A field of your own is sent as it is.
+        return {name: found[name] for name in found if name not in (self._options.extra_body or {})}
 
     def messages(self, turn: Turn) -> List[Dict[str, str]]:
         messages = super().messages(turn)

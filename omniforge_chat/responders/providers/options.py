@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -26,7 +27,7 @@ from ... import settings
 from ...errors import SettingsError
 from ...settings import Settings
 from . import extras
-from .address import check_url
+from .address import check_url, host_of, is_within
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -71,6 +72,10 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     default_model: ClassVar[str]
     prefix: ClassVar[str]
     """The names of the provider's own environment variables begin with it."""
+    domains: ClassVar[Tuple[str, ...]] = ()
+    """Others that serve the provider's own models, in its own words."""
+    own_rules: ClassVar[Mapping[str, settings.Rule]] = MappingProxyType({})
+    """The options that only this provider has; each has a variable too."""
 
     base_url: Optional[str] = None
     api_key: Optional[str] = None
@@ -96,9 +101,9 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.api_key:
             if not _is_visible(self.api_key):
                 raise SettingsError("api_key", "***", "visible ASCII characters")
-        elif self.is_default_url and self.client is None and not self.extra_headers:
+        elif self.is_own_host and self.client is None and not self.extra_headers:
             raise SettingsError("api_key", self.api_key, f"a key, as {self.url} asks for one")
-        for name, rule in _RULES.items():
+        for name, rule in {**_RULES, **self.own_rules}.items():
             value = getattr(self, name)
             if value is not None or name == "connect_timeout":  # which alone is never off
                 settings.check(name, value, rule)
@@ -112,9 +117,14 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         return (self.base_url or self.default_url).rstrip("/")
 
     @property
-    def is_default_url(self) -> bool:
+    def is_own_host(self) -> bool:
         """Whether the provider itself is asked."""
-        return self.url == self.default_url
+        return is_within(self.url, [host_of(self.default_url)])
+
+    @property
+    def is_known_host(self) -> bool:
+        """Whether the provider is asked, or another that serves its models."""
+        return self.is_own_host or is_within(self.url, self.domains)
 
     @property
     def connections(self) -> int:
@@ -125,7 +135,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def known_model(self) -> Optional[str]:
         """The model to ask for. Another server may have only one, which needs no name."""
-        return self.model or (self.default_model if self.is_default_url else None)
+        return self.model or (self.default_model if self.is_own_host else None)
 
     @property
     def secrets(self) -> Tuple[str, ...]:
@@ -161,7 +171,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     ) -> _Options:
         """Read the options from `environ`; an empty variable counts as absent.
 
-        The variables are `*_API_KEY`, `*_BASE_URL` and `*_MODEL` with the provider's prefix, and
+        Each variable is the provider's prefix and the name of the option, or one of
         CHAT_SYSTEM_PROMPT, CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The time limits are a little
         shorter than those of `limits`, or than those that Settings reads from `environ`. Raises
         SettingsError, which names the variable.
@@ -171,14 +181,16 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             limit = getattr(limits, name) if limits else settings.read(name, environ)
             # It ends before the service's own, so that the client is told who was silent.
             values[name] = None if limit is None else limit - min(10.0, limit / 6)
-        names = {name: variable.format(cls.prefix) for name, variable in _VARIABLES.items()}
+        own = (*_OWN, *cls.own_rules)
+        names = {**{name: f"{cls.prefix}_{name.upper()}" for name in own}, **_SHARED}
+        rules = {**_RULES, **cls.own_rules}
         for name, variable in names.items():
             text = environ.get(variable, "").strip()
             if text:
                 try:
-                    values[name] = _RULES[name].read(text) if name in _RULES else text
+                    values[name] = rules[name].read(text) if name in rules else text
                 except ValueError:
-                    raise SettingsError(variable, text, _RULES[name].expected) from None
+                    raise SettingsError(variable, text, rules[name].expected) from None
         try:
             return cls(**values)
         except SettingsError as error:
@@ -186,15 +198,13 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(name, error.value, error.expected) from None
 
 
-_VARIABLES = {
-    "api_key": "{}_API_KEY",
-    "base_url": "{}_BASE_URL",
-    "model": "{}_MODEL",
+_OWN = ("api_key", "base_url", "model")
+_SHARED = {
     "system_prompt": "CHAT_SYSTEM_PROMPT",
     "temperature": "CHAT_TEMPERATURE",
     "max_tokens": "CHAT_MAX_TOKENS",
 }
-
+"""The options that have a variable: with the provider's prefix, or for all providers."""
 
 _RULES = {
     "temperature": settings.Rule(

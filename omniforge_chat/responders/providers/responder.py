@@ -21,12 +21,12 @@ from ...errors import UpstreamError
 from ...models import Finish, Message, Turn, Usage
 from ...settings import Settings
 from .client import ProviderClient
+from .dialect import Dialect
 from .errors import Failure, reported
 from .options import ProviderOptions
 from .reader import FrameReader
 from .stream import ProviderStream
 
-_encode = msgspec.json.Encoder().encode
 _Self = TypeVar("_Self", bound="ProviderResponder")
 
 
@@ -44,7 +44,8 @@ class ProviderResponder:
         self.base_url = self._options.url
         self.model = self._options.known_model
         self._fields = {**self.fields(), **(self._options.extra_body or {}), "stream": True}
-        self._client = ProviderClient(self._options, self.path(), self.headers())
+        dialect = Dialect(self.substitutes())
+        self._client = ProviderClient(self._options, self.path(), self.headers(), dialect)
 
     @classmethod
     def from_env(
@@ -67,6 +68,10 @@ class ProviderResponder:
         fields["model"] = self.model
         sent = ("model", "temperature", "max_tokens")
         return {name: fields[name] for name in sent if fields[name] is not None}
+
+    def substitutes(self) -> Dict[str, Optional[str]]:
+        """The fields that some servers do not know, and the names to try then; None is none."""
+        return {}
 
     def messages(self, turn: Turn) -> List[Dict[str, str]]:
         """The conversation as providers take it: the user begins, roles alternate, none is empty.
@@ -92,8 +97,8 @@ class ProviderResponder:
 
         Raises UpstreamError, or a class derived from it, if the reply is not complete.
         """
-        body = _encode({**self._fields, "messages": self.messages(turn)})
-        stream = await self._client.open(body, turn.request_id)
+        fields = {**self._fields, "messages": self.messages(turn)}
+        stream = await self._client.open(fields, turn.request_id)
         try:
             reader = self.reader()
             feed = reader.feed
