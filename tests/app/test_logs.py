@@ -447,7 +447,7 @@ def test_a_line_says_when_the_chat_ended_and_not_when_it_was_written(
 ) -> None:
     """They may be a tenth of a second apart."""
     log.handler.setFormatter(JSONFormatter())
-    monkeypatch.setattr("omniforge_chat.logs.time.time", lambda: 1_700_000_000.042)
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.042)
     log.run(_chats(1))
     monkeypatch.undo()
     log.handler.flush()

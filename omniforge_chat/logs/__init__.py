@@ -1,0 +1,58 @@
+"""The log: one line when a chat ends, and the formats of lines, for people and for machines.
+
+A line for each chat is the most expensive thing in a short one. Two ways make it cheaper:
+
+- `chat_ended` makes its record itself, because `Logger.info` looks up much that never changes.
+- In a service with our own `log_config`, nothing but our handler sees a record. Then `chat_ended`
+  makes none: it gives the handler the values, which makes the records when it writes.
+
+The modules:
+
+- `chat`: the line when a chat ends.
+- `record`: its record.
+- `formats`: the formats.
+- `handler`: the handler of a service, which writes several lines at once.
+- `writer`: the thread that writes them, so that whoever logs never waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+from .chat import chat_ended
+from .formats import JSONFormatter, TextFormatter
+from .handler import BatchingStreamHandler
+from .record import CHAT_FIELDS, logger
+
+__all__ = [
+    "CHAT_FIELDS",
+    "BatchingStreamHandler",
+    "JSONFormatter",
+    "TextFormatter",
+    "chat_ended",
+    "log_config",
+    "logger",
+]
+
+
+def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any]:
+    """A dict for `logging.config.dictConfig`: every line to standard error, in one format.
+
+    `level`, `style` and `access` are the settings `log_level`, `log_format` and `access_log`.
+    """
+    formatter = JSONFormatter if style == "json" else TextFormatter
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": formatter}},
+        "handlers": {"stderr": {"()": BatchingStreamHandler, "formatter": "line"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            # We log the end of each chat. The server's own line for each request adds nothing.
+            "uvicorn.access": {"level": "INFO" if access else "WARNING"},
+            # Nor does a line for each request to a model provider. Those for each step of such a
+            # request would even quote the provider's headers.
+            "httpx": {"level": "WARNING"},
+            "httpcore": {"level": "WARNING"},
+        },
+    }

@@ -1,0 +1,47 @@
+"""The line when a chat ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Optional
+
+from .handler import BatchingStreamHandler
+from .record import CHAT_FIELDS, TEXT, ChatEnded, logger
+
+_call_handlers: Any = logging.Logger.callHandlers
+if getattr(_call_handlers, "__module__", "") != logging.__name__:
+    _call_handlers = None  # a monitoring tool has replaced it already
+
+
+def chat_ended(*values: Any) -> None:
+    """Log the end of a chat at INFO: `values` are those of CHAT_FIELDS, in their order.
+
+    They are also on the record, as the dict `record.chat`.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    if logging.getLogRecordFactory() is not logging.LogRecord:
+        # The app around us has its own factory, and its formats may need the fields it sets.
+        logger.info(TEXT, *values, extra={"chat": dict(zip(CHAT_FIELDS, values))})
+        return
+    handler = _only_handler()
+    if handler is None:
+        logger.handle(ChatEnded(time.time(), values))
+    else:
+        handler.write_soon((time.time(), values))
+
+
+def _only_handler() -> Optional[BatchingStreamHandler]:
+    """The handler of `log_config`, if nothing else sees a record."""
+    parent = logger.parent
+    if logger.handlers or logger.filters or not logger.propagate:
+        return None
+    if parent is None or parent.parent is not None or len(parent.handlers) != 1:
+        return None
+    if logging.Logger.callHandlers is not _call_handlers:
+        return None  # Sentry replaces it, to see each record
+    (handler,) = parent.handlers
+    if type(handler) is BatchingStreamHandler and handler.is_unchanged():
+        return handler
+    return None

@@ -1,0 +1,57 @@
+"""How lines look, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any, Dict, Optional, Tuple
+
+import msgspec
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time in UTC, level, logger, message."""
+
+    _second: Tuple[int, str] = (-1, "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of `record`, and the traceback below it."""
+        text = f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return text
+
+    def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:  # noqa: N802
+        """The time of `record` in the format of RFC 3339, to the millisecond."""
+        whole = int(record.created)
+        second, text = self._second
+        if second != whole:  # in a busy service most lines share their second with the line before
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+            self._second = (whole, text)
+        return f"{text}.{int(record.msecs):03d}Z"
+
+
+class JSONFormatter(TextFormatter):
+    """A line for machines: one JSON object, with the fields of an ended chat beside the others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of `record`."""
+        line: Dict[str, Any] = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        chat = getattr(record, "chat", None)
+        if chat is None:
+            line["message"] = record.getMessage()
+        else:
+            line["message"] = "chat ended"
+            line.update(chat)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        try:
+            return msgspec.json.encode(line).decode("utf-8")
+        except UnicodeEncodeError:
+            # Half a character (a lone surrogate) has no UTF-8, but `json` can escape it.
+            return json.dumps(line, separators=(",", ":"))
