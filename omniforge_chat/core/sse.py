@@ -231,6 +231,11 @@ class Decoder:
         elif name == b"retry" and value.isdigit():  # of bytes: ASCII digits only
             # Python may refuse more digits (sys.set_int_max_str_digits); no wait is that long.
             self.retry = int(value) if len(value) <= 640 else self.retry
+        elif name:
+            self.unknown_field(name, value)
+
+    def unknown_field(self, name: bytes, value: bytes) -> None:
+        """A field that the standard does not have, and ignores."""
 
     def _dispatch(self, frames: List[Frame]) -> None:
         if self._data:

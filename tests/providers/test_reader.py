@@ -26,13 +26,6 @@ def test_one_read_adds_one_text_and_nothing_counts_after_the_end(wire: Wire) -> 
     assert (reader.ended, reader.finish_reason, reader.usage) == (True, "stop", COUNTED)
 
 
-def test_a_cut_by_length_says_so(wire: Wire) -> None:
-    """Each provider has its own word for it; clients see one."""
-    reader = wire.reader()
-    read(reader, *wire.reply("Hel", reason=wire.length))
-    assert reader.finish_reason == "length"
-
-
 @pytest.mark.parametrize(
     "garbage",
     [b"data: {oops\n\n", b"data: [1]\n\n", b"data: " + b"[" * 3000 + b"\n\n"],
@@ -52,12 +45,3 @@ def test_a_frame_without_end_is_not_collected(wire: Wire) -> None:
     reader = wire.reader()
     assert read(reader, wire.text("Hel"), *(b"x" * 65536 for _ in range(40))) == ["Hel"]
     assert reader.unreadable.startswith("FrameTooLarge")
-
-
-def test_an_error_in_the_middle_is_the_end(wire: Wire) -> None:
-    """It comes under the status 200, and a clean end follows it."""
-    reader = wire.reader()
-    error = wire.error("server_error", "hm")
-    assert read(reader, *wire.opening(), wire.text("Hel") + error + wire.end()) == ["Hel"]
-    assert reader.ended
-    assert "hm" in str(reader.problem)

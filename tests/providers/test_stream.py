@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from omniforge_chat import Finish, Settings, create_app
-from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import stream as provider_stream
 
 from ..support.constants import PATIENCE
@@ -78,23 +77,6 @@ def test_the_end_of_the_body_is_waited_for_even_more_shortly(
     with Provider(opening(*FINISHED, OPENAI.end())) as provider:
         assert ask(OPENAI.make(provider))[-1] == COMPLETE
         assert provider.call().gone.wait(PATIENCE)
-
-
-def test_text_after_a_finish_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some servers give a reason with every frame."""
-    monkeypatch.setattr(provider_stream, "FINISH_SECONDS", 0.2)
-    words = [f"{number} " for number in range(8)]
-
-    async def go_on(call: Call) -> None:
-        for word in words:
-            await asyncio.sleep(0.05)
-            await call.part(b"".join([OPENAI.text(word), *OPENAI.finish("stop")]))
-        await call.part(OPENAI.end())
-        await call.end()
-
-    events = relayed(opening(*FINISHED, then=go_on))
-    assert said(events) == ["Hello", *words]
-    assert isinstance(events[-1], Done)
 
 
 def test_a_finished_reply_leaves_its_connection_to_the_next() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import msgspec
 
 from ...core.sse import Frame
+from .documents import fields, finish_reason, loads, problem, words
 from .options import ProviderOptions, takes
 from .reader import FrameReader, as_count
 from .responder import ProviderResponder
@@ -56,39 +57,30 @@ class AnthropicResponder(ProviderResponder):
         return MessageReader()
 
 
-# Only the fields that are needed: msgspec skips all others without building them.
-class _Delta(msgspec.Struct):
+# Only the fields that a usual frame needs: msgspec skips all others without building them.
+class _Delta(msgspec.Struct, gc=False):
     type: Optional[str] = None
     text: Optional[str] = None
-    stop_reason: Optional[str] = None
 
 
-class _Usage(msgspec.Struct):
-    input_tokens: Any = None
-    cache_creation_input_tokens: Any = None
-    cache_read_input_tokens: Any = None
-    output_tokens: Any = None
-
-
-class _Message(msgspec.Struct):
-    usage: Optional[_Usage] = None
-
-
-class _Type(msgspec.Struct):
-    type: Optional[str] = None
-
-
-class _Event(msgspec.Struct):
+class _BlockDelta(msgspec.Struct, gc=False):
     delta: Optional[_Delta] = None
-    message: Optional[_Message] = None
-    usage: Optional[_Usage] = None
 
 
-_decode = msgspec.json.Decoder(_Event).decode
-_decode_type = msgspec.json.Decoder(_Type).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(_BlockDelta).decode
 
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+_KNOWN = (
+    "message",
+    "error",
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+)
 
 _FINISHES = {
     "end_turn": "stop",
@@ -110,42 +102,99 @@ class MessageReader(FrameReader):
         self._output: Optional[int] = None
 
     def read(self, frame: Frame) -> str:
-        name = frame.event
-        if name == "message":  # the frame has no name, but its data have
-            name = _decode_type(frame.data).type or ""
-        if name.startswith(("content_block", "message")):
-            self.progressed = True
-        if name == "content_block_delta":
-            delta = _decode(frame.data).delta
-            if delta is not None and delta.type == "text_delta":
-                return delta.text or ""
-        elif name in ("message_start", "message_delta"):
-            self._note(_decode(frame.data))
-        elif name == "message_stop":
-            self.ended = True
-        elif name == "error":
-            self.fail(_decode_any(frame.data))
-        # Pings, and events of later versions, are skipped unread.
+        if frame.event == "content_block_delta" and self.finish_reason is None:
+            # The usual frame: one more piece of text, or of a thought.
+            try:
+                delta = _decode(frame.data).delta
+            except msgspec.DecodeError:
+                return self._look(frame)
+            if delta is not None and delta.type is not None:
+                self.progressed = self._began = True
+                return (delta.text or "") if delta.type == "text_delta" else ""
+        return self._look(frame)
+
+    def _look(self, frame: Frame) -> str:
+        """Read a frame that is not one more of the same."""
+        name, data = frame.event, frame.data.strip()
+        if not data or name not in _KNOWN:
+            return ""  # pings, and events of later versions
+        if name == "content_block_stop":
+            self.work(busy=False)
+            return ""
+        if name == "message" and data.startswith("[DONE]"):  # a gateway's own mark
+            self.end()
+            return ""
+        try:
+            document = loads(data)
+        except msgspec.DecodeError:
+            if name != "error":
+                raise
+            document = data
+        if name == "error":
+            self.fail(document)
+            return ""
+        if document is None:
+            return ""
+        if not isinstance(document, dict):
+            raise msgspec.ValidationError(f"a {type(document).__name__} is no event")
+        if name == "message":  # the frame has no name, but its data may have
+            name = document.get("type") or ""
+        if name in _KNOWN:
+            return self.mended(self._read(document, name))
+        error = problem(document, at_work=bool(name))
+        if error is not None:
+            self.fail(error)
         return ""
 
-    def _note(self, event: _Event) -> None:
-        if event.message is not None and event.message.usage is not None:
-            # Its count of the output is a placeholder.
-            self._count_input(event.message.usage)
-        if event.usage is not None:
-            # The counts are totals, and a later one replaces an earlier one; not all are repeated.
-            self._count_input(event.usage)
-            output = as_count(event.usage.output_tokens)
-            if output is not None:
-                self._output = output
-        self.count(sum(self._input.values()) if self._input else None, self._output)
-        if event.delta is not None and event.delta.stop_reason:
-            reason = event.delta.stop_reason
-            self.finish_reason = _FINISHES.get(reason, reason)
+    def _read(self, event: Dict[str, Any], name: str) -> str:
+        """Read an event; return its text."""
+        text, reason, busy = "", None, False
+        if name == "message_start":
+            message = fields(event.get("message"))
+            self._count(message, output=False)
+            text = words(message.get("content"))
+        elif name == "message":  # all of it in one
+            text = words(event.get("content"))
+            reason = event.get("stop_reason")
+        elif name == "content_block_start":
+            text, busy = _part(event.get("content_block"), "text")
+        elif name == "content_block_delta":
+            text, busy = _part(event.get("delta"), "text_delta")
+        elif name == "message_delta":
+            self._began = True  # a reason for the end never comes with the first frame
+            reason = fields(event.get("delta")).get("stop_reason")
+        elif name == "error":
+            self.fail(event)
+            return ""
+        self._count(event)
+        reason = finish_reason(reason)
+        if name == "message_stop":
+            self.end()
+        else:
+            self.work(busy=busy or bool(text), reason=_FINISHES.get(reason or "", reason))
+        return text
 
-    def _count_input(self, usage: _Usage) -> None:
-        """Note the tokens of the prompt, from the provider's cache and not."""
+    def _count(self, holder: Dict[str, Any], *, output: bool = True) -> None:
+        """Note the usage: totals, of which a later one replaces an earlier one.
+
+        Not all are repeated. The start has a placeholder for the `output`.
+        """
+        usage = fields(holder.get("usage"))
+        if not usage:
+            return
         for name in _INPUT:
-            tokens = as_count(getattr(usage, name))
-            if tokens is not None:
-                self._input[name] = tokens or self._input.get(name, 0)
+            tokens = as_count(usage.get(name))
+            if tokens:
+                self._input[name] = tokens
+        if output:
+            self._output = as_count(usage.get("output_tokens")) or self._output
+        self.count(sum(self._input.values()), self._output)
+
+
+def _part(part: object, kind: str) -> Tuple[str, bool]:
+    """Return the text of a content block or of its delta, and whether the model was at work."""
+    found = fields(part)
+    if found.get("type") in (kind, None):
+        text = words(found.get("text"))
+        return text, bool(text)
+    return "", True

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional
 
-import msgspec
-
-from ...core.sse import Frame
 from ...models import Turn
 from ...settings import Rule
+from .completions import CompletionReader
 from .options import ProviderOptions, takes
-from .reader import FrameReader, as_count
+from .reader import FrameReader
 from .responder import ProviderResponder
 
 AZURE = (
@@ -96,94 +94,5 @@ class OpenAIResponder(ProviderResponder):
         return messages
 
     def reader(self) -> FrameReader:
-        return CompletionReader()
-
-
-# Only the fields that are needed: msgspec skips all others without building them.
-class _Part(msgspec.Struct):
-    type: Optional[str] = None
-    text: Any = None
-
-
-class _Delta(msgspec.Struct):
-    content: Union[str, List[_Part], None] = None
-    refusal: Optional[str] = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: Optional[_Delta] = None
-    finish_reason: Optional[str] = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    total_tokens: Any = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: Optional[List[_Choice]] = None
-    usage: Optional[_Usage] = None
-    error: Any = None
-    object: Optional[str] = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
-_decode_any = msgspec.json.Decoder().decode
-
-
-_GIVEN_UP = ("abort", "error", "insufficient_system_resource")
-"""Reasons that are failures: the server gave the request up (vLLM, gateways, DeepSeek)."""
-
-
-def _text(parts: Optional[List[_Part]]) -> str:
-    """The text in a content of several parts. Mistral's models think in parts of other types."""
-    texts = [part.text for part in parts or () if part.type == "text"]
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-class CompletionReader(FrameReader):
-    """Reads `chat.completion.chunk` objects up to `[DONE]`."""
-
-    __slots__ = ()
-
-    def read(self, frame: Frame) -> str:
-        data = frame.data.strip()
-        if data == "[DONE]":
-            self.ended = True
-            return ""
-        if not data:
-            return ""
-        if frame.event == "error":
-            self.fail(_decode_any(data))
-            return ""
-        chunk = _decode(data)
-        if chunk.error is not None:
-            self.fail(chunk.error)
-            return ""
-        if chunk.object == "error":  # an error document that is not wrapped in another
-            self.fail(_decode_any(data))
-            return ""
-        text = ""
-        if chunk.choices:
-            self.progressed = True
-            choice = chunk.choices[0]
-            if choice.index == 0:
-                if choice.delta is not None:
-                    content = choice.delta.content
-                    text = content if isinstance(content, str) else _text(content)
-                    text = text or choice.delta.refusal or ""
-                if choice.finish_reason:  # some servers send "" in every chunk before the last
-                    self._finish(choice.finish_reason)
-        if chunk.usage is not None:
-            usage = chunk.usage
-            counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
-            self.count(*map(as_count, counts))
-        return text
-
-    def _finish(self, reason: str) -> None:
-        if reason in _GIVEN_UP:
-            self.fail(f"finish_reason is {reason}")
-        else:
-            self.finish_reason = reason
+        several = (self._options.extra_body or {}).get("n", 1) != 1
+        return CompletionReader(several=several)

@@ -1,4 +1,14 @@
-"""Reading the frames of one reply; each wire format has its own reader."""
+"""Reading the frames of one reply; each wire format has its own reader.
+
+A reason for the end of the text is not always one. Some servers send it with every frame, some with
+the first. So a reader tells apart:
+
+- A frame with a reason and nothing else. The text is complete, and the rest comes soon or never.
+- A frame with a reason and text. The text is complete if no more comes.
+- A frame with text and no reason after one with a reason. That reason is taken back.
+- A second one with a reason and text: this server's reasons are not to be trusted, except one that
+  comes alone, or with the end of the body.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +18,64 @@ import msgspec
 
 from ...core.sse import Decoder, Frame, FrameTooLarge
 from ...models import Usage
+from .documents import gave_up
 from .errors import describe
 
 MAX_FRAME_BYTES = 1024 * 1024
 """The largest frame that is read. Frames of text have some hundred bytes."""
+
+NOTHING = "the stream ended before the model had begun"
+
+
+class _Decoder(Decoder):
+    """Knows a field of its own, `error`, in which llama.cpp reported errors until 2025."""
+
+    def unknown_field(self, name: bytes, value: bytes) -> None:
+        if name == b"error":
+            self._field(b"event:error")
+            self._field(b"data:" + value)
 
 
 class FrameReader:
     """The frames of a provider, as far as they have come.
 
     - `progressed`: a frame has shown the model at work, be it on a thought or a tool. Pings do not.
-    - `finish_reason`: why the text ended, once it is complete.
+    - `finish_reason`: why the text ended, if it has.
+    - `complete`: it has, and nothing that follows can make the reply fail.
+    - `settled`: no more text is expected.
     - `usage`: the provider's count of tokens, a new object with each new count.
     - `ended`: no frame after this one counts.
     - `problem`: an error that the provider reported, in its own form.
     - `unreadable`: why a frame could not be read, for the log.
     """
 
-    __slots__ = ("_feed", "ended", "finish_reason", "problem", "progressed", "unreadable", "usage")
+    __slots__ = (
+        "_began",
+        "_doubted",
+        "_feed",
+        "_half",
+        "_split",
+        "complete",
+        "ended",
+        "finish_reason",
+        "problem",
+        "progressed",
+        "settled",
+        "unreadable",
+        "usage",
+    )
 
     def __init__(self) -> None:
-        self._feed = Decoder(max_frame_bytes=MAX_FRAME_BYTES).feed
+        self._feed = _Decoder(max_frame_bytes=MAX_FRAME_BYTES).feed
+        self._began = False  # the model has begun, perhaps with a thought
+        self._doubted = False  # text came after a reason
+        self._split = False  # there may be halves of surrogate pairs in the text
+        self._half = ""
         self.ended = False
         self.progressed = False
         self.finish_reason: Optional[str] = None
+        self.complete = False
+        self.settled = False
         self.usage: Optional[Usage] = None
         self.problem: object = None
         self.unreadable = ""
@@ -46,6 +90,20 @@ class FrameReader:
                     break
         except (msgspec.DecodeError, FrameTooLarge, RecursionError) as error:
             self.unreadable = describe(error)
+        return self._joined(text) if self._split else text
+
+    def close(self) -> str:
+        """Return the text that is left at the end of the body.
+
+        Some servers forget the blank line after their last frame.
+        """
+        text = ""
+        if not (self.ended or self.unreadable):
+            text = self.feed(b"\n\n")
+            self.unreadable = ""  # only half of that frame had come
+        if self._half:
+            self._half = ""
+            text += "\ufffd"
         return text
 
     def read(self, frame: Frame) -> str:
@@ -60,21 +118,73 @@ class FrameReader:
         self.problem = problem or "no reason was given"
         self.ended = True
 
-    def count(
-        self, prompt: Optional[int], completion: Optional[int], total: Optional[int] = None
-    ) -> None:
-        """Note a count of tokens, if it is new and makes sense."""
-        known = [tokens for tokens in (prompt, completion, total) if tokens is not None]
-        if known and min(known) >= 0:
-            if total is None:
-                total = sum(known)
-            usage = Usage(total, prompt, completion)
+    def end(self) -> None:
+        """Note the mark that ends the stream."""
+        if self._began or self.finish_reason is not None:
+            self.ended = True
+        else:
+            self.fail(NOTHING)
+
+    def work(self, *, busy: bool, reason: Optional[str] = None) -> None:
+        """Note a frame of the model's work.
+
+        It is `busy` if something is in it: text, a thought, a tool's call. It may also bring the
+        `reason` for the end of the text.
+        """
+        if busy or not self.settled:
+            self.progressed = True
+        if busy and self.finish_reason is not None:
+            self._doubted = True
+            self.finish_reason = None
+            self.complete = self.settled = False
+        if reason is not None and gave_up(reason):
+            self.fail(f"finish_reason is {reason}")
+        elif reason is not None:
+            self.finish_reason = reason
+            # Before the model has begun, it is one of those that come with the first frame.
+            self.settled = self._began and not busy
+            self.complete = (self._began or busy) and not (busy and self._doubted)
+        if busy or reason is None:
+            self._began = True
+
+    def count(self, prompt: object, completion: object, total: object = None) -> bool:
+        """Note counts of tokens, if they make sense; return whether they do.
+
+        Zero is a placeholder: no prompt is empty, and a text has tokens.
+        """
+        counts = [as_count(value) for value in (prompt, completion, total)]
+        if any(count is not None and count < 0 for count in counts):
+            return False
+        known, made, both = (count or None for count in counts)
+        if both is None or both == known:  # a total without the reply
+            both = (known or 0) + (made or 0)
+        elif known is not None and made is None:
+            made = both - known if both > known else None
+        if both:
+            usage = Usage(both, known, made)
             if usage != self.usage:
                 self.usage = usage
+        return bool(both)
+
+    def mended(self, text: str) -> str:
+        """Return the text of a document, after a look for halves of surrogate pairs in it."""
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            self._split = True
+        return text
+
+    def _joined(self, text: str) -> str:
+        """Join the halves of surrogate pairs; the last one waits for what follows."""
+        text = self._half + text
+        waits = "\ud800" <= text[-1:] <= "\udbff" and not self.ended
+        self._half = text[-1:] if waits else ""
+        units = text[: len(text) - len(self._half)].encode("utf-16-le", "surrogatepass")
+        return units.decode("utf-16-le", "replace")
 
 
-def as_count(count: object) -> Optional[int]:
+def as_count(value: object) -> Optional[int]:
     """Return a count of tokens as a whole number; None if it is none. It never fails a reply."""
-    if isinstance(count, float) and count.is_integer():
-        return int(count)
-    return count if type(count) is int else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:16])
+    return value if type(value) is int and value < 2**53 else None

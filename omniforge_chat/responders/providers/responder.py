@@ -80,12 +80,13 @@ class ProviderResponder:
         """
         messages: List[Dict[str, str]] = []
         for message in (*turn.history, Message("user", turn.message)):
-            if not message.content.strip():
+            content = message.content
+            if not content.strip():
                 continue
             if messages and messages[-1]["role"] == message.role:
-                messages[-1]["content"] += f"\n\n{message.content}"
+                messages[-1]["content"] += f"\n\n{content}"
             elif messages or message.role == "user":
-                messages.append({"role": message.role, "content": message.content})
+                messages.append({"role": message.role, "content": content})
         return messages
 
     def reader(self) -> FrameReader:
@@ -103,27 +104,24 @@ class ProviderResponder:
             reader = self.reader()
             feed = reader.feed
             usage: Optional[Usage] = None
-            finishing = False
             while not (reader.ended or reader.unreadable):
                 data = await stream.read()
-                if not data:
-                    break
                 # The text of one read goes out as one piece, and before a failure that it brings.
-                text = feed(data)
+                text = feed(data) if data else reader.close()
                 if text:
                     yield text
                 if reader.usage is not usage:
                     usage = reader.usage
                     assert usage is not None
                     yield usage
-                if reader.finish_reason is not None:
-                    # Some repeat it, with text to come: that text has its time again.
-                    if text or not finishing:
-                        finishing = True
-                        stream.finish()
-                elif reader.progressed:
+                if not data:
+                    break
+                if reader.progressed:
                     reader.progressed = False
-                    stream.progressed()
+                    if reader.complete:
+                        stream.finish(settled=reader.settled)
+                    else:
+                        stream.progressed()
             failure = self._failure(reader, stream)
             if failure is not None:
                 raise stream.fail(failure)
@@ -138,12 +136,12 @@ class ProviderResponder:
         """Why the reply is not complete; None if it is."""
         if reader.problem is not None:
             return reported(reader.problem, self._client.redact)
-        if reader.ended or reader.finish_reason is not None:
+        if reader.ended or reader.complete:
             return None
         if reader.unreadable:
             message = "The model provider sent something that cannot be read"
             return Failure(UpstreamError, message, reader.unreadable)
-        return stream.cut()
+        return stream.cut() if reader.finish_reason is None else None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. You can use it again afterwards."""

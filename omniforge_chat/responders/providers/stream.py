@@ -74,7 +74,7 @@ class ProviderStream:
         self._awaited: Optional[asyncio.Future[Any]] = None
         self._task: Any = None  # that set the timer
         self._cancels = 0  # how often that task had been cancelled when the deadline came
-        self._began = False
+        self._at_work = False
         self._expired = False
         self._finishing = False
 
@@ -123,7 +123,7 @@ class ProviderStream:
             return b""
         except _DeadlinePassed:
             silence = f"was silent for {self._idle_timeout:g} seconds"
-            if not self._began:
+            if not self._at_work:
                 silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
             failure = Failure(UpstreamTimeout, f"The model provider {silence}", "silence")
         except BROKEN as error:
@@ -154,16 +154,21 @@ class ProviderStream:
 
     def progressed(self) -> None:
         """Begin the idle time anew: the model was at work, and its text was passed on."""
-        if self._began:
+        if self._at_work:
             self._deadline = self._time() + self._idle_timeout
         else:
-            self._began = True
+            self._at_work = True
+            self._finishing = False
             self._move(self._idle_timeout)
 
-    def finish(self) -> None:
-        """Note that the text is complete: from now on nothing can make the reply fail."""
+    def finish(self, *, settled: bool) -> None:
+        """Note that the text is complete: until it progresses, nothing can make the reply fail.
+
+        If that is `settled`, the rest has only a short time to come.
+        """
+        self._at_work = False
         self._finishing = True
-        self._move(min(self._idle_timeout, FINISH_SECONDS))
+        self._move(min(self._idle_timeout, FINISH_SECONDS if settled else math.inf))
 
     async def drain(self) -> None:
         """Read the rest of a finished stream if it comes at once, to keep the connection."""
