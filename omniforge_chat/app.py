@@ -179,7 +179,8 @@ def create_app(
         history = MemoryHistory(
             max_conversations=settings.history_conversations,
             max_messages=settings.history_messages,
-            max_characters=settings.history_chars,
+            max_bytes=settings.history_bytes,
+            max_total_bytes=settings.history_total_bytes,
             ttl=settings.history_ttl,
         )
     lifecycle = Lifecycle(max_streams=settings.max_streams)

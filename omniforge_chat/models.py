@@ -44,12 +44,14 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
 class Message(msgspec.Struct, frozen=True, gc=False):
     """An earlier message of a conversation. `role` is "user" or "assistant".
 
-    `complete` is False for a reply that was cut: `content` is then its beginning.
+    `complete` is False for a reply that was cut: `content` is then its beginning. `shortened` is
+    True if the message was too long: `content` is then its beginning, ` [...] ` and its end.
     """
 
     role: str
     content: str
     complete: bool = True
+    shortened: bool = False
 
 
 class Turn(msgspec.Struct, frozen=True, gc=False):

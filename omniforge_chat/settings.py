@@ -91,6 +91,7 @@ def _is_network(text: str) -> bool:
 
 
 AT_LEAST_ONE = _whole(1)
+AT_LEAST_1_KIB = _whole(1024)
 SECONDS = Rule("a number of seconds above 0", lambda v: _is_time(v) and v > 0, float)
 _SECONDS_OR_OFF = Rule(
     f"{SECONDS.expected}, or off",
@@ -159,7 +160,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     context_chars: Annotated[int, _whole(0)] = 24_000
     history_conversations: Annotated[int, AT_LEAST_ONE] = 1_000
     history_messages: Annotated[int, AT_LEAST_ONE] = 100
-    history_chars: Annotated[int, AT_LEAST_ONE] = 100_000
+    history_bytes: Annotated[int, AT_LEAST_1_KIB] = 128 * 1024
+    history_total_bytes: Annotated[int, AT_LEAST_1_KIB] = 64 * 1024 * 1024
     history_ttl: Annotated[float, SECONDS] = 86_400.0
 
     def __post_init__(self) -> None:

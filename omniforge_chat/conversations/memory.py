@@ -1,32 +1,51 @@
-"""A store of conversations in this process."""
+"""A store of conversations in this process.
+
+It keeps each turn as bytes, and not as text: Python takes four bytes for each character of a text
+that has one emoji in it, and as much again once such a text has been encoded. So a bound in bytes
+is one for the memory of the process, whatever people write.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
 from time import monotonic
-from typing import List, Sequence, Set, Tuple
+from typing import List, NamedTuple, Sequence, Set, Tuple
 
 import msgspec
 
 from ..errors import ConversationBusy, SettingsError
 from ..models import Message
-from ..settings import AT_LEAST_ONE, check
-from .window import characters_of, newest
+from ..settings import AT_LEAST_1_KIB, AT_LEAST_ONE, check
+from .window import characters_of, newest, shortened
+
+TURN_BYTES = 160
+CONVERSATION_BYTES = 512
+"""The memory that a turn and a conversation take besides their text, rounded up."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Tuple[Message, ...]).decode
+
+
+class _Turn(NamedTuple):
+    messages: int
+    data: bytes
 
 
 class _Conversation(msgspec.Struct):
-    turns: List[Tuple[Message, ...]]
+    turns: List[_Turn]
+    bytes: int = 0
     used: float = 0.0
 
 
 class MemoryHistory:
     """A History in this process, with limits for everything. It is lost when the process ends.
 
-    It keeps at most `max_conversations`; the least recently used one goes first. Of each it keeps
-    the newest whole turns that have at most `max_messages` messages and `max_characters` characters
-    in all. A conversation that nobody has used for `ttl` seconds is forgotten. Raises SettingsError
-    for a limit that makes no sense.
+    It keeps at most `max_conversations` that take at most `max_total_bytes` of memory; the least
+    recently used one goes first. Of each it keeps the newest whole turns that have at most
+    `max_messages` messages and take at most `max_bytes`. The newest turn always stays, shortened if
+    it must be. A conversation that nobody has used for `ttl` seconds is forgotten. Raises
+    SettingsError for a limit that makes no sense.
     """
 
     def __init__(
@@ -34,20 +53,24 @@ class MemoryHistory:
         *,
         max_conversations: int = 1_000,
         max_messages: int = 100,
-        max_characters: int = 100_000,
+        max_bytes: int = 128 * 1024,
+        max_total_bytes: int = 64 * 1024 * 1024,
         ttl: float = 86_400.0,
     ) -> None:
         check("max_conversations", max_conversations, AT_LEAST_ONE)
         check("max_messages", max_messages, AT_LEAST_ONE)
-        check("max_characters", max_characters, AT_LEAST_ONE)
+        check("max_bytes", max_bytes, AT_LEAST_1_KIB)
+        check("max_total_bytes", max_total_bytes, AT_LEAST_1_KIB)
         if not isinstance(ttl, (int, float)) or not ttl > 0:
             raise SettingsError("ttl", ttl, "a number of seconds above 0")
         self._max_conversations = max_conversations
         self._max_messages = max_messages
-        self._max_characters = max_characters
+        self._max_bytes = min(max_bytes, max_total_bytes) - CONVERSATION_BYTES
+        self._max_total_bytes = max_total_bytes
         self._ttl = ttl
         # The least recently used first.
         self._conversations: OrderedDict[str, _Conversation] = OrderedDict()
+        self._bytes = 0
         self._claimed: Set[str] = set()
 
     def __len__(self) -> int:
@@ -63,31 +86,58 @@ class MemoryHistory:
         if conversation is None:
             return ()
         self._use(conversation_id, conversation)
-        return [message for turn in conversation.turns for message in turn]
+        return [message for turn in conversation.turns for message in _decode(turn.data)]
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int = 0
+    ) -> None:
         """See History."""
         self._claimed.discard(conversation_id)
         if not messages:
             return
+        turn = self._encoded(tuple(messages))
         conversation = self._conversations.get(conversation_id) or _Conversation([])
-        turns = newest([*conversation.turns, tuple(messages)], self._max_messages, len)
-        conversation.turns = newest(turns, self._max_characters, characters_of)
+        earlier = list(conversation.turns)
+        while replaced > 0 and earlier:
+            replaced -= earlier.pop().messages
+        room = self._max_messages - turn.messages
+        turns = [*newest(earlier, room, lambda earlier: earlier.messages), turn]
+        conversation.turns = list(newest(turns, self._max_bytes, _bytes_of))
+        taken = CONVERSATION_BYTES + sum(map(_bytes_of, conversation.turns))
+        self._bytes += taken - conversation.bytes
+        conversation.bytes = taken
         self._use(conversation_id, conversation)
-        if len(self._conversations) > self._max_conversations:
-            self._forget_one()
+        while (
+            len(self._conversations) > self._max_conversations
+            or self._bytes > self._max_total_bytes
+        ) and self._forget_one():
+            pass
+
+    def _encoded(self, messages: Tuple[Message, ...]) -> _Turn:
+        """The turn of `messages`, shortened if it takes more than a conversation may."""
+        data = _encode(messages)
+        limit, characters = self._max_bytes - TURN_BYTES, characters_of(messages)
+        while len(data) > limit and characters > 0:
+            characters = characters * limit // len(data)
+            data = _encode(shortened(messages, characters))
+        # The encoder's bytes are up to half as large again within; those of a copy are not.
+        return _Turn(len(messages), bytes(memoryview(data)))
 
     def _use(self, conversation_id: str, conversation: _Conversation) -> None:
         conversation.used = monotonic()
         self._conversations[conversation_id] = conversation
         self._conversations.move_to_end(conversation_id)
 
-    def _forget_one(self) -> None:
-        """Forget the least recently used conversation that nobody has claimed."""
+    def _forget(self, conversation_id: str) -> None:
+        self._bytes -= self._conversations.pop(conversation_id).bytes
+
+    def _forget_one(self) -> bool:
+        """Forget the least recently used conversation that nobody has claimed, if there is one."""
         for conversation_id in self._conversations:
             if conversation_id not in self._claimed:
-                del self._conversations[conversation_id]
-                break
+                self._forget(conversation_id)
+                return True
+        return False
 
     def _forget_expired(self) -> None:
         limit = monotonic() - self._ttl
@@ -96,4 +146,8 @@ class MemoryHistory:
         )
         for conversation_id, _ in list(expired):
             if conversation_id not in self._claimed:
-                del self._conversations[conversation_id]
+                self._forget(conversation_id)
+
+
+def _bytes_of(turn: _Turn) -> int:
+    return TURN_BYTES + len(turn.data)

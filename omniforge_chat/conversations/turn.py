@@ -9,7 +9,10 @@ from ..core.reply import Item, Responder, close, iterate
 from ..logs import logger
 from ..models import Message, Turn
 from .protocol import ABANDONED_SECONDS, History
-from .window import window
+from .window import turns_of, window
+
+LEAST_CHARACTERS = 1_000
+"""The room that a message leaves to the turn before it, however long it is itself."""
 
 _background_tasks: Set[asyncio.Task[None]] = set()
 
@@ -52,6 +55,7 @@ class ConversationTurn:
     async def begin(self, message: str, *, context_chars: int) -> Tuple[Message, ...]:
         """Claim the conversation. Returns the newest whole turns that fit beside `message`.
 
+        The newest turn is always there, shortened if it must be; except if `context_chars` is 0.
         Raises what the history raises.
         """
         # The store works in a task of its own. If a cancellation could reach it, nobody would know
@@ -66,7 +70,8 @@ class ConversationTurn:
             raise RuntimeError("begin_turn of the history was cancelled, but not by this service")
         earlier = beginning.result()
         self._claimed = True
-        return window(earlier, context_chars - len(message))
+        least = min(context_chars, LEAST_CHARACTERS)
+        return window(turns_of(earlier), context_chars - len(message), least)
 
     async def _release_when_claimed(self, beginning: asyncio.Future[Sequence[Message]]) -> None:
         await asyncio.wait([beginning], timeout=ABANDONED_SECONDS)

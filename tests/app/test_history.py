@@ -62,13 +62,48 @@ def test_nothing_is_remembered_unless_it_is_asked_for() -> None:
     assert say(app, "two") == "[two]"
 
 
-def test_only_the_turns_that_fit_beside_the_message_are_sent() -> None:
+@pytest.mark.parametrize(("message", "known"), [("x" * 4, "u:one|a:[one]|"), ("x" * 5, "")])
+def test_only_the_turns_that_fit_beside_the_message_are_sent(message: str, known: str) -> None:
     """A long conversation does not overflow the model's context, of which the message takes too."""
-    app = create_app(recall, settings=Settings(history="memory", context_chars=20))
-    for conversation_id in (CONVERSATION, OTHER):
-        say(app, "one", conversation_id)
-    assert say(app, "x" * 12) == f"u:one|a:[one][{'x' * 12}]"
-    assert say(app, "x" * 13, OTHER) == f"[{'x' * 13}]"
+    history = MemoryHistory()
+    for turn in (["one", "[one]"], ["two", "[two]"]):
+        said = Message("user", turn[0]), Message("assistant", turn[1])
+        asyncio.run(history.end_turn(CONVERSATION, said))
+    app = create_app(recall, settings=Settings(context_chars=20), history=history)
+    assert say(app, message) == f"{known}u:two|a:[two][{message}]"
+
+
+@pytest.mark.parametrize("size", [24_000, 200_000])
+@pytest.mark.parametrize("character", ["x", "😀"])
+def test_a_reply_too_long_for_the_context_is_known_in_part(size: int, character: str) -> None:
+    """ "Shorten that" is about the turn before it, of which something has to be known."""
+    seen: List[Tuple[Message, ...]] = []
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        seen.append(turn.history)
+        yield f"<{character * size}>" if turn.message == "long" else "short"
+
+    app = create_app(respond, settings=Settings(history="memory"))
+    for message in ("first", "long", "shorten that", "shorten that"):
+        say(app, message)
+    assert [m.content for m in seen[1]] == ["first", "short"]
+    user, reply = seen[2]
+    assert (user.content, user.shortened) == ("long", False)
+    assert (reply.content[:2], reply.content[-2:]) == (f"<{character}", f"{character}>")
+    assert f"{character} [...] {character}" in reply.content
+    assert (reply.complete, reply.shortened) == (True, True)
+    assert 20_000 < len(reply.content) <= 24_000 - len("long") - len("shorten that")
+    assert [m.content for m in seen[3]] == ["shorten that", "short"]  # the newest whole turns
+
+
+@pytest.mark.parametrize(("context", "known"), [(8, 8), (9_000, 1_000), (10_500, 1_000), (0, 0)])
+def test_a_long_message_leaves_room_for_the_newest_turn(context: int, known: int) -> None:
+    """It may be what the message is about; and a context of 0 says that nothing is to be known."""
+    app = create_app(recall, settings=Settings(history="memory", context_chars=context))
+    say(app, "y" * 4_000)
+    assert len(say(app, "x" * 10_000)) == known + 10_000 + len("[]") + (
+        len("u:|a:") if known else 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,10 +213,12 @@ class Distant(MemoryHistory):
         self.called = asyncio.Event()
         self.arrives = asyncio.Event()
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int = 0
+    ) -> None:
         self.called.set()
         await self.arrives.wait()
-        await super().end_turn(conversation_id, messages)
+        await super().end_turn(conversation_id, messages, replaced)
 
 
 @pytest.mark.parametrize("patient", [True, False])

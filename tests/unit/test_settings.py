@@ -49,6 +49,8 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "root_path": st.sampled_from(["", "/api", "/a/b-c_d.e~f", "/..."]),
         "forwarded_allow_ips": st.sampled_from(["", "*", "127.0.0.1,::1", "10.0.0.0/8, fe80::/10"]),
         "ssl_cert_reqs": st.sampled_from([0, 1, 2]),
+        "history_bytes": st.integers(1024, 2**40),
+        "history_total_bytes": st.integers(1024, 2**40),
     }
     if field in special:
         return special[field]
