@@ -111,6 +111,7 @@ _FILE = Rule("the path of a file", lambda value: isinstance(value, str) and "\0"
 _PATH = Rule("a path such as /api", is_path, lambda text: text.rstrip("/"))
 _PROXIES = Rule("*, or addresses and networks such as 10.0.0.0/8 with commas between", _are_proxies)
 _LEVEL = _one_of("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", read=str.upper)
+THOUGHTS = _one_of("off", "on", "implied")
 _ORIGINS = Rule(
     "*, or origins such as https://example.com with commas between",
     lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
@@ -146,6 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: Annotated[bool, _SWITCH, "ACCESS_LOG"] = False
     cors_origins: Annotated[Tuple[str, ...], _ORIGINS, "CORS_ORIGINS"] = ()
     responder: Annotated[str, _text("a name")] = "placeholder"
+    hide_thoughts: Annotated[str, THOUGHTS] = "off"
     max_streams: Annotated[int, AT_LEAST_ONE] = 10_000
     max_body_bytes: Annotated[int, AT_LEAST_ONE] = 128 * 1024
     body_timeout: Annotated[float, SECONDS] = 15.0

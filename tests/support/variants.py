@@ -193,7 +193,9 @@ class Stage:
         """Close everything; nothing may be left."""
         self._server.close()
         self.loop.run_until_complete(self._client.aclose())
-        self.loop.run_until_complete(asyncio.sleep(1))
+        open_connections = asyncio.all_tasks(self.loop)
+        if open_connections:
+            self.loop.run_until_complete(asyncio.wait(open_connections, timeout=1))
         self._patch.undo()
         left = asyncio.all_tasks(self.loop)
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())

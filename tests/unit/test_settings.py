@@ -46,6 +46,7 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
         "history": st.sampled_from(["off", "memory"]),
+        "hide_thoughts": st.sampled_from(["off", "on", "implied"]),
         "root_path": st.sampled_from(["", "/api", "/a/b-c_d.e~f", "/..."]),
         "forwarded_allow_ips": st.sampled_from(["", "*", "127.0.0.1,::1", "10.0.0.0/8, fe80::/10"]),
         "ssl_cert_reqs": st.sampled_from([0, 1, 2]),
@@ -198,6 +199,7 @@ BAD = [
     *((field, "off") for field in (*WHOLE, *TIMES) if not is_optional(field)),
     *(("port", "65536"), ("workers", "0"), ("body_timeout", "0"), ("body_timeout", "inf")),
     *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("history", "redis")),
+    *(("hide_thoughts", "yes"), ("hide_thoughts", "true")),
     *(("cors_origins", "example.com"), ("cors_origins", "https://a.example/path")),
     *(
         ("cors_origins", "https://*.example"),

@@ -52,6 +52,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     - `model`: needed unless the server has a default.
     - `system_prompt`: sent before the conversation.
     - `temperature`, `max_tokens`: sent if you give them.
+    - `hide_thoughts`: "on" leaves out `<think>...</think>` at the start of a reply; "implied" is
+      for models that send only the `</think>`.
     - `extra_body`: other fields of the request.
     - `extra_headers`, `extra_query`: sent with each request. Put no secret in a query.
     - `first_chunk_timeout`: seconds until the first frame, with all waits and tries; None is off.
@@ -83,6 +85,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: Optional[str] = None
     temperature: Optional[float] = None
     max_tokens: Optional[int] = None
+    hide_thoughts: str = "off"
     extra_body: Optional[Mapping[str, Any]] = None
     extra_headers: Optional[Mapping[str, str]] = None
     extra_query: Optional[Mapping[str, str]] = None
@@ -105,7 +108,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError("api_key", self.api_key, f"a key, as {self.url} asks for one")
         for name, rule in {**_RULES, **self.own_rules}.items():
             value = getattr(self, name)
-            if value is not None or name == "connect_timeout":  # which alone is never off
+            if value is not None or name in _NEVER_NONE:
                 settings.check(name, value, rule)
         extras.check_body(self.extra_body or {})
         extras.check_headers(self.extra_headers or {})
@@ -176,7 +179,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         shorter than those of `limits`, or than those that Settings reads from `environ`. Raises
         SettingsError, which names the variable.
         """
-        values: Dict[str, Any] = {}
+        hidden = limits.hide_thoughts if limits else settings.read("hide_thoughts", environ)
+        values: Dict[str, Any] = {"hide_thoughts": hidden}
         for name in ("first_chunk_timeout", "idle_timeout"):
             limit = getattr(limits, name) if limits else settings.read(name, environ)
             # It ends before the service's own, so that the client is told who was silent.
@@ -213,11 +217,14 @@ _RULES = {
         float,
     ),
     "max_tokens": settings.AT_LEAST_ONE,
+    "hide_thoughts": settings.THOUGHTS,
     "max_connections": settings.AT_LEAST_ONE,
     "connect_timeout": settings.SECONDS,
     "first_chunk_timeout": settings.SECONDS,
     "idle_timeout": settings.SECONDS,
 }
+
+_NEVER_NONE = ("connect_timeout", "hide_thoughts")
 
 
 def _check_text(name: str, value: Optional[str]) -> None:

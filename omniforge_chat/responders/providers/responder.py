@@ -26,6 +26,7 @@ from .errors import Failure, reported
 from .options import ProviderOptions
 from .reader import FrameReader
 from .stream import ProviderStream
+from .thoughts import ThoughtFilter, without_thoughts
 
 _Self = TypeVar("_Self", bound="ProviderResponder")
 
@@ -76,11 +77,14 @@ class ProviderResponder:
     def messages(self, turn: Turn) -> List[Dict[str, str]]:
         """The conversation as providers take it: the user begins, roles alternate, none is empty.
 
-        If a reply left nothing behind, the user's messages around it become one.
+        A model does not get its earlier thoughts. If a reply left nothing behind, the user's
+        messages around it become one.
         """
         messages: List[Dict[str, str]] = []
         for message in (*turn.history, Message("user", turn.message)):
             content = message.content
+            if message.role == "assistant":
+                content = without_thoughts(content)
             if not content.strip():
                 continue
             if messages and messages[-1]["role"] == message.role:
@@ -93,6 +97,11 @@ class ProviderResponder:
         """A reader of one reply."""
         raise NotImplementedError
 
+    def _thought_filter(self) -> Optional[ThoughtFilter]:
+        """A filter for one reply; None if thoughts are shown."""
+        hidden = self._options.hide_thoughts
+        return None if hidden == "off" else ThoughtFilter(implied=hidden == "implied")
+
     async def __call__(self, turn: Turn) -> AsyncGenerator[Union[str, Usage, Finish], None]:
         """Relay the reply to `turn`: its text, its cost as soon as that is known, its end.
 
@@ -103,11 +112,14 @@ class ProviderResponder:
         try:
             reader = self.reader()
             feed = reader.feed
+            thoughts = self._thought_filter()
             usage: Optional[Usage] = None
             while not (reader.ended or reader.unreadable):
                 data = await stream.read()
                 # The text of one read goes out as one piece, and before a failure that it brings.
                 text = feed(data) if data else reader.close()
+                if thoughts is not None:
+                    text = thoughts.feed(text)
                 if text:
                     yield text
                 if reader.usage is not usage:
@@ -125,6 +137,8 @@ class ProviderResponder:
             failure = self._failure(reader, stream)
             if failure is not None:
                 raise stream.fail(failure)
+            if thoughts is not None and not thoughts.over:
+                yield thoughts.close()
             if reader.finish_reason is not None:
                 yield Finish(reader.finish_reason)
             if reader.ended:
