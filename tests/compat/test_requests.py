@@ -10,6 +10,7 @@ import pytest
 from omniforge_chat import Settings, Turn, create_app
 
 from ..support.servers import UvicornThread
+from .table import Recorder, package
 
 requests = pytest.importorskip("requests", reason="it is not installed: make test-compat")
 
@@ -21,7 +22,7 @@ async def respond(turn: Turn) -> AsyncIterator[str]:
     yield TEXT * 10_000
 
 
-def test_requests_reads_whole_lines_of_text() -> None:
+def test_requests_reads_whole_lines_of_text(record: Recorder) -> None:
     """With `decode_unicode` it would get JSON that is cut in two."""
     with UvicornThread(create_app(respond, settings=Settings())) as server:
         response = requests.post(
@@ -30,3 +31,4 @@ def test_requests_reads_whole_lines_of_text() -> None:
         lines = list(response.iter_lines(decode_unicode=True))
     data = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     assert "".join(event["content"] for event in data[:-1]) == TEXT * 10_001
+    record(package("client", "requests"), "text")

@@ -15,8 +15,7 @@ import pytest
 
 from ..support.constants import PATIENCE
 from ..support.process import environment
-
-pytest.importorskip("logfire", reason="the tools are not installed: make test-compat")
+from .table import Recorder, package
 
 ASK = """
 import asyncio, json
@@ -54,6 +53,12 @@ def told():
     found = exporter.get_finished_spans()
     print(json.dumps([[span.name, dict(span.attributes).get("http.route")] for span in found]))
 """
+
+PACKAGES = {
+    "opentelemetry": "opentelemetry-instrumentation-starlette",
+    "logfire": "logfire",
+    "ddtrace": "ddtrace",
+}
 
 TOOLS = {
     "opentelemetry, instrument_app": """
@@ -132,8 +137,11 @@ def _printed(*command: str, directory: Path, **variables: str) -> str:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_tool_around_the_app_sees_the_chat_and_its_route(tool: str, tmp_path: Path) -> None:
+def test_a_tool_around_the_app_sees_the_chat_and_its_route(
+    tool: str, tmp_path: Path, record: Recorder
+) -> None:
     """asgiref and ddtrace take an app whose `__call__` is a plain function for one of ASGI 2."""
+    subject = package("tool", PACKAGES[tool.partition(",")[0]], title=tool)
     script = "\n".join([ASK, OPENTELEMETRY, textwrap.dedent(TOOLS[tool])])
     nothing_is_sent = {
         "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
@@ -142,10 +150,13 @@ def test_a_tool_around_the_app_sees_the_chat_and_its_route(tool: str, tmp_path: 
     }
     printed = _printed(sys.executable, "-c", script, directory=tmp_path, **nothing_is_sent)
     assert ["POST /api/v1/chat", "/api/v1/chat"] in json.loads(printed)
+    record(subject, "chat")
+    record(subject, "route")
 
 
-def test_a_service_under_opentelemetry_instrument_answers(tmp_path: Path) -> None:
+def test_a_service_under_opentelemetry_instrument_answers(tmp_path: Path, record: Recorder) -> None:
     """Nothing has to be touched for it: `create_app()` is the app that the service runs."""
+    subject = package("tool", "opentelemetry-distro", title="opentelemetry-instrument")
     script = tmp_path / "asked.py"
     run = "from omniforge_chat import create_app\nasyncio.run(ask(create_app()))\n"
     script.write_text(f"{ASK}\n{run}")
@@ -156,3 +167,5 @@ def test_a_service_under_opentelemetry_instrument_answers(tmp_path: Path) -> Non
         str(instrument), sys.executable, str(script), directory=tmp_path, **variables
     )
     assert '"http.route": "/api/v1/chat"' in printed
+    record(subject, "chat")
+    record(subject, "route")

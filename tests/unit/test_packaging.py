@@ -29,5 +29,7 @@ def test_ci_has_every_python_that_the_package_claims() -> None:
 
 def test_both_cis_run_the_same() -> None:
     """What passes here passes there."""
-    targets = r"(?:make|-m) [a-z][a-z.-]+$"
-    assert found(targets, ".ci", "run") == found(targets, ".github", "workflows", "ci.yml")
+    for same in (r"(?:make|-m) [a-z][a-z.-]+$", r"\.ci/programs$", "COMPAT_REQUIRED"):
+        here = found(same, ".ci", "run")
+        assert here == found(same, ".github", "workflows", "ci.yml")
+        assert here

@@ -1,0 +1,230 @@
+"""The table of compatibility: what was tried with whose version, and the result.
+
+docs/compatibility.md is made from what the tests of this folder find, and it is what they expect:
+a result that is not the table's fails its test. `make compat-table` writes what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, NoReturn, Optional, Set, Tuple
+
+import pytest
+
+from ..support.docs import DOCS
+
+PAGE = DOCS / "compatibility.md"
+REWRITE = "If the new result is right, `make compat-table` writes it."
+MODULES = Path(sys.prefix) / "npm" / "node_modules"
+"""The packages of package.json."""
+
+CHECKS: Dict[str, Dict[str, str]] = {
+    "host": {},
+    "server": {},
+    "proxy": {},
+    "client": {
+        "text": "every character arrives, in whole events",
+    },
+    "tool": {
+        "chat": "the chat is answered as without the tool",
+        "route": "the tool sees the chat under the route `/api/v1/chat`",
+    },
+}
+"""Each kind of subject, its checks, and the meaning of each. Tables and columns have this order."""
+
+TITLES = {
+    "host": "Hosts",
+    "server": "Servers",
+    "proxy": "Proxies",
+    "client": "Clients",
+    "tool": "Tools",
+}
+
+INTRODUCTION = """\
+# Compatibility
+
+After reading this page you know which hosts, servers, proxies, clients and tools the chat was \
+tried with, and the results. `make test-compat` tries them again, and fails if a result differs. \
+Do not edit this page: `make compat-table` writes it.
+
+The packages of PyPI and npm are pinned to these versions. The programs are those of Debian 12; \
+another version of a program must give the same results.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is tried: its kind (a key of CHECKS), its name, and its version.
+
+    `pinned` tells that every machine has this version; a program has the machine's.
+    """
+
+    kind: str
+    name: str
+    version: str
+    pinned: bool = True
+
+
+def missing(what: str) -> NoReturn:
+    """Skip a test for want of `what`; fail it where COMPAT_REQUIRED is set, as CI sets it."""
+    if os.environ.get("COMPAT_REQUIRED"):
+        pytest.fail(f"no {what} here, and COMPAT_REQUIRED is set")
+    pytest.skip(f"no {what} here: make test-compat")
+
+
+def package(kind: str, name: str, *, title: Optional[str] = None) -> Subject:
+    """A package of PyPI, which the group `compat` of pyproject.toml pins."""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        missing(name)
+    return Subject(kind, title or name, version)
+
+
+def npm_package(kind: str, name: str, *, title: Optional[str] = None) -> Subject:
+    """A package of npm, which package.json pins. It is in MODULES."""
+    manifest = MODULES / name / "package.json"
+    if not manifest.exists():
+        missing(name)
+    return Subject(kind, title or name, json.loads(manifest.read_text("utf-8"))["version"])
+
+
+def program(kind: str, name: str, *command: str, title: Optional[str] = None) -> Subject:
+    """A program of this machine; `command` prints its version. Its major and minor are told."""
+    if not shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+        missing(name)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"\d+\.\d+", done.stdout + done.stderr)
+    assert found, f"{command} tells no version"
+    return Subject(kind, title or name, found[0], pinned=False)
+
+
+Key = Tuple[str, str, str]
+"""The kind, the subject's name, and the check."""
+
+
+class Table:
+    """The results: what was found, and what the page says."""
+
+    def __init__(self) -> None:
+        self.results: Dict[Key, str] = {}
+        self.versions: Dict[Tuple[str, str], str] = {}
+
+    @classmethod
+    def parse(cls, page: str) -> Table:
+        """The table that `render` made into `page`."""
+        table = cls()
+        kinds = {title: kind for kind, title in TITLES.items()}
+        for section in page.split("\n## ")[1:]:
+            title, _, body = section.partition("\n")
+            rows = [line.strip("|").split("|") for line in body.splitlines() if line[:1] == "|"]
+            head, _, *subjects = [[cell.strip() for cell in row] for row in rows]
+            for name, version, *results in subjects:
+                table.versions[kinds[title], name] = version
+                for check, result in zip(head[2:], results):
+                    if result:
+                        table.results[kinds[title], name, check] = result
+        return table
+
+    def add(self, subject: Subject, check: str, result: str) -> None:
+        known = ", ".join(CHECKS[subject.kind])
+        assert check in CHECKS[subject.kind], f"{check!r} is not among its CHECKS: {known}"
+        assert re.fullmatch(r"[^|\n]+", result), f"{result!r} is no cell of a table"
+        key = (subject.kind, subject.name, check)
+        assert self.results.setdefault(key, result) == result, f"{key} has two results"
+        self.versions[subject.kind, subject.name] = subject.version
+
+    def merge(self, other: Table) -> None:
+        """Take what `other` has, and keep the rest."""
+        self.results.update(other.results)
+        self.versions.update(other.versions)
+
+    def _section(self, kind: str) -> List[str]:
+        names = sorted((n for k, n in self.versions if k == kind), key=str.casefold)
+        used = {check for k, _, check in self.results if k == kind}
+        checks = {check: text for check, text in CHECKS[kind].items() if check in used}
+        rows = [[kind, "version", *checks], ["---"] * (2 + len(checks))]
+        for name in names:
+            found = [self.results.get((kind, name, check), "") for check in checks]
+            rows.append([name, self.versions[kind, name], *found])
+        lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows]
+        meanings = [f"- {check}: {text}" for check, text in checks.items()]
+        return ["", f"## {TITLES[kind]}", "", *meanings, "", *lines]
+
+    def render(self) -> str:
+        """The page."""
+        lines = [INTRODUCTION.rstrip()]
+        for kind in CHECKS:
+            if any(k == kind for k, _ in self.versions):
+                lines += self._section(kind)
+        return "\n".join(lines) + "\n"
+
+
+class Recorder:
+    """Takes the results of tests, and compares them with the committed table.
+
+    `strict` tells that each result must be the table's.
+    """
+
+    def __init__(self, committed: Table, *, strict: bool) -> None:
+        self._committed = committed
+        self._strict = strict
+        self._unpinned: Set[Tuple[str, str]] = set()
+        self.found = Table()
+
+    def __call__(self, subject: Subject, check: str, result: str = "yes") -> None:
+        """Tell what a check of a subject has come to, in a word or two.
+
+        One cell may be told by several tests, if they agree.
+        """
+        self.found.add(subject, check, result)
+        if not subject.pinned:
+            self._unpinned.add((subject.kind, subject.name))
+        expected = self._committed.results.get((subject.kind, subject.name, check), "nothing")
+        version = self._committed.versions.get((subject.kind, subject.name), subject.version)
+        other = f" of {version}, and this is {subject.version}" * (version != subject.version)
+        assert expected == result or not self._strict, (
+            f"{subject.name}, {check}: {result!r}, but docs/{PAGE.name} says {expected!r}{other}. "
+            f"{REWRITE}"
+        )
+
+    def compare(self, *, whole: bool) -> Tuple[List[str], List[str]]:
+        """What is wrong with the page, and what is only worth a note.
+
+        `whole` tells that each check has been run.
+        """
+        wrong, notes = [], []
+        for key, version in self.found.versions.items():
+            told = self._committed.versions.get(key, version)
+            text = f"docs/{PAGE.name} is of {key[1]} {told}, and this is {version}."
+            if told != version and key in self._unpinned:
+                notes.append(f"{text} The results are compared all the same.")
+            elif told != version:
+                wrong.append(f"{text} {REWRITE}")
+        if not whole:
+            return wrong, [*notes, "Not every check has run: what is missing is not told."]
+        wrong += [
+            f"docs/{PAGE.name} has {', '.join(key)}, and no test. {REWRITE}"
+            for key in sorted(self._committed.results.keys() - self.found.results.keys())
+        ]
+        expected = Table()
+        expected.merge(self.found)
+        for key in self._unpinned & self._committed.versions.keys():
+            expected.versions[key] = self._committed.versions[key]
+        if not wrong and expected.render() != PAGE.read_text("utf-8"):
+            wrong.append(f"docs/{PAGE.name} is not as it is made. {REWRITE}")
+        return wrong, notes
+
+    def write(self, *, whole: bool) -> None:
+        """Write the page; what has not been tried stays as it is."""
+        table = Table() if whole else self._committed
+        table.merge(self.found)
+        PAGE.write_text(table.render(), "utf-8")
