@@ -14,14 +14,21 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .conversations.memory import MemoryHistory
 from .conversations.protocol import History
 from .core.reply import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
-from .http import FAILURE_LOGGED, chat_routes, error_response, internal_error
+from .http import (
+    FAILURE_LOGGED,
+    chat_routes,
+    error_response,
+    front_route,
+    internal_error,
+    leads_to,
+)
 from .logs import logger
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
@@ -45,8 +52,8 @@ class ChatApp(Starlette):
         parts: Tuple[object, ...],
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
-        # The protocol has no redirects.
-        self.router.redirect_slashes = False
+        self.router.redirect_slashes = False  # each route has both paths
+        self.router.default = _Default(self.router)
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts  # these may have an `aclose`
@@ -65,7 +72,7 @@ class ChatApp(Starlette):
         )
         direct = Middleware(_DirectWay, router=self.router, route=self._chat)
         # Starlette reads its lists here, and only here.
-        self.user_middleware = [*others, Middleware(RequestIDMiddleware), *ours, direct]
+        self.user_middleware = [Middleware(RequestIDMiddleware), *others, *ours, direct]
         self.exception_handlers = {
             HTTPException: _http_error,
             Exception: _server_error,
@@ -188,12 +195,29 @@ def create_app(
     return ChatApp(settings, lifecycle, routes, (responder, history))
 
 
+class _Default:
+    """What the router calls if no route is found: the page at `/`, unless a host has its own."""
+
+    def __init__(self, router: Router) -> None:
+        self._not_found = router.default
+        self._front = front_route()
+
+    _asgi_single_callable = True
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        match, child_scope = self._front.matches(scope)
+        if match == Match.NONE:
+            return self._not_found(scope, receive, send)
+        scope.update(child_scope)
+        return self._front.handle(scope, receive, send)
+
+
 class _DirectWay:
     """Calls the chat directly, past the router, because most requests are for its path.
 
     The router and Starlette's layers for errors take a good part of the time of a short chat, and
-    some more calls for each token of a long one. The route still exists: for paths that a proxy has
-    changed, for other methods, and for tools that list the routes.
+    some more calls for each token of a long one. The route still exists: for other methods, for
+    tools that list the routes, and for a host that has put something around it.
     """
 
     def __init__(self, app: ASGIApp, router: Router, route: Any) -> None:
@@ -210,17 +234,27 @@ class _DirectWay:
         if (
             scope["type"] == "http"
             and scope["method"] == "POST"
-            and scope["path"] == scope.get("root_path", "") + self._path
-            and (routes := self._router.routes)
-            and self._route.app == self._endpoint  # else the host has wrapped it
-            and routes[0] is self._route  # else a route in front of it may match
+            and (scope["path"] == self._path or leads_to(scope, self._path))
+            and self._is_first()
         ):
             # The router sets these too, for middleware that counts by route.
+            scope.setdefault("router", self._router)
             scope["endpoint"] = self._endpoint
             scope["route"] = self._route
             scope.setdefault("path_params", {})
             return self._endpoint(scope, receive, send)
         return self._app(scope, receive, send)
+
+    def _is_first(self) -> bool:
+        """Whether the router would come to the chat, with nothing of a host's before it."""
+        router, route = self._router, self._route
+        return (
+            type(router) is Router  # else it is the host's
+            and router.middleware_stack == router.app  # else the host has wrapped it
+            and route.app == self._endpoint  # the same
+            and bool(router.routes)
+            and router.routes[0] is route  # else a route in front of it may match
+        )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -232,7 +266,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         problem = MethodNotAllowed(f"{method} is not allowed for {path}")
     else:
         problem = NotFound(f"Nothing is at {path}")
-    return error_response(problem, error.headers)
+    headers = {"X-Request-ID": request_id(request.scope), **(error.headers or {})}
+    return error_response(problem, headers)
 
 
 async def _server_error(request: Request, error: Exception) -> Response:

@@ -5,7 +5,15 @@
 """
 
 from .chat import FAILURE_LOGGED
+from .paths import leads_to
 from .responses import error_response, internal_error
-from .routes import chat_routes
+from .routes import chat_routes, front_route
 
-__all__ = ["FAILURE_LOGGED", "chat_routes", "error_response", "internal_error"]
+__all__ = [
+    "FAILURE_LOGGED",
+    "chat_routes",
+    "error_response",
+    "front_route",
+    "internal_error",
+    "leads_to",
+]

@@ -7,7 +7,7 @@ from typing import List, Optional
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ..conversations.protocol import History
@@ -19,6 +19,7 @@ from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
 from .chat import ChatEndpoint
 from .openapi import LATEST, VERSIONS, document
+from .paths import ChatRoute, mount_path
 from .responses import error_response, json_response
 
 CHAT_PATH = "/api/v1/chat"
@@ -58,10 +59,12 @@ def chat_routes(
         if version not in VERSIONS:
             expected = " or ".join(VERSIONS)
             return error_response(InvalidFields(f"version: must be {expected}, not {version!r}"))
-        shown = document(CHAT_PATH, request.scope.get("root_path", ""), version)
+        shown = document(CHAT_PATH, mount_path(request.scope, "/openapi.json"), version)
         return json_response(shown, headers=_ASK_AGAIN)
 
     async def docs(request: Request) -> Response:
+        if (request.scope.get("raw_path") or b"").endswith(b"/"):
+            return RedirectResponse("../docs", headers=_ASK_AGAIN)  # its addresses are relative
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY, **_ASK_AGAIN})
 
     async def reader(request: Request) -> Response:
@@ -70,13 +73,26 @@ def chat_routes(
     middleware = [Middleware(RequestIDMiddleware)]
     endpoint = ChatEndpoint(check_responder(responder), settings, lifecycle, history)
     return [
-        Route(CHAT_PATH, endpoint, methods=["POST"], name="chat"),
-        Route("/health", health, middleware=middleware),
-        Route("/ready", ready, middleware=middleware),
-        Route("/openapi.json", openapi, middleware=middleware),
-        Route("/docs", docs, middleware=middleware),
-        Route("/reader.js", reader, middleware=middleware),
+        ChatRoute(CHAT_PATH, endpoint, methods=["POST"], name="chat"),
+        ChatRoute("/health", health, middleware=middleware),
+        ChatRoute("/ready", ready, middleware=middleware),
+        ChatRoute("/openapi.json", openapi, middleware=middleware),
+        ChatRoute("/docs", docs, middleware=middleware),
+        ChatRoute("/reader.js", reader, middleware=middleware),
     ]
+
+
+def front_route() -> Route:
+    """The route `/` of a service that runs alone: to its page, until it has another one there."""
+
+    async def to_docs(request: Request) -> Response:
+        # Relative, as no proxy between tells its own part of the path. What is behind the last
+        # slash is replaced (RFC 3986, section 5.2.3), so a mount without one has to be said again.
+        _, _, name = (request.scope.get("raw_path") or b"/").rpartition(b"/")
+        url = f"./{name.decode('latin-1')}/docs" if name else "docs"
+        return RedirectResponse(url, headers=_ASK_AGAIN)
+
+    return ChatRoute("/", to_docs, middleware=[Middleware(RequestIDMiddleware)])
 
 
 _ASK_AGAIN = {"Cache-Control": "no-cache"}  # another version may be deployed at any time

@@ -10,7 +10,7 @@ import sys
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Tuple
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Header, HTTPException
 from starlette import __version__ as starlette_version
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -221,6 +221,27 @@ def test_a_host_s_compression_still_does_its_work_elsewhere() -> None:
     host = _starlette(PacedResponder(), GZIP)
     page = call(host, method="GET", path="/page", headers={"Accept-Encoding": "gzip"})
     assert page.headers["content-encoding"] == "gzip"
+
+
+def _key(key: str = Header("")) -> None:
+    if key != "sesame":
+        raise HTTPException(401)
+
+
+def test_dependencies_of_fastapi_guard_neither_a_mount_nor_routes() -> None:
+    """docs/embedding.md says so, and shows a middleware, which does."""
+    ways: List[Callable[[FastAPI], None]] = [
+        lambda host: host.mount("/a", create_app(settings=SETTINGS)),
+        lambda host: host.router.routes.append(Mount("/a", routes=chat_routes(placeholder))),
+    ]
+    for add in ways:
+        host = FastAPI(dependencies=[Depends(_key)])
+        add(host)
+        assert call(host, path="/a/api/v1/chat").status == 200
+        host = FastAPI(dependencies=[Depends(_key)])
+        add(host)
+        host.add_middleware(_Guard)
+        assert call(host, path="/a/api/v1/chat").status == 401
 
 
 # Past the router

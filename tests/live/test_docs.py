@@ -236,6 +236,17 @@ def test_a_host_of_the_docs_answers(examples: Path, module: str, path: str, answ
     assert reply(importlib.import_module(module).app, path, "hi") == answer
 
 
+def test_the_lock_of_the_docs_locks_all_that_is_under_its_path(examples: Path) -> None:
+    """It is for those whose dependencies do not."""
+    app = importlib.import_module("locked").app
+    for headers, status in (({}, 401), ({"X-API-Key": "é"}, 401), ({"X-API-Key": "sesame"}, 200)):
+        assert call(app, path="/assistant/api/v1/chat", headers=headers).status == status
+        for path in ("/health", "/openapi.json", "/docs", "/api/v1/chat/"):
+            method = "POST" if "chat" in path else "GET"
+            answer = call(app, method=method, path=f"/assistant{path}", headers=headers)
+            assert answer.status == status
+
+
 @contextlib.contextmanager
 def uvicorn(module: str, directory: Path) -> Iterator[Tuple[subprocess.Popen[bytes], int]]:
     """A uvicorn of its own that serves `module:app`, and its port."""

@@ -1,0 +1,58 @@
+"""The path of a request: which route it means, however servers and hosts write it.
+
+By the ASGI specification `path` begins with `root_path`. uvicorn does that. Hypercorn, Granian and
+Daphne take `root_path` from a setting and leave it out of `path`, because a proxy has removed it.
+A host that mounts the app may do either, may add its own part to `root_path` alone, and Litestar
+moves the slash at the beginning to the end. Each of these has one meaning only if the path ends
+with that of a route, and nothing but a part of `root_path` is before it.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+from urllib.parse import unquote
+
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+
+def leads_to(scope: Scope, path: str) -> bool:
+    """Whether a request with this `scope` is for the route at `path`, with or without a last slash.
+
+    If its path is that of a route as it stands, it is that route, whatever `root_path` says.
+    """
+    given: str = scope["path"]
+    if not given.startswith("/"):
+        given = "/" + given
+    if given.endswith("/"):
+        given = given[:-1]
+    if path == "/":
+        path = ""
+    if not given.endswith(path):
+        return False
+    before = given[: len(given) - len(path)]
+    if not before:
+        return True
+    root_path = scope.get("root_path", "").rstrip("/")
+    return before[0] == "/" and (root_path.endswith(before) or unquote(root_path).endswith(before))
+
+
+def mount_path(scope: Scope, path: str) -> str:
+    """Where the app is mounted, without a last slash, as its route at `path` is asked.
+
+    If `root_path` does not tell, the path that the client has sent does.
+    """
+    root_path: str = scope.get("root_path", "").rstrip("/")
+    sent = unquote((scope.get("raw_path") or b"").decode("latin-1")).rstrip("/")
+    return root_path or (sent[: -len(path)] if sent.endswith(path) else "")
+
+
+class ChatRoute(Route):
+    """A route that is found by each path that can only mean it."""
+
+    def matches(self, scope: Scope) -> Tuple[Match, Scope]:
+        """As Starlette has it, and if that finds nothing, as `leads_to` has it."""
+        match, child_scope = super().matches(scope)
+        if match == Match.NONE and scope["type"] == "http" and leads_to(scope, self.path):
+            return super().matches({**scope, "path": self.path, "root_path": ""})
+        return match, child_scope
