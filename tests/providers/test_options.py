@@ -32,8 +32,10 @@ NO_USE: Dict[str, List[Any]] = {
     "idle_timeout": [float("inf")],
     "connect_timeout": ["1", None],
     "extra_headers": [{"X": "password\n"}, {"X": 5}, ["X"]],
-    "extra_body": [{"x": object()}, ["pass"], {"x": "pass\udcff"}],
+    "extra_body": [{"x": object()}, ["pass"], {"x": "pass\udcff"}, {"stream": True}],
     "extra_query": ["a=pass", {"a": None}, {"a": "\udcff"}],
+    "include_usage": [1, "off"],
+    "max_tokens_field": ["tokens", 5],
     "client": [httpx.Client, httpx.AsyncClient],
 }
 

@@ -47,7 +47,7 @@ def test_the_request_carries_the_conversation_and_asks_for_no_compression(wire: 
         "system_prompt": "Be brief.",
         "temperature": 0,
         "max_tokens": 9,
-        "extra_body": {"top_k": 3, "stream": False},
+        "extra_body": {"top_k": 3},
         "extra_headers": {"X-Team": "red"},
         "extra_query": {"api-version": "1"},
     }

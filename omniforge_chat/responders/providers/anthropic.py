@@ -20,11 +20,17 @@ MAX_TOKENS = 4096
 
 
 class AnthropicOptions(ProviderOptions, frozen=True, kw_only=True):
-    """The options of AnthropicResponder. `base_url` is the address without `/v1`."""
+    """The options of AnthropicResponder. `base_url` is the address without `/v1`.
+
+    `auth_token` is sent as `Authorization: Bearer`, in place of `api_key`, as gateways ask for it.
+    """
 
     default_url = "https://api.anthropic.com"
     default_model = "claude-haiku-4-5"
     prefix = "ANTHROPIC"
+    credentials = ("api_key", "auth_token")
+
+    auth_token: Optional[str] = None
 
 
 class AnthropicResponder(ProviderResponder):
@@ -34,6 +40,7 @@ class AnthropicResponder(ProviderResponder):
     """
 
     options_type = AnthropicOptions
+    _options: AnthropicOptions
 
     @takes(AnthropicOptions)
     def __init__(self, **options: Any) -> None:
@@ -44,8 +51,12 @@ class AnthropicResponder(ProviderResponder):
         return "/messages" if self.base_url.endswith("/v1") else "/v1/messages"
 
     def headers(self) -> Dict[str, str]:
-        key = self._options.api_key
-        return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
+        headers = {"anthropic-version": VERSION}
+        if self._options.auth_token:
+            headers["Authorization"] = f"Bearer {self._options.auth_token}"
+        elif self._options.api_key:
+            headers["x-api-key"] = self._options.api_key
+        return headers
 
     def fields(self) -> Dict[str, Any]:
         fields = {"max_tokens": MAX_TOKENS, **super().fields()}

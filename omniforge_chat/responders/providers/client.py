@@ -184,9 +184,10 @@ class ProviderClient:
         )
         try:
             response = await client.send(request, stream=True, follow_redirects=False)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             message = "The model provider cannot be reached"
-            return Failure(UpstreamError, message, describe(error), again=True)
+            again = not isinstance(error, httpx.ProxyError)  # the proxy has refused
+            return Failure(UpstreamError, message, describe(error), again=again)
         except BROKEN as error:
             # Most likely the provider had closed this connection of the pool, and nobody has seen
             # the request. Two cases differ. On a new connection, whose first step is another one,
@@ -227,6 +228,10 @@ class ProviderClient:
         """Log a failure; return the error that the client is told of."""
         error = msgspec.structs.replace(failure, message=self.redact(failure.message)).error()
         detail = self.redact(failure.detail)
+        if failure.status in (404, 405) and self._options.has_no_path:
+            detail += " advice='most servers want a base URL with /v1 at its end'"
+        if self._connections.proxy is not None:
+            detail += f" proxy={self._connections.proxy}"
         logger.warning("upstream failed request_id=%s code=%s %s", request_id, error.code, detail)
         return error
 

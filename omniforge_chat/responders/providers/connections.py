@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from typing import Dict
+from typing import Dict, Optional
 
 import anyio
 import httpx
 import msgspec
 
 from ...errors import SettingsError
+from ...logs import logger
+from .address import is_loopback
 from .errors import describe
 from .options import ProviderOptions
+from .proxy import proxy_for
 
 KEEPALIVE_CONNECTIONS = 20
 """How many idle connections are kept. The pool looks at all of them for every request."""
@@ -39,13 +42,17 @@ class Pool(msgspec.Struct):
 class Connections:
     """A Pool for each event loop. Connections belong to the loop that they were opened in.
 
-    Raises SettingsError if a variable that httpx reads keeps it from making a client.
+    `proxy` is the one in the environment that they go through, without its credentials. Raises
+    SettingsError if a variable that httpx reads keeps it from making a client.
     """
 
     def __init__(self, options: ProviderOptions) -> None:
         self._options = options
+        self.proxy: Optional[str] = None
+        self._direct = is_loopback(options.url)
         if options.client is None:
-            _check_environment()  # now, while no event loop waits for it
+            _check_environment(self._direct)  # now, while no event loop waits for it
+            self.proxy = None if self._direct else proxy_for(options.url)
         self._pools: Dict[asyncio.AbstractEventLoop, Pool] = {}
 
     def pool(self) -> Pool:
@@ -56,10 +63,14 @@ class Connections:
             for other in list(self._pools):
                 if other.is_closed():
                     self._pools.pop(other, None)
+            if self.proxy is not None:
+                logger.info(
+                    "upstream url=%s is asked through proxy=%s", self._options.url, self.proxy
+                )
             given, most = self._options.client, self._options.connections
             pool = self._pools[loop] = Pool(
-                given or _new_client(min(KEEPALIVE_CONNECTIONS, most)),
-                given or _new_client(0),
+                given or _new_client(min(KEEPALIVE_CONNECTIONS, most), self._direct),
+                given or _new_client(0, self._direct),
                 # Not in the client: a request that leaves the queue of httpcore's pool while it is
                 # served leaves a connection there that nobody opens or closes.
                 anyio.Semaphore(most),
@@ -76,7 +87,7 @@ class Connections:
                 await asyncio.shield(both)
 
 
-def _check_environment() -> None:
+def _check_environment(direct: bool) -> None:
     """Raises SettingsError for a variable of httpx's that would fail every request."""
     try:
         _tls()
@@ -87,7 +98,7 @@ def _check_environment() -> None:
             name, expected = "SSLKEYLOGFILE", "a file that can be written"
         raise SettingsError(name, os.environ.get(name), expected) from None
     try:
-        _new_client(1)
+        _new_client(1, direct)
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         names = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
         found = [name for name in names if {name, name.lower()} & set(os.environ)]
@@ -97,11 +108,11 @@ def _check_environment() -> None:
         raise SettingsError(" or ".join(found) or "proxy", "***", expected) from None
 
 
-def _new_client(kept: int) -> httpx.AsyncClient:
-    """Make a client that keeps this many idle connections."""
+def _new_client(kept: int, direct: bool) -> httpx.AsyncClient:
+    """Make a client that keeps this many idle connections, and heeds no proxy if it is direct."""
     limits = httpx.Limits(
         max_connections=None,
         max_keepalive_connections=kept,
         keepalive_expiry=KEEPALIVE_SECONDS,
     )
-    return httpx.AsyncClient(limits=limits, verify=_tls())
+    return httpx.AsyncClient(limits=limits, verify=_tls(), trust_env=not direct)

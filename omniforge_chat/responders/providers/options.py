@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
@@ -12,6 +11,7 @@ from typing import (
     Callable,
     ClassVar,
     Dict,
+    Iterator,
     List,
     Mapping,
     Optional,
@@ -19,6 +19,7 @@ from typing import (
     Type,
     TypeVar,
 )
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -27,7 +28,9 @@ from ... import settings
 from ...errors import SettingsError
 from ...settings import Settings
 from . import extras
-from .address import check_url, host_of, is_within
+from .address import check_url, host_of, is_loopback, is_within
+from .credentials import bare, check_key, fault_of, is_placeholder
+from .extras import secrets_in
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -40,9 +43,6 @@ CLIENT_CONNECTIONS = 100
 
 _Options = TypeVar("_Options", bound="ProviderOptions")
 
-_is_visible = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
-_tells_of_a_secret = re.compile("auth|key|token|secret|cookie", re.IGNORECASE).search
-
 
 class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of the responders for all providers. Each is a keyword.
@@ -54,8 +54,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     - `temperature`, `max_tokens`: sent if you give them.
     - `hide_thoughts`: "on" leaves out `<think>...</think>` at the start of a reply; "implied" is
       for models that send only the `</think>`.
-    - `extra_body`: other fields of the request.
-    - `extra_headers`, `extra_query`: sent with each request. Put no secret in a query.
+    - `extra_body`: other fields of the request, but not `messages` and `stream`.
+    - `extra_headers`, `extra_query`: sent with each request. Their values count as secrets.
     - `first_chunk_timeout`: seconds until the first frame, with all waits and tries; None is off.
     - `idle_timeout`: seconds from one frame to the next; None is off. Comments and pings are no
       frames. Keep both below the limits of Settings: then a client is told that the provider was
@@ -74,6 +74,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     default_model: ClassVar[str]
     prefix: ClassVar[str]
     """The names of the provider's own environment variables begin with it."""
+    credentials: ClassVar[Tuple[str, ...]] = ("api_key",)
+    """The options that hold a key."""
     domains: ClassVar[Tuple[str, ...]] = ()
     """Others that serve the provider's own models, in its own words."""
     own_rules: ClassVar[Mapping[str, settings.Rule]] = MappingProxyType({})
@@ -96,15 +98,20 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     client: Optional[httpx.AsyncClient] = None
 
     def __post_init__(self) -> None:
-        for name in ("base_url", "api_key", "model", "system_prompt"):
+        for name in ("base_url", "model", "system_prompt", *self.credentials):
             _check_text(name, getattr(self, name))
         if not (self.client is None or isinstance(self.client, httpx.AsyncClient)):
             raise SettingsError("client", self.client, "an httpx.AsyncClient")
         check_url(self.base_url or self.default_url)
-        if self.api_key:
-            if not _is_visible(self.api_key):
-                raise SettingsError("api_key", "***", "visible ASCII characters")
-        elif self.is_own_host and self.client is None and not self.extra_headers:
+        self._check_path()
+        for name in self.credentials:
+            if getattr(self, name):
+                check_key(name, getattr(self, name))
+        if self.is_known_host:
+            for name, expected in self._faults():
+                raise SettingsError(name, "***", expected)
+        has_key = any(getattr(self, name) for name in self.credentials)
+        if self.is_own_host and not (has_key or self.client or self.extra_headers):
             raise SettingsError("api_key", self.api_key, f"a key, as {self.url} asks for one")
         for name, rule in {**_RULES, **self.own_rules}.items():
             value = getattr(self, name)
@@ -113,6 +120,35 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         extras.check_body(self.extra_body or {})
         extras.check_headers(self.extra_headers or {})
         extras.check_query(self.extra_query or {})
+
+    def _check_path(self) -> None:
+        path = urlsplit(self.default_url).path
+        if self.is_own_host and path and self.has_no_path:
+            expected = f"an address with {path} at its end"
+            raise SettingsError("base_url", self.base_url, expected)
+
+    def _faults(self) -> Iterator[Tuple[str, str]]:
+        """The credentials that look like a mistake, and the expected ones in words."""
+        for name in self.credentials:
+            key = getattr(self, name)
+            # A server of your own may ask for no key, and its clients demand some.
+            if key and not (is_placeholder(key) and is_loopback(self.url)):
+                fault = fault_of(key)
+                if fault:
+                    yield name, fault
+
+    @property
+    def doubts(self) -> List[str]:
+        """The mistakes that a server of your own might nevertheless take."""
+        return [
+            f"{self.prefix}_{name.upper()}='***': expected {fault}"
+            for name, fault in self._faults()
+        ]
+
+    @property
+    def has_no_path(self) -> bool:
+        """Whether the address is only a host."""
+        return not urlsplit(self.url).path
 
     @property
     def url(self) -> str:
@@ -146,14 +182,15 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         A key of a few letters, as a server of your own may have, is none: many texts contain it.
         """
-        sent = {**self.client.params, **self.client.headers} if self.client is not None else {}
-        found = [self.api_key or ""]
-        for name, value in {**sent, **(self.extra_headers or {})}.items():
-            if _tells_of_a_secret(name):
-                found += [value, value.partition(" ")[2]]  # after the scheme, such as Bearer
-            elif len(value) >= 16:  # nobody knows that header; short values are versions and flags
-                found.append(value)
-        return tuple(sorted((text for text in found if len(text) >= 8), key=len, reverse=True))
+        found = []
+        for name in self.credentials:
+            key = getattr(self, name) or ""
+            found += [key, bare(key)]
+        if self.client is not None:  # nobody knows its headers; short values are versions and flags
+            found += secrets_in({**self.client.params, **self.client.headers}, 16)
+        found += secrets_in({**(self.extra_headers or {}), **(self.extra_query or {})}, 8)
+        secrets = {text for text in found if len(text) >= 8}
+        return tuple(sorted(secrets, key=lambda text: (-len(text), text)))
 
     def shown_as(self, name: str) -> str:
         """A repr with this name, of the options that are no secret."""
@@ -163,8 +200,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         return self.shown_as(type(self).__name__)
 
     def _shown(self) -> List[Tuple[str, object]]:
-        key = [("api_key", "***")] if self.api_key else []
-        return [("base_url", self.url), ("model", self.known_model), *key]
+        keys = [(name, "***") for name in self.credentials if getattr(self, name)]
+        return [("base_url", self.url), ("model", self.known_model), *keys]
 
     __rich_repr__ = _shown  # msgspec's own shows every field
 
@@ -185,24 +222,31 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             limit = getattr(limits, name) if limits else settings.read(name, environ)
             # It ends before the service's own, so that the client is told who was silent.
             values[name] = None if limit is None else limit - min(10.0, limit / 6)
-        own = (*_OWN, *cls.own_rules)
+        own = (*cls.credentials, *_OWN, *cls.own_rules)
         names = {**{name: f"{cls.prefix}_{name.upper()}" for name in own}, **_SHARED}
-        rules = {**_RULES, **cls.own_rules}
-        for name, variable in names.items():
-            text = environ.get(variable, "").strip()
-            if text:
-                try:
-                    values[name] = rules[name].read(text) if name in rules else text
-                except ValueError:
-                    raise SettingsError(variable, text, rules[name].expected) from None
         try:
+            for name, variable in names.items():
+                text = environ.get(variable, "").strip()
+                if text:
+                    values[name] = cls._read(name, text)
             return cls(**values)
         except SettingsError as error:
             name = names.get(error.name, error.name)
             raise SettingsError(name, error.value, error.expected) from None
 
+    @classmethod
+    def _read(cls, name: str, text: str) -> object:
+        """Read one option from the text of its variable."""
+        rule = {**_RULES, **cls.own_rules}.get(name)
+        if rule is not None:
+            try:
+                return rule.read(text)
+            except ValueError:
+                raise SettingsError(name, text, rule.expected) from None
+        return extras.READERS[name](text) if name in extras.READERS else text
 
-_OWN = ("api_key", "base_url", "model")
+
+_OWN = ("base_url", "model", *extras.READERS)
 _SHARED = {
     "system_prompt": "CHAT_SYSTEM_PROMPT",
     "temperature": "CHAT_TEMPERATURE",
@@ -229,7 +273,7 @@ _NEVER_NONE = ("connect_timeout", "hide_thoughts")
 
 def _check_text(name: str, value: Optional[str]) -> None:
     """Refuse, say, the bytes of a variable that are not UTF-8."""
-    shown = "***" if name in ("api_key", "base_url") else value  # there may be a password in it
+    shown = value if name in ("model", "system_prompt") else "***"  # there may be a password in it
     if not (value is None or isinstance(value, str)):
         raise SettingsError(name, shown, "text, which is a str")
     try:

@@ -18,6 +18,7 @@ from typing import (
 import msgspec
 
 from ...errors import UpstreamError
+from ...logs import logger
 from ...models import Finish, Message, Turn, Usage
 from ...settings import Settings
 from .client import ProviderClient
@@ -45,6 +46,8 @@ class ProviderResponder:
         self.base_url = self._options.url
         self.model = self._options.known_model
         self._fields = {**self.fields(), **(self._options.extra_body or {}), "stream": True}
+        for doubt in self._options.doubts:
+            logger.warning("%s; the provider will refuse this one, unless it is your own", doubt)
         dialect = Dialect(self.substitutes())
         self._client = ProviderClient(self._options, self.path(), self.headers(), dialect)
 
