@@ -11,11 +11,14 @@ from typing import List, Optional
 
 from ..app import create_app
 from ..errors import SettingsError
-from ..responders import load_responder
+from ..responders import descriptors_per_stream, load_responder
 from ..server import (
     check_tls,
+    configure_log,
+    fit_streams,
     open_listener,
     open_standard_streams,
+    raise_descriptor_limit,
     serve,
     serve_reloading,
     serve_workers,
@@ -27,6 +30,7 @@ from .flags import Options, parse
 def run(arguments: Optional[List[str]] = None) -> int:
     """What `main` does, and its exit status."""
     open_standard_streams()
+    raise_descriptor_limit()
     # `python -m` has the current directory on the path, the script does not.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -46,6 +50,11 @@ def run(arguments: Optional[List[str]] = None) -> int:
     except (OSError, UnicodeError) as error:  # the latter if it cannot be a host name
         return _fail(1, _cannot_listen(error, settings, options, variable("host") in flags))
     with listener:
+        configure_log(settings)
+        try:
+            settings = fit_streams(settings, listener, descriptors_per_stream(settings.responder))
+        except OSError as error:
+            return _fail(1, str(error))
         if options.reload:
             serve_reloading(listener, settings)
         elif settings.workers > 1:

@@ -4,7 +4,7 @@
 the extra of the same name: `load_responder` and the package's `__init__` import it when asked to.
 """
 
-from .loading import check_responder, load_responder
+from .loading import check_responder, descriptors_per_stream, load_responder
 from .placeholder import placeholder
 
-__all__ = ["check_responder", "load_responder", "placeholder"]
+__all__ = ["check_responder", "descriptors_per_stream", "load_responder", "placeholder"]

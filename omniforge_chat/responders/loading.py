@@ -57,6 +57,14 @@ def check_responder(candidate: object) -> Responder:
     return candidate
 
 
+def descriptors_per_stream(name: str) -> int:
+    """How many file descriptors a stream takes, if the responder called `name` answers it.
+
+    A provider has a connection of its own. What your own responder opens is not known here.
+    """
+    return 2 if name in _PROVIDERS else 1
+
+
 def load_responder(name: str, limits: Optional[Settings] = None) -> Responder:
     """Return the responder called `name`: one of this package's, or `package.module:attribute`.
 

@@ -8,6 +8,7 @@ The modules:
 - `reloading`: `serve_reloading`, in a process that is replaced when the code changes.
 - `listener`: the socket that they share.
 - `tls`: TLS for it.
+- `descriptors`: the limit of open files, and the connections beyond it.
 - `forwarded`: the path under which a proxy shows the service.
 - `signals`: who handles SIGINT, SIGTERM and SIGHUP meanwhile, and the end of the process.
 - `stdio`: standard input, output and error.
@@ -19,9 +20,10 @@ Only this room imports uvicorn. `protocol.UVICORN` lists the attributes of uvico
 relies on.
 """
 
+from .descriptors import fit_streams, raise_descriptor_limit
 from .listener import listen, open_listener
 from .reloading import serve_reloading
-from .server import Server, make_server, serve
+from .server import Server, configure_log, make_server, serve
 from .stdio import open_standard_streams
 from .tls import check_tls
 from .workers import serve_workers
@@ -29,10 +31,13 @@ from .workers import serve_workers
 __all__ = [
     "Server",
     "check_tls",
+    "configure_log",
+    "fit_streams",
     "listen",
     "make_server",
     "open_listener",
     "open_standard_streams",
+    "raise_descriptor_limit",
     "serve",
     "serve_reloading",
     "serve_workers",

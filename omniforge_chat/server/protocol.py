@@ -32,6 +32,7 @@ from ..errors import RequestError
 from ..http import error_response
 from ..request_id import request_id
 from ..stream.response import ABORT, UNSENT
+from .descriptors import Crowd
 from .rules import LINGER_SECONDS, READ_AHEAD_BYTES
 
 _PROTOCOL = (
@@ -104,9 +105,10 @@ class CheckedProtocol(asyncio.Protocol):
     _ahead_of: Any = None  # the request during which what is `_ahead` has come
     _ahead = 0  # bytes
 
-    def __init__(self, *args: Any, head_timeout: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, head_timeout: float, crowd: Crowd, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
+        self._crowd = crowd
 
     def refusal(self) -> Optional[RequestError]:
         """The error that answers what the parser has refused; None for what is no HTTP."""
@@ -116,8 +118,8 @@ class CheckedProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.app = _AppWithExtensions(self.app, transport)
         self._close_after(self._head_timeout)
+        self.app = _AppWithExtensions(self._crowd.admit(self, transport, self.app), transport)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -135,6 +137,7 @@ class CheckedProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._stop_close_timer()
+        self._crowd.leave(self.transport)
         self._tell_of_disconnect()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it if there is an `exc`
@@ -172,12 +175,31 @@ class CheckedProtocol(asyncio.Protocol):
             self._close_timer.cancel()
             self._close_timer = None
 
+    def is_idle(self) -> bool:
+        """Whether a request was answered, and nothing has come since."""
+        return self.cycle is not None and self.cycle.response_complete and not self._close_timer
+
+    def give_way(self) -> None:
+        """Close, and say why if nothing was said yet."""
+        if not self._refused and (self.cycle is None or not self.cycle.response_started):
+            self._write_refusal(self._crowd.refuse(request_id({"headers": ()})))
+        self._tell_of_disconnect()
+        self.transport.close()
+
     def _refuse(self, error: RequestError) -> None:
         """Answer with `error`, and close as the client can bear it (RFC 9112, section 9.6).
 
         If the client is still sending, a close at once would reset the connection, and the answer
         might be lost. So only our side ends, and what still comes is dropped for a while.
         """
+        self._write_refusal(error)
+        if not self.transport.is_closing():  # as it is if the write has failed
+            with contextlib.suppress(OSError, NotImplementedError):  # it is lost; it has TLS
+                self.transport.write_eof()
+            self.flow.resume_reading()
+            self._close_after(LINGER_SECONDS)
+
+    def _write_refusal(self, error: RequestError) -> None:
         headers = {"Cache-Control": "no-store", "Connection": "close"}
         response = error_response(error, {**headers, "X-Request-ID": request_id({"headers": ()})})
         status = b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())
@@ -186,11 +208,6 @@ class CheckedProtocol(asyncio.Protocol):
         self.transport.write(b"\r\n".join([status, *lines, b"", response.body]))
         self._refused = True
         self._stop_close_timer()
-        if not self.transport.is_closing():  # as it is if the write has failed
-            with contextlib.suppress(OSError, NotImplementedError):  # it is lost; it has TLS
-                self.transport.write_eof()
-            self.flow.resume_reading()
-            self._close_after(LINGER_SECONDS)
 
     def _request(self) -> Any:
         """The request that is being answered, or was answered last."""

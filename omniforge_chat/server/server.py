@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging.config
 import math
 import socket
 import time
 from functools import partial
 from types import FrameType
-from typing import Any, Dict, Iterator, List, Optional, Type
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..app import ChatApp
 from ..logs import log_config, logger
 from ..settings import Settings
+from .descriptors import ACCEPTED_AT_ONCE, Crowd, descriptor_limit
 from .forwarded import ForwardedPrefix
 from .h11_protocol import CheckedH11Protocol
 from .listener import BACKLOG, url_of
@@ -39,8 +41,11 @@ class Server(uvicorn.Server):
     stream still gets its last frame.
     """
 
-    def __init__(self, config: uvicorn.Config, app: ChatApp, settings: Settings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: ChatApp, settings: Settings, crowd: Crowd
+    ) -> None:
         super().__init__(config)
+        self._crowd = crowd
         self._app = app
         self._settings = settings
         self._exit_timer: Optional[ExitTimer] = None
@@ -55,18 +60,34 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if not self.started:
             return
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(partial(self._on_loop_error, sockets or ()))
         for listener in sockets or ():
+            listener.listen(BACKLOG)  # uvicorn's `backlog` is also what asyncio accepts at once
             logger.info("serving on %s", url_of(listener, secure=self.config.is_ssl))
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._start_drains()
 
     async def shutdown(self, sockets: Optional[List[socket.socket]] = None) -> None:
         """Close everything."""
         await super().shutdown(sockets)
+        self._crowd.close()
         self._closed = True
         if self._exit_timer is not None:  # what is left are threads
             left = self._drained_at + self._settings.cleanup_timeout - time.monotonic()
             self._exit_timer.end_within(max(0.5, left))
+
+    def _on_loop_error(
+        self, listeners: Sequence[socket.socket], loop: Any, context: Dict[str, Any]
+    ) -> None:
+        if context.get("message") != "socket.accept() out of system resource":
+            loop.default_exception_handler(context)
+            return
+        # asyncio tells of it for each connection that waits, with a traceback, and listens again
+        # after a second, with a short backlog (python/cpython#151615).
+        self._crowd.run_out()
+        for listener in listeners:
+            loop.call_later(1.1, _listen_again, listener)
 
     def run_process(self, listener: socket.socket) -> bool:
         """Serve on `listener` until a stop, in a process that is there for nothing else.
@@ -122,14 +143,27 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def _listen_again(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed
+        listener.listen(BACKLOG)
+
+
 def service_log(settings: Settings) -> Dict[str, Any]:
     """The configuration of the log of a service."""
     return log_config(settings.log_level, settings.log_format, access=settings.access_log)
 
 
+def configure_log(settings: Settings) -> None:
+    """Set up the log of a service."""
+    logging.config.dictConfig(service_log(settings))
+
+
 def serve(app: ChatApp, listener: socket.socket, settings: Settings) -> bool:
-    """Serve `app` on `listener` until a signal stops it; False if it cannot start."""
-    server = make_server(app, settings, log_config=service_log(settings))
+    """Serve `app` on `listener` until a signal stops it; False if it cannot start.
+
+    `configure_log` goes before.
+    """
+    server = make_server(app, settings, log_config=None)
     return server.run_process(listener)
 
 
@@ -141,7 +175,7 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
     check_tls(settings)
     config = uvicorn.Config(
         app,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         workers=1,  # or it reads WEB_CONCURRENCY
         root_path=settings.root_path,
         forwarded_allow_ips=settings.forwarded_allow_ips,
@@ -156,11 +190,14 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
     )
     config.load()
     config.loaded_app = ForwardedPrefix(config.loaded_app, app, settings.root_path)
+    crowd = Crowd(descriptor_limit())
     checked: Any = partial(
-        _checked_protocol(config.http_protocol_class), head_timeout=settings.body_timeout
+        _checked_protocol(config.http_protocol_class),
+        head_timeout=settings.body_timeout,
+        crowd=crowd,
     )
     config.http_protocol_class = checked
-    return Server(config, app, settings)
+    return Server(config, app, settings, crowd)
 
 
 def _checked_protocol(protocol: Type[Any]) -> Type[CheckedProtocol]:

@@ -8,7 +8,6 @@ the pipes end, and so do the workers.
 from __future__ import annotations
 
 import contextlib
-import logging.config
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -24,7 +23,7 @@ from typing import Iterator, List, NamedTuple, Optional
 from ..app import create_app
 from ..logs import logger
 from ..settings import Settings
-from .server import Server, make_server, service_log
+from .server import Server, configure_log, make_server
 from .signals import handle_signals
 from .stdio import flush_standard_streams
 
@@ -40,7 +39,6 @@ def serve_workers(listener: socket.socket, settings: Settings) -> None:
     A worker that dies is replaced. SIGINT, SIGTERM and SIGHUP stop each worker, and this returns
     when all have ended.
     """
-    logging.config.dictConfig(service_log(settings))
     try:
         _Supervisor(listener, settings).run()
     finally:
@@ -140,8 +138,8 @@ def _run_worker(listener: socket.socket, settings: Settings, pipe: Connection) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _CAN_BLOCK_SIGNALS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    logs = service_log(settings)
-    server = make_server(create_app(settings=settings), settings, log_config=logs)
+    configure_log(settings)
+    server = make_server(create_app(settings=settings), settings, log_config=None)
     threading.Thread(target=_stop_with_parent, args=(pipe, server), daemon=True).start()
     server.run_process(listener)
 
