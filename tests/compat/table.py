@@ -31,7 +31,13 @@ CHECKS: Dict[str, Dict[str, str]] = {
     "server": {},
     "proxy": {},
     "client": {
-        "text": "every character arrives, in whole events",
+        "text": "all text arrives, in order and in whole events, and then `done`",
+        "heartbeats": "heartbeats reach nobody",
+        "error": "`error` comes as an event, or is raised, behind the text before it",
+        "cut": "a connection that breaks is raised, or the events just end; `done` never comes",
+        "once": "one request for each message, also behind an error or a cut; `as documented`: if "
+        "you use it [so](protocol.md#clients-that-ask-again)",
+        "Last-Event-ID": "what a client gets that asks again with an id",
     },
     "tool": {
         "chat": "the chat is answered as without the tool",

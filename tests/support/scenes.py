@@ -13,8 +13,9 @@ from .constants import CONVERSATION
 
 CHAT = "/api/v1/chat"
 
-PIECES = ["one ", "\n\nevent: done\r\n", "zwölf é😀 \x85\u2028\u2029", " ", "x" * 70_000, "end"]
-"""The reply to the message "whole"."""
+_BREAKS = "b".join("\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
+PIECES = ["one ", f"zwölf é😀{_BREAKS}", "\n\nevent: done\r\n", " ", f"x{_BREAKS}" * 5_000, "end"]
+"""The reply to the message "whole": with all at which Python or another language ends a line."""
 
 FAILURE = {"code": "own_code", "message": "No more"}
 """How the reply to "fail" ends, after the text "half "."""

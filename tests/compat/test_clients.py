@@ -1,0 +1,227 @@
+"""Other people's clients: each is shown each scene of tests/support/scenes.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Callable, Iterator, List, Tuple
+
+import pytest
+
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.docs import DOCS, blocks
+from ..support.node import READER
+from ..support.process import environment
+from ..support.scenes import CHAT, FAILURE, PIECES, Scenes
+from ..support.servers import UvicornThread
+from .clients import CLIENTS, TIMERS, WINDOW, Told, node, run_javascript
+from .table import MODULES, Recorder, npm_package
+
+AS_DOCUMENTED = {"fetch-event-source", "eventsource"}
+"""They ask again by themselves, unless they are used as docs/protocol.md shows it."""
+
+
+class Stage:
+    """A server of scenes, and the requests that each has cost."""
+
+    def __init__(self, server: UvicornThread, scenes: Scenes, record: Recorder) -> None:
+        self._server = server
+        self._scenes = scenes
+        self._record = record
+        self.asked: List[str] = []
+        self.generations: List[str] = []
+
+    def run(self, ask: Callable[[str, str], Told], message: str, path: str) -> Told:
+        """What `ask` has told; `asked` and `generations` are those of this run."""
+        self._scenes.asked.clear()
+        self._scenes.generations.clear()
+        body = json.dumps({"message": message, "conversation_id": CONVERSATION})
+        told = ask(f"{self._server.url}{path}", body)
+        self.asked = list(self._scenes.asked)
+        self.generations = list(self._scenes.generations)
+        return told
+
+    def show(self, client: str, message: str, path: str = CHAT) -> Told:
+        """What a client has told; it must have asked once."""
+        told = self.run(CLIENTS[client].ask, message, path)
+        assert self.asked == [path]
+        result = "as documented" if client in AS_DOCUMENTED else "yes"
+        self._record(CLIENTS[client].subject(), "once", result)
+        return told
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Tuple[UvicornThread, Scenes]]:
+    scenes = Scenes()
+    with UvicornThread(scenes, lifespan="off") as server:
+        yield server, scenes
+
+
+@pytest.fixture
+def stage(served: Tuple[UvicornThread, Scenes], record: Recorder) -> Stage:
+    return Stage(*served, record)
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    """Skips if its package is not there."""
+    CLIENTS[request.param].subject()
+    name: str = request.param
+    return name
+
+
+def text(told: Told) -> str:
+    return "".join(value for name, value in told if name == "chunk")
+
+
+def test_a_client_gets_all_of_a_reply(stage: Stage, record: Recorder, client: str) -> None:
+    """In order, with lines of every length and characters that end lines elsewhere."""
+    told = stage.show(client, "whole")
+    assert text(told) == "".join(PIECES)
+    assert [name for name, _ in told if name != "chunk"] == ["done"]
+    assert told[-1] == ("done", CONVERSATION)
+    record(CLIENTS[client].subject(), "text")
+
+
+def test_a_heartbeat_reaches_nobody(stage: Stage, record: Recorder, client: str) -> None:
+    """Handlers do not expect an event without data, fail, and some clients then ask again."""
+    told = stage.show(client, "pause")
+    assert told == [("chunk", "before "), ("chunk", "after"), ("done", CONVERSATION)]
+    record(CLIENTS[client].subject(), "heartbeats")
+
+
+def test_a_client_tells_an_error(stage: Stage, record: Recorder, client: str) -> None:
+    """Behind the text that came before it."""
+    told = stage.show(client, "fail")
+    assert told[0] == ("chunk", "half ")
+    name, value = told[1]
+    if name == "failed":
+        assert FAILURE["message"] in value
+    else:
+        assert (name, value) == ("error", FAILURE["code"])
+    assert len(told) == 2
+    record(CLIENTS[client].subject(), "error", "event" if name == "error" else "raises")
+
+
+def test_a_client_does_not_take_a_cut_for_an_end(
+    stage: Stage, record: Recorder, client: str
+) -> None:
+    """Neither `done` nor `error`, and perhaps an error of its own."""
+    for path in ("/ended", "/broken"):
+        told = stage.show(client, "whole", path)
+        assert [name for name, _ in told if name not in ("chunk", "failed")] == []
+    record(CLIENTS[client].subject(), "cut", "raises" if told[-1][0] == "failed" else "ends")
+
+
+# Clients that ask again by themselves
+
+DOCUMENTED = {
+    "fetch-event-source": """
+    const show = (text) => told.push(["chunk", text]);
+    try {
+      %s
+      told.push(["done", ""]);
+    } catch (error) {
+      failed(error);
+    }
+    """,
+    "eventsource": """
+    const show = (text) => told.push(["chunk", text]);
+    const finish = () => told.push(["done", ""]);
+    const fail = failed;
+    %s
+    """,
+}
+"""The names that the examples of docs/protocol.md do not define."""
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "ends"),
+    [
+        ("pause", CHAT, "done"),
+        ("fail", CHAT, "failed"),
+        ("", CHAT, "failed"),
+        ("whole", "/broken", "failed"),
+        ("whole", "/ended", "failed"),
+        ("whole", "/proxy", "failed"),
+    ],
+)
+@pytest.mark.parametrize("client", DOCUMENTED)
+def test_a_client_that_is_used_as_documented_asks_once(
+    stage: Stage, client: str, message: str, path: str, ends: str
+) -> None:
+    """After each end; its process ends, so nothing is left in it that would ask once more."""
+    name = CLIENTS[client].subject().name
+    [example] = [code for code in blocks(DOCS / "protocol.md", "js") if f'from "{name}"' in code]
+    imported, example = example.split("\n", 1)
+    for shown, actual in (
+        ('"/api/v1/chat"', "url"),
+        ('JSON.stringify({ message: "Hello" })', "body"),
+    ):
+        assert shown in example
+        example = example.replace(shown, actual)
+    script = f"{imported}\n{WINDOW}{TIMERS}{DOCUMENTED[client] % example}"
+    told = stage.run(lambda url, body: run_javascript(script, url, body), message, path)
+    assert stage.asked == [path]
+    assert [name for name, _ in told if name != "chunk"] == [ends]
+    if message == "pause":
+        assert text(told) == "before after"
+    if message == "fail":
+        assert FAILURE["message"] in told[-1][1]
+
+
+AGAIN = {
+    "fetch-event-source": """
+    import { fetchEventSource } from "@microsoft/fetch-event-source";
+    const onmessage = ({ event }) => { if (event === "done") throw new Error("a mistake"); };
+    let failures = 0;
+    const onerror = (error) => { if (++failures === 3) throw error; };
+    const options = { ...init, openWhenHidden: true, onmessage, onerror };
+    await fetchEventSource(url, options).catch(failed);
+    """,
+    "eventsource": """
+    import { EventSource } from "eventsource";
+    const post = (url, { headers, ...own }) =>
+      fetch(url, { ...own, ...init, headers: { ...headers, ...init.headers } });
+    const source = new EventSource(url, { fetch: post });
+    source.addEventListener("error", ({ code }) => { if (code) failed(code); });
+    """,
+}
+"""Each used in the way that makes it ask again."""
+
+
+@pytest.mark.parametrize(("client", "asks"), [("fetch-event-source", 3), ("eventsource", 2)])
+def test_a_client_that_asks_again_with_an_id_gets_no_second_reply(
+    stage: Stage, record: Recorder, client: str, asks: int
+) -> None:
+    """204 ends an EventSource; the other one asks until it is stopped, and gets nothing."""
+    told = stage.run(
+        lambda url, body: run_javascript(WINDOW + TIMERS + AGAIN[client], url, body),
+        "whole",
+        "/identified",
+    )
+    assert stage.asked == ["/identified"] * asks
+    assert stage.generations == []
+    assert len(told) == 1
+    result = "stops" if client == "eventsource" else "no second reply"
+    record(CLIENTS[client].subject(), "Last-Event-ID", result)
+
+
+# Our own
+
+
+def test_the_types_of_the_reader_are_checked() -> None:
+    """It is written in JavaScript, and its users' editors read its JSDoc."""
+    npm_package("client", "typescript")
+    options = ["--noEmit", "--allowJs", "--checkJs", "--strict", "--noUnusedLocals"]
+    lib = ["--target", "es2022", "--module", "es2022", "--lib", "es2022,dom,dom.iterable"]
+    done = subprocess.run(
+        [node(), "typescript/bin/tsc", *options, *lib, str(READER)],
+        cwd=MODULES,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=3 * PATIENCE,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
