@@ -59,13 +59,15 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     `message` is the text exactly as the client sent it. `conversation_id` is a canonical UUID,
     which `done` carries too. `request_id` is the reference of this request in the log. `history`
-    holds the earlier messages of the conversation, oldest first.
+    holds the earlier messages of the conversation, oldest first. `remembered` tells whether the
+    service remembers conversations.
     """
 
     message: str
     conversation_id: str
     request_id: str
     history: Tuple[Message, ...] = ()
+    remembered: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -111,6 +113,10 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     finish_reason: Annotated[
         Optional[str],
         Meta(description="`stop`, `length`, `content_filter` or another word, if known."),
+    ] = None
+    history: Annotated[
+        Optional[Annotated[int, Meta(ge=0)]],
+        Meta(description="The earlier messages that the reply knew, if they are remembered."),
     ] = None
 
 

@@ -168,7 +168,9 @@ class Reply:
             return Error(self.error.code, self.error.message, usage)
         # A complete reply of no text has cost something, too.
         usage = usage or Usage(1, estimated=True)
-        return Done(self.turn.conversation_id, usage, self.finish_reason)
+        turn = self.turn
+        known = len(turn.history) if turn.remembered else None
+        return Done(turn.conversation_id, usage, self.finish_reason, known)
 
     def frames(self, *, last: bool) -> bytes:
         """The frames of `ready`, and of the event that ends it if they are the `last`.

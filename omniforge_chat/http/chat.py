@@ -144,7 +144,8 @@ class ChatEndpoint:
             except Exception:
                 logger.exception("request failed request_id=%s", request_id(scope))
                 return error_response(internal_error(scope))
-            turn = Turn(request.message, conversation_id, request_id(scope), history)
+            remembered = conversation is not None
+            turn = Turn(request.message, conversation_id, request_id(scope), history, remembered)
             extensions = scope.get("extensions", {})
             await EventStream(
                 turn,

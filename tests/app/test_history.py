@@ -55,6 +55,23 @@ def test_a_follow_up_question_carries_what_was_said_before() -> None:
     assert say(app, "three", OTHER) == "[three]"
 
 
+def test_done_tells_how_many_earlier_messages_the_reply_knew() -> None:
+    """So a client sees that a conversation was forgotten, which goes on as if it were new."""
+    app = create_app(saying("Hi"), settings=Settings(history="memory", history_conversations=1))
+
+    def known(app: ChatApp, *conversation_id: str) -> Optional[int]:
+        fields = dict(zip(["conversation_id"], conversation_id))
+        event, data = last(call(app, {"message": "hi", **fields}).frames)
+        assert event == "done"
+        number: Optional[int] = data.get("history")
+        return number
+
+    assert [known(app, CONVERSATION) for _ in range(3)] == [0, 2, 4]
+    assert known(app) == 0
+    assert known(app, CONVERSATION) == 0  # forgotten for the one before
+    assert known(create_app(saying("Hi"), settings=SETTINGS), CONVERSATION) is None
+
+
 def test_nothing_is_remembered_unless_it_is_asked_for() -> None:
     """What people say is not kept behind the back of whoever runs the service."""
     app = create_app(recall, settings=SETTINGS)

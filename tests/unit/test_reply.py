@@ -14,6 +14,7 @@ from typing import (
     List,
     NoReturn,
     Optional,
+    Tuple,
     Type,
 )
 
@@ -22,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniforge_chat import ChatError, Finish, Turn, Usage
+from omniforge_chat import ChatError, Finish, Message, Turn, Usage
 from omniforge_chat.core.reply import SILENT_ITEMS, Reply, converse
 from omniforge_chat.errors import StreamError
 from omniforge_chat.models import Chunk, Done, Error, Event
@@ -188,6 +189,24 @@ class Stream:
 def test_any_async_iterable_is_a_reply(responder: Any, errors: Errors) -> None:
     """What an SDK hands out is seldom a generator."""
     assert answer(responder) == [Chunk("2"), Chunk("1"), done(estimate(1))]
+
+
+@pytest.mark.parametrize(
+    ("history", "remembered", "known"),
+    [
+        ((), False, None),
+        ((), True, 0),
+        ((Message("user", "a"), Message("assistant", "b")), True, 2),
+    ],
+)
+def test_done_tells_how_much_the_reply_knew(
+    history: Tuple[Message, ...], remembered: bool, known: Optional[int]
+) -> None:
+    """A conversation that was forgotten goes on as if it were new, and nobody would know."""
+    reply = Reply(Turn("hi", CONVERSATION, REFERENCE, history, remembered))
+    end = reply.terminal()
+    assert isinstance(end, Done)
+    assert end.history == known
 
 
 # Usage

@@ -84,7 +84,7 @@ usages = st.builds(
 )
 events = st.one_of(
     st.builds(Chunk, texts),
-    st.builds(Done, st.just(CONVERSATION), usages, st.none() | texts),
+    st.builds(Done, st.just(CONVERSATION), usages, st.none() | texts, st.none() | tokens),
     st.builds(Error, texts, texts, st.none() | usages),
 )
 
@@ -114,6 +114,11 @@ soups = st.lists(st.sampled_from(pieces), max_size=25).map(b"".join) | st.binary
             Done(CONVERSATION, Usage(7, 3, 4, estimated=True), "length"),
             b'event: done\ndata: {"conversation_id":"%b","usage":{"tokens":7,"prompt_tokens":3,'
             b'"completion_tokens":4,"estimated":true},"finish_reason":"length"}\n\n'
+            % CONVERSATION.encode(),
+        ),
+        (
+            Done(CONVERSATION, Usage(42), history=0),
+            b'event: done\ndata: {"conversation_id":"%b","usage":{"tokens":42},"history":0}\n\n'
             % CONVERSATION.encode(),
         ),
         (
