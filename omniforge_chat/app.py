@@ -18,7 +18,7 @@ from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .conversations.memory import MemoryHistory
-from .conversations.protocol import History
+from .conversations.protocol import History, check_history
 from .core.reply import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .http import (
@@ -133,10 +133,6 @@ class ChatApp(Starlette):
             logger.error("the app did not close within %g s", seconds)
 
 
-def _is_history(candidate: object) -> bool:
-    return all(callable(getattr(candidate, name, None)) for name in ("begin_turn", "end_turn"))
-
-
 @contextlib.asynccontextmanager
 async def _lifespan(app: ChatApp) -> AsyncIterator[None]:
     """Nothing opens at the start: a part that needs a connection opens it at first use."""
@@ -180,8 +176,8 @@ def create_app(
         settings = Settings.from_env(os.environ)
     if responder is None:
         responder = load_responder(settings.responder, settings)
-    if history is not None and (inspect.isclass(history) or not _is_history(history)):
-        raise TypeError(f"history has no `begin_turn` and `end_turn` to call: {history!r}")
+    if history is not None:
+        check_history(history)
     if history is None and settings.history == "memory":
         history = MemoryHistory(
             max_conversations=settings.history_conversations,

@@ -39,6 +39,15 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
             extra_json_schema={"pattern": UUID4_PATTERN},
         ),
     ] = None
+    regenerate: Annotated[
+        Optional[bool],
+        Meta(
+            description=(
+                "Answer the last message of the conversation once more: its turn is replaced. The "
+                "message is sent again with it."
+            )
+        ),
+    ] = None
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -56,9 +56,11 @@ class SQLiteHistory:
         # SQLite blocks, and the event loop must not: every stream would stand still.
         return await asyncio.to_thread(self._begin, conversation_id)
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
-        """Add the turn's messages, if there are any, and release the conversation."""
-        await asyncio.to_thread(self._end, conversation_id, messages)
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int
+    ) -> None:
+        """Put the turn's messages in place of the last `replaced`; release the conversation."""
+        await asyncio.to_thread(self._end, conversation_id, messages, replaced)
 
     def _begin(self, conversation_id: str) -> List[Message]:
         now = time.time()
@@ -77,16 +79,22 @@ class SQLiteHistory:
             )
             return [Message(role, content, bool(complete)) for role, content, complete in rows]
 
-    def _end(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    def _end(self, conversation_id: str, messages: Sequence[Message], replaced: int) -> None:
         with self._transaction() as database:
+            released = database.execute(
+                "DELETE FROM claims WHERE conversation_id = ? AND owner = ?",
+                (conversation_id, self._owner),
+            )
+            if released.rowcount:  # else the claim has lapsed, and the last messages are others'
+                database.execute(
+                    "DELETE FROM messages WHERE id IN (SELECT id FROM messages"
+                    " WHERE conversation_id = ? ORDER BY id DESC LIMIT ?)",
+                    (conversation_id, replaced),
+                )
             database.executemany(
                 "INSERT INTO messages (conversation_id, role, content, complete)"
                 " VALUES (?, ?, ?, ?)",
                 [(conversation_id, m.role, m.content, m.complete) for m in messages],
-            )
-            database.execute(
-                "DELETE FROM claims WHERE conversation_id = ? AND owner = ?",
-                (conversation_id, self._owner),
             )
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ from ..core.reply import Item, Responder, close, iterate
 from ..logs import logger
 from ..models import Message, Turn
 from .protocol import ABANDONED_SECONDS, History
-from .window import turns_of, window
+from .window import Messages, is_said, turns_of, window
 
 LEAST_CHARACTERS = 1_000
 """The room that a message leaves to the turn before it, however long it is itself."""
@@ -35,6 +35,11 @@ def _encodable(parts: List[str]) -> str:
     return "".join(parts)
 
 
+def _is_complete(messages: Sequence[Message]) -> bool:
+    """Whether there is a reply, and none was cut."""
+    return len(messages) > 0 and all(message.complete for message in messages)
+
+
 def late_history(seconds: float) -> TimeoutError:
     """The error if `begin_turn` of a history takes longer than `seconds`."""
     return TimeoutError(f"the history did not answer within {seconds:g} seconds")
@@ -51,12 +56,16 @@ class ConversationTurn:
         self._conversation_id = conversation_id
         self._timeout = timeout
         self._claimed = False
+        self._replaced: Messages = ()
 
-    async def begin(self, message: str, *, context_chars: int) -> Tuple[Message, ...]:
+    async def begin(
+        self, message: str, *, context_chars: int, regenerate: bool = False
+    ) -> Tuple[Message, ...]:
         """Claim the conversation. Returns the newest whole turns that fit beside `message`.
 
         The newest turn is always there, shortened if it must be; except if `context_chars` is 0.
-        Raises what the history raises.
+        With `regenerate` a last turn with the same `message` is left out, and the new turn will
+        replace it. Raises what the history raises.
         """
         # The store works in a task of its own. If a cancellation could reach it, nobody would know
         # whether it has claimed the conversation.
@@ -70,8 +79,12 @@ class ConversationTurn:
             raise RuntimeError("begin_turn of the history was cancelled, but not by this service")
         earlier = beginning.result()
         self._claimed = True
+        turns = turns_of(earlier)
+        # A turn that was refused, or had no reply, was never stored: then the last one is another.
+        if regenerate and turns and is_said(turns[-1][0], message):
+            self._replaced = turns.pop()
         least = min(context_chars, LEAST_CHARACTERS)
-        return window(turns_of(earlier), context_chars - len(message), least)
+        return window(turns, context_chars - len(message), least)
 
     async def _release_when_claimed(self, beginning: asyncio.Future[Sequence[Message]]) -> None:
         await asyncio.wait([beginning], timeout=ABANDONED_SECONDS)
@@ -127,8 +140,11 @@ class ConversationTurn:
             )
 
     async def _end(self, messages: Sequence[Message]) -> None:
+        replaced = self._replaced if messages else ()
+        if _is_complete(replaced) and not _is_complete(messages):
+            messages, replaced = (), ()  # a whole reply is worth more than one that was cut
         try:
-            await self._history.end_turn(self._conversation_id, messages)
+            await self._history.end_turn(self._conversation_id, messages, len(replaced))
         except Exception:
             # The client has its reply. Only the next turn will not know of it.
             logger.exception("history failed conversation_id=%s", self._conversation_id)

@@ -75,6 +75,12 @@ def shortened(turn: Messages, characters: int) -> Messages:
     )
 
 
+def is_said(message: Message, text: str) -> bool:
+    """Whether `message` is the user's `text`, as it is or without its middle."""
+    content = message.content
+    return message.role == "user" and content == without_middle(text, len(content))
+
+
 def without_middle(text: str, characters: int) -> str:
     """The beginning and the end of `text`, with MARK between, if it has more than `characters`."""
     if len(text) <= characters:

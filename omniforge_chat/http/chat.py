@@ -16,7 +16,7 @@ from ..conversations.turn import ConversationTurn, late_history
 from ..core.reply import Responder
 from ..errors import RequestError, RequestTimeout
 from ..logs import logger
-from ..models import Message, Turn
+from ..models import ChatRequest, Message, Turn
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
@@ -103,6 +103,19 @@ class ChatEndpoint:
         self._lifecycle.refusals.count(error, request_id(scope))
         return error_response(error)
 
+    async def _recall(
+        self, conversation: ConversationTurn, request: ChatRequest
+    ) -> Tuple[Message, ...]:
+        """Begin the turn: the earlier messages that the responder gets."""
+        settings = self._settings
+        beginning = conversation.begin(
+            request.message,
+            context_chars=settings.context_chars,
+            regenerate=bool(request.regenerate),
+        )
+        deadline = Deadline(settings.body_timeout, late_history, self._lifecycle)
+        return await deadline.run(beginning)
+
     async def _answer(
         self,
         scope: Scope,
@@ -129,9 +142,7 @@ class ChatEndpoint:
                     conversation = ConversationTurn(
                         self._history, conversation_id, timeout=settings.cleanup_timeout / 2
                     )
-                    history = await Deadline(
-                        settings.body_timeout, late_history, self._lifecycle
-                    ).run(conversation.begin(request.message, context_chars=settings.context_chars))
+                    history = await self._recall(conversation, request)
                     responder = conversation.record(responder)
             except ClientDisconnect:
                 return None

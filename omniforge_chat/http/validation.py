@@ -7,7 +7,7 @@ words for any bytes.
 from __future__ import annotations
 
 import re
-from typing import List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Tuple, Union
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -36,11 +36,13 @@ class _RawFields(msgspec.Struct):
 
     message: msgspec.Raw = msgspec.Raw()
     conversation_id: msgspec.Raw = msgspec.Raw()
+    regenerate: msgspec.Raw = msgspec.Raw()
 
 
 _decode_request = msgspec.json.Decoder(ChatRequest).decode
 _decode_raw_fields = msgspec.json.Decoder(_RawFields).decode
-_decode_string = msgspec.json.Decoder(str).decode
+_decode_value = msgspec.json.Decoder().decode
+_KINDS = {"message": "a string", "conversation_id": "a string", "regenerate": "a boolean"}
 
 
 def check_headers(fields: Mapping[bytes, bytes], *, max_body_bytes: int) -> None:
@@ -97,18 +99,36 @@ def parse(body: bytes) -> ChatRequest:
     Raises InvalidBody if `body` is no JSON object in UTF-8, and InvalidFields (or MessageTooLong)
     with the names of all wrong fields.
     """
-    message: Optional[str]
-    problems: List[str] = []
-    request: Optional[ChatRequest] = None
+    problems: Dict[str, str] = {}
+    request = _decode(body)
+    if isinstance(request, _RawFields):
+        request, problems = _read(request)
+    message, conversation_id = request.message, request.conversation_id
+    too_long = len(message) > MAX_MESSAGE_CHARACTERS
+    if too_long:
+        limit = MAX_MESSAGE_CHARACTERS
+        problems["message"] = f"Message exceeds maximum length of {limit} characters"
+    elif not message or message.isspace():
+        what = "be only white space" if message else "be empty"
+        problems.setdefault("message", f"Message must not {what}")
+    if conversation_id is not None and not _is_uuid4(conversation_id):
+        problems["conversation_id"] = "must be a UUID of version 4 in canonical form (lower case)"
+    if problems:
+        fields = ChatRequest.__struct_fields__
+        text = "; ".join(f"{name}: {problems[name]}" for name in fields if name in problems)
+        raise (MessageTooLong if too_long else InvalidFields)(text)
+    return request
+
+
+def _decode(body: bytes) -> Union[ChatRequest, _RawFields]:
+    """The request in `body`, or its fields as they are if one is of a wrong type."""
     try:
         # msgspec skips unknown fields without a look at their encoding.
         body.decode("utf-8")
         try:
-            request = _decode_request(body)
-            message, conversation_id = request.message, request.conversation_id
+            return _decode_request(body)
         except msgspec.ValidationError:
-            fields = _decode_raw_fields(body)
-            message, conversation_id, problems = _strings(fields)
+            return _decode_raw_fields(body)
     except UnicodeDecodeError as error:
         raise InvalidBody(f"body: not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -118,46 +138,27 @@ def parse(body: bytes) -> ChatRequest:
     except msgspec.DecodeError as error:
         raise InvalidBody(f"body: {_not_json(body, error)}") from None
 
-    too_long = message is not None and len(message) > MAX_MESSAGE_CHARACTERS
-    if too_long:
-        limit = MAX_MESSAGE_CHARACTERS
-        problems.insert(0, f"message: Message exceeds maximum length of {limit} characters")
-    elif message is not None and (not message or message.isspace()):
-        what = "be only white space" if message else "be empty"
-        problems.insert(0, f"message: Message must not {what}")
-    if conversation_id is not None and not _is_uuid4(conversation_id):
-        problems.append(
-            "conversation_id: must be a UUID of version 4 in canonical form (lower case)"
-        )
-    if problems or message is None:
-        raise (MessageTooLong if too_long else InvalidFields)("; ".join(problems))
-    return request or ChatRequest(message, conversation_id)
 
-
-def _strings(fields: _RawFields) -> Tuple[Optional[str], Optional[str], List[str]]:
-    """The two fields if they are strings, and the problems if they are not."""
-    problems: List[str] = []
-    message: Optional[str] = None
-    conversation_id: Optional[str] = None
-    kind = _kind(fields.message)
-    if kind == "string":
-        message = _decode_string(fields.message)
-    else:
-        problems.append(
-            f"message: must be a string, not {kind}" if kind else "message: Message is required"
-        )
-    kind = _kind(fields.conversation_id)
-    if kind == "string":
-        conversation_id = _decode_string(fields.conversation_id)
-    elif kind not in ("", "null"):
-        problems.append(f"conversation_id: must be a string, not {kind}")
-    return message, conversation_id, problems
+def _read(fields: _RawFields) -> Tuple[ChatRequest, Dict[str, str]]:
+    """A request of those `fields` that are of the right type, and the problems of the others."""
+    values: Dict[str, Any] = {"message": ""}
+    problems: Dict[str, str] = {}
+    for name, wanted in _KINDS.items():
+        raw = getattr(fields, name)
+        kind = _kind(raw)
+        if kind == wanted:
+            values[name] = _decode_value(raw)
+        elif name == "message" and not kind:
+            problems[name] = "Message is required"
+        elif name == "message" or kind not in ("", "null"):
+            problems[name] = f"must be {wanted}, not {kind}"
+    return ChatRequest(**values), problems
 
 
 def _kind(raw: msgspec.Raw) -> str:
     """The kind of a JSON value, which its first byte decides (RFC 8259, section 3)."""
     first = bytes(raw)[:1]
-    kinds = {b"": "", b'"': "string", b"{": "an object", b"[": "an array", b"n": "null"}
+    kinds = {b"": "", b'"': "a string", b"{": "an object", b"[": "an array", b"n": "null"}
     kinds.update({b"t": "a boolean", b"f": "a boolean"})
     return kinds.get(first, "a number")
 

@@ -40,7 +40,9 @@ class Store(Part):
     async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
         return ()
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int
+    ) -> None:
         pass
 
 

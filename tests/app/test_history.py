@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, List, Optional, Sequence, Tuple
+import re
+from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
@@ -40,7 +41,7 @@ def say(app: ChatApp, message: str, conversation_id: str = CONVERSATION) -> str:
 async def contents(history: History) -> List[str]:
     """What is remembered of the conversation, which nobody has claimed."""
     messages = await history.begin_turn(CONVERSATION)
-    await history.end_turn(CONVERSATION, ())
+    await history.end_turn(CONVERSATION, (), 0)
     return [message.content for message in messages]
 
 
@@ -77,6 +78,126 @@ def test_nothing_is_remembered_unless_it_is_asked_for() -> None:
     app = create_app(recall, settings=SETTINGS)
     assert say(app, "one") == "[one]"
     assert say(app, "two") == "[two]"
+
+
+# A reply that is asked for again
+
+
+FAILS = [ChatError("no more")]
+
+
+class Chats:
+    """Chats in one conversation, which get the `replies`, one after the other."""
+
+    def __init__(
+        self,
+        *replies: List[Any],
+        history: Optional[History] = None,
+    ) -> None:
+        self._replies = iter(replies)
+        self._known = ""
+        self.app = create_app(self._respond, settings=Settings(history="memory"), history=history)
+
+    async def _respond(self, turn: Turn) -> AsyncIterator[Item]:
+        async for self._known in recall(turn):
+            break
+        async for item in saying(*next(self._replies))(turn):
+            yield item
+
+    def ask(self, message: str, *, regenerate: Optional[bool] = True) -> str:
+        """What the responder knew when it answered `message`."""
+        body = {"message": message, "conversation_id": CONVERSATION, "regenerate": regenerate}
+        assert call(self.app, body).status == 200
+        return self._known
+
+
+def test_a_reply_that_is_asked_for_again_replaces_the_last_turn() -> None:
+    """If a reply was cut, or not liked, the turn would be there twice."""
+    chats = Chats(["a"], ["b"], ["c"], ["d"], ["e"], ["f"])
+    assert chats.ask("one", regenerate=False) == ""
+    assert chats.ask("two", regenerate=False) == "u:one|a:a"
+    assert chats.ask("two") == "u:one|a:a"
+    assert chats.ask("two") == "u:one|a:a"
+    assert chats.ask("three", regenerate=False) == "u:one|a:a|u:two|a:d"
+    again = {"message": "three", "conversation_id": CONVERSATION, "regenerate": True}
+    assert last(call(chats.app, again).frames)[1]["history"] == 4
+
+
+@pytest.mark.parametrize(
+    ("message", "regenerate"), [("one", False), ("one", None), ("two", True), ("One", True)]
+)
+def test_any_other_message_is_one_more_turn(message: str, regenerate: Optional[bool]) -> None:
+    """Also one that is not the last that was stored: its own turn was refused, or had no reply."""
+    chats = Chats(["a"], ["b"], ["c"])
+    chats.ask("one")
+    assert chats.ask(message, regenerate=regenerate) == "u:one|a:a"
+    assert chats.ask("end") == f"u:one|a:a|u:{message}|a:b"
+
+
+@pytest.mark.parametrize("fields", [{"conversation_id": CONVERSATION}, {}])
+@pytest.mark.parametrize("settings", [SETTINGS, Settings(history="memory")])
+def test_without_an_earlier_turn_there_is_nothing_to_replace(
+    fields: Dict[str, str], settings: Settings
+) -> None:
+    """Then it is a message as any other, and so it is without an id or without a memory."""
+    app = create_app(saying("a"), settings=settings)
+    for _ in range(2):
+        answer = call(app, {"message": "one", "regenerate": True, **fields})
+        event, data = last(answer.frames)
+        assert (event, text(answer.frames), data.get("history", 0)) == ("done", "a", 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        pytest.param(["a"], ["b"], "a:b", id="whole by whole"),
+        pytest.param(["a", *FAILS], ["b"], "a:b", id="cut by whole"),
+        pytest.param(["a", *FAILS], ["b", *FAILS], "a~:b", id="cut by cut"),
+        pytest.param(["a"], ["b", *FAILS], "a:a", id="whole by cut"),
+        pytest.param(["a"], FAILS, "a:a", id="whole by nothing"),
+        pytest.param(["a", *FAILS], FAILS, "a~:a", id="cut by nothing"),
+    ],
+)
+def test_a_reply_is_never_replaced_by_less_than_it_was(
+    first: List[Any], second: List[Any], kept: str
+) -> None:
+    """One that fails must not cost the one that was there."""
+    chats = Chats(["before"], first, second, ["end"])
+    for message in ("one", "two", "two"):
+        chats.ask(message)
+    assert chats.ask("end") == f"u:one|a:before|u:two|{kept}"
+
+
+def test_a_turn_that_had_no_reply_does_not_cost_the_one_before_it() -> None:
+    """It was not stored, so the last turn of the store is not the last of the client's."""
+    chats = Chats(["a"], FAILS, ["b"], ["c"])
+    for message in ("one", "two", "two"):
+        chats.ask(message)
+    assert chats.ask("end") == "u:one|a:a|u:two|a:b"
+
+
+def test_a_turn_that_was_shortened_can_be_replaced() -> None:
+    """The store no longer knows the whole message, which is the same all the same."""
+    chats = Chats(["a"], ["b"], ["c"], history=MemoryHistory(max_bytes=4_096))
+    assert chats.ask("x" * 9_000) == ""
+    assert chats.ask("x" * 9_000) == ""
+    assert chats.ask(f"{'x' * 8_999}y") != ""
+
+
+def test_a_store_that_fails_to_replace_a_turn_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    """It gets both in one call, so that it can do all or nothing; and the client has the reply."""
+
+    class Failing(MemoryHistory):
+        async def end_turn(
+            self, conversation_id: str, messages: Sequence[Message], replaced: int = 0
+        ) -> None:
+            await super().end_turn(conversation_id, () if replaced else messages)
+            if replaced:
+                raise ConnectionError("lost")
+
+    chats = Chats(["a"], ["b"], ["c"], history=Failing())
+    assert [chats.ask("one"), chats.ask("one"), chats.ask("two")] == ["", "", "u:one|a:a"]
+    assert "history failed" in caplog.text
 
 
 @pytest.mark.parametrize(("message", "known"), [("x" * 4, "u:one|a:[one]|"), ("x" * 5, "")])
@@ -196,6 +317,23 @@ async def test_a_second_chat_in_one_conversation_is_told_to_wait() -> None:
 def test_what_is_no_history_is_refused_at_the_start(history: Any) -> None:
     """Each chat would fail for it."""
     with pytest.raises(TypeError, match="history has no `begin_turn` and `end_turn`"):
+        create_app(recall, settings=SETTINGS, history=history)
+
+
+class WithoutReplaced:
+    """A store as they were before a turn could be replaced."""
+
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+        return ()
+
+    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None: ...
+
+
+def test_a_history_that_takes_other_arguments_is_refused_at_the_start() -> None:
+    """Each turn would be lost, and only the log would say so."""
+    history: Any = WithoutReplaced()
+    wanted = re.escape("end_turn(conversation_id, messages, replaced) of")
+    with pytest.raises(TypeError, match=f"{wanted} .*: too many positional arguments"):
         create_app(recall, settings=SETTINGS, history=history)
 
 
@@ -355,7 +493,9 @@ class Broken:
             raise self._fault
         return ()
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int
+    ) -> None:
         raise ConnectionError("secret address")
 
 

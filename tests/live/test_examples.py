@@ -69,11 +69,34 @@ def test_the_store_keeps_what_was_said(load: Callable[[str], Any], tmp_path: Pat
         path = str(tmp_path / "chat.db")
         store, other = (load("store").SQLiteHistory(path) for _ in range(2))
         assert await store.begin_turn(CONVERSATION) == []
-        await store.end_turn(CONVERSATION, said)
+        await store.end_turn(CONVERSATION, said, 0)
         assert await other.begin_turn(CONVERSATION) == said
-        await other.end_turn(CONVERSATION, [])
+        await other.end_turn(CONVERSATION, [], 0)
         assert await store.begin_turn(CONVERSATION) == said
         assert await store.begin_turn("another") == []
+
+    asyncio.run(run())
+
+
+def test_the_store_replaces_the_last_messages(load: Callable[[str], Any], tmp_path: Path) -> None:
+    """Of this conversation alone; and those of others who have claimed it meanwhile stay."""
+    said, more = ([Message("user", name), Message("assistant", name)] for name in "ab")
+
+    async def run() -> None:
+        path = str(tmp_path / "chat.db")
+        store = load("store").SQLiteHistory(path)
+        for conversation_id in (CONVERSATION, "another"):
+            for messages in (said, more):
+                await store.begin_turn(conversation_id)
+                await store.end_turn(conversation_id, messages, 0)
+        assert await store.begin_turn(CONVERSATION) == said + more
+        await store.end_turn(CONVERSATION, said, 2)
+        assert await store.begin_turn("another") == said + more
+        assert await store.begin_turn(CONVERSATION) == said + said
+        late = load("store").SQLiteHistory(path)
+        await late.end_turn(CONVERSATION, more, 2)
+        await store.end_turn(CONVERSATION, [], 0)
+        assert await store.begin_turn(CONVERSATION) == said + said + more
 
     asyncio.run(run())
 
@@ -106,10 +129,10 @@ def test_the_store_lets_one_turn_at_a_time_into_a_conversation(
         )
         assert [type(b) for b in begun].count(ConversationBusy) == 7
         winner, loser = (store, other) if [] in begun[::2] else (other, store)
-        await loser.end_turn(CONVERSATION, [])  # it has begun none: this ends nobody's
+        await loser.end_turn(CONVERSATION, [], 0)  # it has begun none: this ends nobody's
         with pytest.raises(ConversationBusy):
             await loser.begin_turn(CONVERSATION)
-        await winner.end_turn(CONVERSATION, [])
+        await winner.end_turn(CONVERSATION, [], 0)
         assert await loser.begin_turn(CONVERSATION) == []
 
     asyncio.run(run())
@@ -124,7 +147,7 @@ def test_a_claim_lapses_whose_process_has_died(load: Callable[[str], Any], tmp_p
         living = load("store").SQLiteHistory(path)
         await dead.begin_turn(CONVERSATION)
         assert await living.begin_turn(CONVERSATION) == []
-        await dead.end_turn(CONVERSATION, [])
+        await dead.end_turn(CONVERSATION, [], 0)
         with pytest.raises(ConversationBusy):
             await dead.begin_turn(CONVERSATION)
 

@@ -29,5 +29,11 @@ values: st.SearchStrategy[Any] = st.recursive(
 )
 messages = texts.filter(lambda text: text.strip() != "")
 objects = st.fixed_dictionaries(
-    {}, optional={"message": texts | values, "conversation_id": ids | values, "stream": values}
+    {},
+    optional={
+        "message": texts | values,
+        "conversation_id": ids | values,
+        "regenerate": st.booleans() | values,
+        "stream": values,
+    },
 )

@@ -47,7 +47,9 @@ class Store:
             raise ConversationBusy("Wait for the answer")
         return self._said.setdefault(conversation_id, [])
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None:
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int
+    ) -> None:
         self._said[conversation_id].extend(messages)
 
 

@@ -184,6 +184,18 @@ def test_an_old_conversation_is_forgotten(clock: Dict[str, float]) -> None:
     assert len(history) == 0
 
 
+@pytest.mark.parametrize(("replaced", "kept"), [(0, "112233"), (2, "1133"), (4, "33"), (9, "33")])
+def test_the_newest_messages_can_be_replaced(replaced: int, kept: str) -> None:
+    """With those that replace them, in one step; a claim that is released replaces nothing."""
+    history = MemoryHistory()
+    for number in "12":
+        keep(history, "a", number, number)
+    asyncio.run(history.end_turn("a", (), 2))
+    assert contents(history, "a") == "1122"
+    asyncio.run(history.end_turn("a", said("3", "3"), replaced))
+    assert contents(history, "a") == kept
+
+
 def test_a_conversation_is_busy_until_its_turn_has_ended() -> None:
     """Two turns at once would each miss what the other says."""
     history = MemoryHistory()

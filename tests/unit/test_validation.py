@@ -35,6 +35,7 @@ LIMIT = Settings().max_body_bytes
 TOO_LONG = "message: Message exceeds maximum length of 10000 characters"
 MESSAGE_IS = "message: must be a string, not {}"
 ID_IS = "conversation_id: must be a string, not {}"
+SWITCH_IS = "regenerate: must be a boolean, not {}"
 REQUIRED = "message: Message is required"
 BLANK = "message: Message must not be only white space"
 NOT_A_UUID = "conversation_id: must be a UUID of version 4 in canonical form (lower case)"
@@ -56,6 +57,7 @@ pieces = [
     *b'{|}|[|]|"|:|,|{}| |\n|message|"message"|"message":"hi"|"conversation_id":|null|true'.split(
         b"|"
     ),
+    b'"regenerate":',
     *b"1|-|1e9|0.|NaN|\\|\\u|d83d|\\ud83d|\\ude00|\\u0000|\\n|\xff|\xed\xa0\x80|\xe2|\x00".split(
         b"|"
     ),
@@ -72,11 +74,15 @@ def assert_judged_well(body: bytes) -> None:
     result = judge(body)
     if isinstance(result, RequestError):
         assert result.status in (400, 422)
-        assert result.message.startswith(("body: ", "message: ", "conversation_id: "))
+        assert result.message.startswith(
+            ("body: ", "message: ", "conversation_id: ", "regenerate: ")
+        )
         assert result.message.encode("utf-8")
     else:
         sent = json.loads(body.decode("utf-8"), parse_constant=pytest.fail)
-        assert result == ChatRequest(sent["message"], sent.get("conversation_id"))
+        assert result == ChatRequest(
+            sent["message"], sent.get("conversation_id"), sent.get("regenerate")
+        )
 
 
 @given(soups)
@@ -114,6 +120,8 @@ def wrong_fields(fields: Any) -> Set[str]:
         else:
             if parsed.version != 4 or str(parsed) != conversation_id:
                 wrong.add("conversation_id")
+    if not isinstance(fields.get("regenerate"), (bool, type(None))):
+        wrong.add("regenerate")
     return wrong
 
 
@@ -126,11 +134,14 @@ def test_an_object_is_refused_for_exactly_its_wrong_fields(fields: Any, ascii_on
     if expected:
         error, text = refused(body)
         assert issubclass(error, InvalidFields)
-        assert [problem.partition(": ")[0] for problem in text.split("; ")] == sorted(
-            expected, reverse=True
-        )
+        fields_of_request = ("message", "conversation_id", "regenerate")
+        assert [problem.partition(": ")[0] for problem in text.split("; ")] == [
+            name for name in fields_of_request if name in expected
+        ]
     else:
-        assert parse(body) == ChatRequest(fields["message"], fields.get("conversation_id"))
+        fields = {"conversation_id": None, "regenerate": None, **fields}
+        fields.pop("stream", None)
+        assert parse(body) == ChatRequest(**fields)
 
 
 @given(values.filter(lambda value: not isinstance(value, dict)))
@@ -230,6 +241,20 @@ def test_an_array_is_refused_however_deep() -> None:
             f"{MESSAGE_IS.format('a number')}; {NOT_A_UUID}",
         ),
         (b'{"message":" ","conversation_id":1}', f"{BLANK}; {ID_IS.format('a number')}"),
+        *(
+            (b'{"message":"a","regenerate":%b}' % value, SWITCH_IS.format(kind))
+            for value, kind in {
+                b'"true"': "a string",
+                b"0": "a number",
+                b"1": "a number",
+                b"[true]": "an array",
+                b"{}": "an object",
+            }.items()
+        ),
+        (
+            b'{"regenerate":1,"conversation_id":"x","message":2}',
+            f"{MESSAGE_IS.format('a number')}; {NOT_A_UUID}; {SWITCH_IS.format('a number')}",
+        ),
     ],
 )
 def test_every_wrong_field_is_named_with_what_is_wrong(body: bytes, problems: str) -> None:
@@ -308,6 +333,7 @@ def test_a_conversation_id_has_one_form(conversation_id: str) -> None:
         pytest.param(b'{"m\\u0065ssage":"b"}', "b", id="a name with an escape"),
         pytest.param(b' \r\n\t{ "message" : "b" }\n', "b", id="white space between"),
         pytest.param(b'{"message":"b","conversation_id":null}', "b", id="null is absent"),
+        pytest.param(b'{"message":"b","regenerate":null}', "b", id="here, too"),
         pytest.param(b'{"x":[{"message":1}],"message":"b"}', "b", id="unknown field"),
         pytest.param(b'{"x":' + b"9" * 5000 + b',"message":"b"}', "b", id="unknown large number"),
         pytest.param(b'{"":0,"x":1e999,"message":"b"}', "b", id="unknown infinite number"),
