@@ -27,7 +27,16 @@ MODULES = Path(sys.prefix) / "npm" / "node_modules"
 """The packages of package.json."""
 
 CHECKS: Dict[str, Dict[str, str]] = {
-    "host": {},
+    "host": {
+        "streams": "each token arrives before the responder goes on",
+        "leaving": "a client that leaves ends its responder",
+        "errors": "a refused request gets an error in the chat's shape",
+        "unknown path": "who answers 404 beside the routes of the chat",
+        "X-Request-ID": "each response has one, its request's or a new one",
+        "trailing slash": "a route with a slash at its end is that route",
+        "openapi.json": "the document tells the path of the mount",
+        "drain": "SIGTERM drains before the server stops",
+    },
     "server": {},
     "proxy": {},
     "client": {

@@ -23,10 +23,10 @@ def blocks(page: Path, language: str) -> List[str]:
     return [textwrap.dedent(code) for _, kind, code in found if kind == language]
 
 
-def write_examples(directory: Path) -> List[str]:
-    """Write the modules of README.md and docs/embedding.md there, and return their names."""
+def write_examples(directory: Path, *more: Path) -> List[str]:
+    """Write the modules of README.md, docs/embedding.md and `more` pages there: their names."""
     names = []
-    for page in (README, DOCS / "embedding.md"):
+    for page in (README, DOCS / "embedding.md", *more):
         for code in blocks(page, "python"):
             named = re.match(r"# (\w+)\.py\n", code)
             assert named, f"{page.name}: a block without the name of its module"
