@@ -183,6 +183,10 @@ def test_the_service_writes_no_key_at_any_level(
     "variables",
     [
         {"API_KEY": f"{PLAIN}\n{PLAIN}"},
+        {"API_KEY": f"'{PLAIN}'"},
+        {"API_KEY": f"Bearer {PLAIN}"},
+        {"EXTRA_HEADERS": f"api-key: {PLAIN}"},
+        {"EXTRA_QUERY": PLAIN},
         {"API_KEY": PLAIN, "BASE_URL": f"http://user:{PLAIN}@host"},
         {"API_KEY": PLAIN, "BASE_URL": f"http://user:{PLAIN}@[host"},
         {"API_KEY": PLAIN, "BASE_URL": f"http://host/v1?key={PLAIN}"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from ...errors import SettingsError
+from .extras import is_value
 
 _QUOTES = "\"'`"
-_is_sendable = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _name_before = re.compile(
     r"((export\s+)?([A-Z_]*(KEY|TOKEN)|bearer|basic|authorization|(x-)?api[-_ ]?key)[\s:=]+)+"
     r"(?=\S)",
@@ -31,7 +31,7 @@ def check_key(name: str, key: str) -> None:
     if not key.isascii():
         expected = "a key of visible ASCII characters; a quote or a dash may be a typographic one"
         raise SettingsError(name, "***", expected)
-    if not _is_sendable(key):
+    if not is_value(key):
         raise SettingsError(name, "***", "a key of visible ASCII characters, without white space")
 
 

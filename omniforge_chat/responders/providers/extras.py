@@ -31,7 +31,8 @@ OUR_HEADERS = (
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-_is_value = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
+is_value = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?").fullmatch
+"""Whether a header can have this value, in ASCII (RFC 9110, section 5.5)."""
 _is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, section 5.1
 _tells_of_a_secret = re.compile("auth|key|token|secret|cookie", re.IGNORECASE).search
 _is_version = re.compile(r"v?\d[\d.-]*(-?(alpha|beta|preview|latest))?", re.IGNORECASE).fullmatch
@@ -55,7 +56,7 @@ def check_headers(values: Mapping[str, str]) -> None:
     expected = "names and values of visible ASCII"
     names = {name.lower(): name for name in OUR_HEADERS}
     for number, (name, value) in enumerate(_pairs("extra_headers", values, expected), 1):
-        if not _is_name(name) or not _is_value(value):
+        if not _is_name(name) or not is_value(value):
             raise SettingsError("extra_headers", "***", f"{expected}, also in number {number}")
         if name.lower() in names:
             ours = f"headers other than {names[name.lower()]}, which the connection sets itself"
