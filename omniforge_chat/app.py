@@ -11,7 +11,6 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
@@ -22,7 +21,9 @@ from .conversations.protocol import History, check_history
 from .core.reply import Responder
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .http import (
+    CORS,
     FAILURE_LOGGED,
+    AllowedHosts,
     chat_routes,
     error_response,
     front_route,
@@ -83,22 +84,18 @@ class ChatApp(Starlette):
         finally:
             self.user_middleware, self.exception_handlers = others, handlers
         # The chat puts its request's id on its responses itself.
-        return _DirectWay(stack, self.router, self._chat) if bare else stack
+        stack = _DirectWay(stack, self.router, self._chat) if bare else stack
+        hosts = self._settings.allowed_hosts
+        if not hosts or "*" in hosts:
+            return stack
+        return AllowedHosts(stack, hosts, self._lifecycle.refusals)
 
     def _around_the_chat(self) -> List[Middleware]:
         """Our layers that the chat needs. Without any, and without others', it is reached first."""
         origins = self._settings.cors_origins
         if not origins:
             return []
-        return [
-            Middleware(
-                CORSMiddleware,
-                allow_origins=origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["Content-Type", "X-Request-ID"],
-                expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
-            )
-        ]
+        return [Middleware(CORS, origins=origins, headers=self._settings.cors_headers)]
 
     @property
     def open_streams(self) -> int:

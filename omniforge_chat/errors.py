@@ -9,6 +9,7 @@ ChatError                     processing_error        500
 │   ├── ConversationBusy      conversation_busy       409 (with Retry-After)
 │   ├── PayloadTooLarge       payload_too_large       413
 │   ├── UnsupportedMediaType  unsupported_media_type  415
+│   ├── HostNotAllowed        host_not_allowed        421
 │   ├── InvalidFields         validation_error        422
 │   │   └── MessageTooLong    message_too_long        422
 │   ├── HeadersTooLarge       headers_too_large       431
@@ -122,6 +123,13 @@ class UnsupportedMediaType(RequestError):
 
     code = "unsupported_media_type"
     status = 415
+
+
+class HostNotAllowed(RequestError):
+    """The Host of the request is not a name of this service."""
+
+    code = "host_not_allowed"
+    status = 421
 
 
 class InvalidFields(RequestError):

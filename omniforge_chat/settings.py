@@ -90,6 +90,33 @@ def _is_network(text: str) -> bool:
     return False
 
 
+def _is_header(value: object) -> bool:
+    """Whether `value` is the name of a header (RFC 9110, section 5.1), or `*`."""
+    return (
+        isinstance(value, str) and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value) is not None
+    )
+
+
+def _is_host(value: object) -> bool:
+    """Whether a Host without its port could be `value`, or be meant by it: `*.` and a name."""
+    pattern = r"(\*\.)?[0-9A-Za-z_][0-9A-Za-z_.-]*|\[[0-9A-Fa-f:.]+\]|\*"
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _is_loopback(address: object) -> bool:
+    if not isinstance(address, tuple):
+        return False  # a Unix socket, which no web page can reach
+    return ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+
+
+def _list_of(expected: str, holds: Callable[[object], bool]) -> Rule:
+    return Rule(
+        expected,
+        lambda value: isinstance(value, tuple) and all(map(holds, value)),
+        lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    )
+
+
 AT_LEAST_ONE = _whole(1)
 AT_LEAST_1_KIB = _whole(1024)
 SECONDS = Rule("a number of seconds above 0", lambda v: _is_time(v) and v > 0, float)
@@ -112,10 +139,15 @@ _PATH = Rule("a path such as /api", is_path, lambda text: text.rstrip("/"))
 _PROXIES = Rule("*, or addresses and networks such as 10.0.0.0/8 with commas between", _are_proxies)
 _LEVEL = _one_of("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", read=str.upper)
 THOUGHTS = _one_of("off", "on", "implied")
-_ORIGINS = Rule(
+_ORIGINS = _list_of(
     "*, or origins such as https://example.com with commas between",
-    lambda value: isinstance(value, tuple) and all(map(_is_origin, value)),
-    lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    _is_origin,
+)
+_HEADERS = _list_of("*, or names of headers with commas between", _is_header)
+_HOSTS = _list_of(
+    "*, or names such as example.com, *.example.com and [::1], without ports and with commas "
+    "between",
+    _is_host,
 )
 
 
@@ -145,7 +177,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, _LEVEL, "LOG_LEVEL"] = "INFO"
     log_format: Annotated[str, _one_of("text", "json"), "LOG_FORMAT"] = "text"
     access_log: Annotated[bool, _SWITCH, "ACCESS_LOG"] = False
+    allowed_hosts: Annotated[Tuple[str, ...], _HOSTS, "ALLOWED_HOSTS"] = ()
     cors_origins: Annotated[Tuple[str, ...], _ORIGINS, "CORS_ORIGINS"] = ()
+    cors_headers: Annotated[Tuple[str, ...], _HEADERS, "CORS_HEADERS"] = ("*",)
     responder: Annotated[str, _text("a name")] = "placeholder"
     hide_thoughts: Annotated[str, THOUGHTS] = "off"
     max_streams: Annotated[int, AT_LEAST_ONE] = 10_000
@@ -190,6 +224,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             self.cleanup_timeout,
         )
         return min(limit for limit in limits if limit is not None)
+
+    def listening_on(self, address: object) -> Settings:
+        """The settings of a service that listens on `address`, as `getsockname` of a socket has it.
+
+        On a loopback address it answers to local names alone, unless `allowed_hosts` has others:
+        no page of the internet can then reach it under a name of its own (DNS rebinding).
+        """
+        if self.allowed_hosts or not _is_loopback(address):
+            return self
+        names: Tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        if own not in names and _is_host(own):
+            names = (*names, own)
+        return msgspec.structs.replace(self, allowed_hosts=names)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

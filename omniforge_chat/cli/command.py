@@ -55,6 +55,7 @@ def run(arguments: Optional[List[str]] = None) -> int:
             settings = fit_streams(settings, listener, descriptors_per_stream(settings.responder))
         except OSError as error:
             return _fail(1, str(error))
+        settings = settings.listening_on(listener.getsockname())
         if options.reload:
             serve_reloading(listener, settings)
         elif settings.workers > 1:

@@ -5,12 +5,16 @@
 """
 
 from .chat import FAILURE_LOGGED
+from .cors import CORS
+from .hosts import AllowedHosts
 from .paths import leads_to
 from .responses import error_response, internal_error
 from .routes import chat_routes, front_route
 
 __all__ = [
+    "CORS",
     "FAILURE_LOGGED",
+    "AllowedHosts",
     "chat_routes",
     "error_response",
     "front_route",

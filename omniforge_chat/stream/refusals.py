@@ -48,8 +48,8 @@ class Refusals:
     def _tell(self) -> None:
         refused, self._refused = self._refused, {}
         parts = [f"{code}={n} ({_one_line(last.message)})" for code, (n, last) in refused.items()]
-        # Of a client's own mistakes an operator need not know.
-        urgent = any(last.status >= 500 for _, last in refused.values())
+        # A client's own mistakes are not urgent; that of a Host may be a setting that is missing.
+        urgent = any(last.status >= 500 or last.status == 421 for _, last in refused.values())
         logger.log(logging.WARNING if urgent else logging.INFO, "refused: %s", ", ".join(parts))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 import omniforge_chat
 from omniforge_chat import Settings, Turn, chat_routes, create_app
@@ -322,10 +322,18 @@ def test_a_body_too_large_is_not_read_further(length: Dict[str, str], parts_read
 # CORS
 
 
-def _preflight(origins: Any, *, origin: str = ORIGIN, **headers: str) -> HandDrivenRequest:
+def _preflight(
+    origins: Any,
+    *,
+    origin: str = ORIGIN,
+    allowed: Any = ("*",),
+    path: str = "/api/v1/chat",
+    **headers: str,
+) -> HandDrivenRequest:
     return call(
-        create_app(_respond, settings=Settings(cors_origins=origins)),
+        create_app(_respond, settings=Settings(cors_origins=origins, cors_headers=allowed)),
         method="OPTIONS",
+        path=path,
         headers={
             "Origin": origin,
             "Access-Control-Request-Method": "POST",
@@ -345,6 +353,7 @@ def test_a_page_of_an_allowed_origin_may_send_and_read(origins: Any, allowed: st
     assert asked.headers["access-control-allow-origin"] == allowed
     assert "POST" in asked.headers["access-control-allow-methods"]
     assert "x-request-id" in asked.headers["access-control-allow-headers"].lower()
+    assert asked.headers["cache-control"] == "no-store"
     assert asked.headers["x-request-id"] == "preflight-1"
     app = create_app(_respond, settings=Settings(cors_origins=origins))
     for body, status in (({"message": "hi"}, 200), ({"text": "hi"}, 422)):
@@ -353,6 +362,75 @@ def test_a_page_of_an_allowed_origin_may_send_and_read(origins: Any, allowed: st
         assert answer.headers["access-control-allow-origin"] == allowed
         exposed = {n.strip() for n in answer.headers["access-control-expose-headers"].split(",")}
         assert exposed == {"X-Request-ID", "X-Conversation-ID", "Retry-After"}
+
+
+SENT = ["Authorization", "Last-Event-ID", "X-Requested-With", "x-stainless-lang", "x-a, b ,C"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/chat/", "/health", "/docs", "/nowhere"])
+@pytest.mark.parametrize("origins", [("*",), (ORIGIN,)])
+def test_a_page_may_send_any_header_to_any_route(origins: Any, path: str) -> None:
+    """Libraries add headers of their own, and a host's guard needs `Authorization`."""
+    for header in SENT:
+        for method in ("GET", "HEAD", "POST"):
+            asked = {
+                "Access-Control-Request-Headers": header,
+                "Access-Control-Request-Method": method,
+            }
+            answer = _preflight(origins, path=path, **asked)
+            assert answer.status == 200
+            assert answer.headers["access-control-allow-headers"] == header
+            assert method in answer.headers["access-control-allow-methods"].split(", ")
+
+
+@pytest.mark.parametrize("header", SENT)
+def test_only_the_headers_that_are_named_may_be_sent_if_there_are_names(header: str) -> None:
+    """In any case; those of the protocol always."""
+    asked = {"Access-Control-Request-Headers": f"content-type, x-request-id, {header.lower()}"}
+    answer = _preflight((ORIGIN,), allowed=("AUTHORIZATION",), **asked)
+    assert answer.status == (200 if header == "Authorization" else 400)
+    assert answer.headers["cache-control"] == "no-store"
+    assert _preflight((ORIGIN,), allowed=(), **asked).status == 400
+    assert _preflight((ORIGIN,), allowed=()).status == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+def test_no_method_is_allowed_that_no_route_has(method: str) -> None:
+    """The browser tells the page at once."""
+    answer = _preflight(("*",), **{"Access-Control-Request-Method": method})
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        (("*",), ORIGIN, False),
+        ((ORIGIN,), ORIGIN, True),
+        ((ORIGIN,), "https://evil.example", False),
+    ],
+)
+def test_a_private_network_is_open_to_pages_that_are_named_alone(
+    origins: Any, origin: str, allowed: bool
+) -> None:
+    """`*` is for trying things out; it must not open a service at home to each page there is."""
+    private = {"Access-Control-Request-Private-Network": "true"}
+    answer = _preflight(origins, origin=origin, **private)
+    given = answer.headers.get("access-control-allow-private-network")
+    assert given == ("true" if allowed else None)
+    answer = _preflight(origins, origin=origin)
+    assert "access-control-allow-private-network" not in answer.headers
+
+
+def test_a_mounted_app_has_its_own_cors() -> None:
+    """If it is asked for: the pages that may chat need not be those that may do all else."""
+    app = create_app(_respond, settings=Settings(cors_origins=(ORIGIN,)))
+    host = Starlette(routes=[Mount("/a", app)])
+    headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    headers["Access-Control-Request-Headers"] = "authorization"
+    answer = call(host, method="OPTIONS", path="/a/api/v1/chat", headers=headers)
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-headers"] == "authorization"
+    assert call(host, method="OPTIONS", path="/b", headers=headers).status == 404
 
 
 @pytest.mark.parametrize("origins", [("*",), (ORIGIN,), ("*", ORIGIN)])

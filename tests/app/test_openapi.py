@@ -50,6 +50,7 @@ async def answer_even_messages(turn: Turn) -> AsyncIterator[Item]:
 
 
 app = create_app(answer_even_messages, settings=Settings())
+other_names = create_app(settings=Settings(allowed_hosts=("localhost",)))
 remembering = create_app(answer_even_messages, settings=Settings(history="memory"))
 
 
@@ -247,6 +248,7 @@ def _refused_as_too_slow() -> Awaitable[HandDrivenRequest]:
         pytest.param(lambda: _refused_meanwhile(history="memory"), 409, id="busy"),
         pytest.param(lambda: _refused(body=b" " * 200_000), 413, id="too large"),
         pytest.param(lambda: _refused(headers={"content-type": ""}), 415, id="no JSON type"),
+        pytest.param(lambda: _refused(other_names, headers={"host": "x"}), 421, id="a host"),
         pytest.param(lambda: _refused(body=b"{}"), 422, id="a wrong field"),
         pytest.param(lambda: _refused(body={"message": "x" * 10_001}), 422, id="too long"),
         pytest.param(lambda: _refused_meanwhile(max_streams=1), 503, id="full"),

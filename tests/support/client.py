@@ -68,11 +68,16 @@ class Client:
         self.send(request(body, path=path, headers=headers))
 
     def ask(
-        self, path: str, *, method: str = "GET", headers: Optional[Mapping[str, str]] = None
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Optional[Mapping[str, str]] = None,
+        host: str = "localhost",
     ) -> None:
         """Send a whole request that has no body."""
         fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{fields}\r\n".encode("latin-1"))
+        self.send(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode("latin-1"))
 
     def _more(self) -> None:
         data = self.socket.recv(65536)
@@ -158,7 +163,7 @@ def request(
     """The bytes of a POST."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {
-        "Host": "test",
+        "Host": "localhost",
         "Content-Type": "application/json",
         "Content-Length": str(len(data)),
         **(headers or {}),

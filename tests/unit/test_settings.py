@@ -43,6 +43,10 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "cors_origins": st.lists(
             st.sampled_from(["*", "https://example.com", "http://[::1]:8000", "app://x"])
         ).map(tuple),
+        "allowed_hosts": st.lists(
+            st.sampled_from(["*", "a.example", "*.example.com", "[::1]", "10.0.0.1", "my_host"])
+        ).map(tuple),
+        "cors_headers": st.lists(st.sampled_from(["*", "Authorization", "x-a_b.c!"])).map(tuple),
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
         "history": st.sampled_from(["off", "memory"]),
@@ -172,6 +176,10 @@ def test_what_is_written_into_an_environment_is_what_code_would_have_said(
         ("ACCESS_LOG", "1", "access_log", True),
         ("ACCESS_LOG", "False", "access_log", False),
         ("CORS_ORIGINS", "https://a.example,", "cors_origins", ("https://a.example",)),
+        ("CORS_HEADERS", "", "cors_headers", ()),
+        ("CORS_HEADERS", "Authorization, X-A ,", "cors_headers", ("Authorization", "X-A")),
+        ("ALLOWED_HOSTS", "", "allowed_hosts", ()),
+        ("ALLOWED_HOSTS", "Chat.example,*.a", "allowed_hosts", ("Chat.example", "*.a")),
         (
             "CORS_ORIGINS",
             " https://a.example:8443 ,, http://localhost",
@@ -200,6 +208,12 @@ BAD = [
     *(("port", "65536"), ("workers", "0"), ("body_timeout", "0"), ("body_timeout", "inf")),
     *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("history", "redis")),
     *(("hide_thoughts", "yes"), ("hide_thoughts", "true")),
+    *(("allowed_hosts", text) for text in ("https://a.example", "a.example:80", "::1", "a b")),
+    *(
+        ("allowed_hosts", text)
+        for text in ("*a.example", "a.*", "*.*", "é.example", "/a", "[", ".")
+    ),
+    *(("cors_headers", text) for text in ("a b", "a:", "a;b", "é", "(a)")),
     *(("cors_origins", "example.com"), ("cors_origins", "https://a.example/path")),
     *(
         ("cors_origins", "https://*.example"),
@@ -232,6 +246,8 @@ def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_what_was_exp
         *(("history", "Memory"), ("history_ttl", 0.0), ("context_chars", -1)),
         *(("cors_origins", ["*"]), ("cors_origins", "*"), ("cors_origins", (17,))),
         ("cors_origins", ("example.com",)),
+        *(("cors_headers", ["*"]), ("cors_headers", "*"), ("cors_headers", ("",))),
+        *(("allowed_hosts", ["*"]), ("allowed_hosts", None), ("allowed_hosts", ("a:1",))),
     ],
 )
 def test_a_field_that_is_of_no_use_is_named_with_its_value_and_what_was_expected(
@@ -264,3 +280,34 @@ def test_any_values_are_settings_or_a_settings_error(values: Dict[str, Any]) -> 
     result = outcome(partial(Settings, **values))
     if isinstance(result, SettingsError):
         assert result.name in values
+
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "names"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 8000), LOCAL),
+        ("localhost", ("127.0.0.1", 8000), LOCAL),
+        ("::1", ("::1", 8000, 0, 0), LOCAL),
+        ("127.0.0.2", ("127.0.0.2", 8000), (*LOCAL, "127.0.0.2")),
+        ("mybox", ("127.0.1.1", 8000), (*LOCAL, "mybox")),
+        ("::1%lo", ("::1%lo", 8000, 0, 1), LOCAL),
+        ("0.0.0.0", ("0.0.0.0", 8000), ()),
+        ("::", ("::", 8000, 0, 0), ()),
+        ("127.0.0.1", ("10.0.0.1", 8000), ()),  # a descriptor of somebody else's
+        ("127.0.0.1", "/run/chat.sock", ()),
+        ("127.0.0.1", b"\0chat", ()),
+        ("127.0.0.1", "", ()),
+    ],
+)
+def test_on_the_loopback_a_service_answers_to_local_names(
+    host: str, address: object, names: Any
+) -> None:
+    """By the address that it listens on, whatever that is called; and nobody has to set it."""
+    made = Settings(host=host, port=80)
+    assert made.listening_on(address) == Settings(host=host, port=80, allowed_hosts=names)
+    for chosen in (("*",), ("chat.example",)):
+        told = Settings(host=host, allowed_hosts=chosen)
+        assert told.listening_on(address) == told
