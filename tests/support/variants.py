@@ -1,5 +1,8 @@
 """Variants of a provider's stream, kept as text: tests/providers/variants has a file a family.
 
+Text, and no code or JSON, because its lines are the ones on the wire: you can paste a stream that
+you have seen.
+
 A variant begins with `== ` and its name. Then come the lines that the provider sends, and after
 `=> ` what is made of them. `# ` begins a comment. A line of the provider is one of these:
 

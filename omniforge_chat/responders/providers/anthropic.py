@@ -75,12 +75,15 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _BlockDelta(msgspec.Struct, gc=False):
+    type: Optional[str] = None
     delta: Optional[_Delta] = None
 
 
 _decode = msgspec.json.Decoder(_BlockDelta).decode
 
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+_USUAL = "content_block_delta"
 
 _KNOWN = (
     "message",
@@ -113,13 +116,14 @@ class MessageReader(FrameReader):
         self._output: Optional[int] = None
 
     def read(self, frame: Frame) -> str:
-        if frame.event == "content_block_delta" and self.finish_reason is None:
-            # The usual frame: one more piece of text, or of a thought.
+        if frame.event in ("content_block_delta", "message") and self.finish_reason is None:
             try:
-                delta = _decode(frame.data).delta
+                event = _decode(frame.data)
             except msgspec.DecodeError:
                 return self._look(frame)
-            if delta is not None and delta.type is not None:
+            delta = event.delta
+            if delta is not None and delta.type is not None and event.type == _USUAL:
+                # One more piece of text, or of a thought. Some gateways leave the name out.
                 self.progressed = self._began = True
                 return (delta.text or "") if delta.type == "text_delta" else ""
         return self._look(frame)

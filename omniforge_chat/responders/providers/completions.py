@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional
 import msgspec
 
 from ...core.sse import Frame
-from .documents import fields, finish_reason, loads, problem, words
+from .documents import HONEST, fields, finish_reason, loads, problem, words
 from .reader import FrameReader
 
 
@@ -21,6 +21,7 @@ class _Delta(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     delta: Optional[_Delta] = None
     finish_reason: Any = None
+    usage: Any = None
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -80,10 +81,12 @@ class CompletionReader(FrameReader):
         if choices and chunk.error is chunk.x_groq is chunk.base_resp is None:
             choice = choices[0]
             delta = choice.delta
-            if delta is not None and not choice.finish_reason:
-                text = delta.content
+            if delta is not None:
+                text, reason = delta.content, choice.finish_reason
                 if type(text) is str and text:
-                    usual = self._speaks
+                    usual = (self._speaks and not reason) or self._begins(choice)
+                elif reason:
+                    usual = False
                 elif text:
                     usual, text = self._thinks and not words(text), ""
                 else:
@@ -94,6 +97,19 @@ class CompletionReader(FrameReader):
                         self.count(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
                     return text or ""
         return self._look(frame)
+
+    def _begins(self, choice: _Choice) -> bool:
+        """Note the first text, or one with a reason; False if there may be more to note."""
+        reason = choice.finish_reason
+        if self._several or choice.usage is not None:
+            return False
+        if reason and not (type(reason) is str and reason in HONEST):
+            return False
+        self._spoke = True
+        self.work(busy=True, reason=reason or None)
+        self._speaks = not reason
+        self._thinks = self._thinks and self._speaks
+        return True
 
     def _look(self, frame: Frame) -> str:
         """Read a frame that is not one more of the same."""
@@ -139,7 +155,7 @@ class CompletionReader(FrameReader):
             raise msgspec.ValidationError(f"a {type(choices).__name__} is no list of choices")
         choice = choices[0]
         if self._several:
-            choice = next((c for c in choices if not fields(c).get("index")), {})
+            choice = next((c for c in choices if fields(c).get("index") in (None, 0, "0")), {})
         if choice is not None and not isinstance(choice, dict):
             raise msgspec.ValidationError(f"a {type(choice).__name__} is no choice")
         return choice

@@ -101,7 +101,7 @@ def _unwrapped(document: Dict[str, Any]) -> object:
 
 # A reason for the end of a text
 
-_HONEST = {"stop", "length", "content_filter", "tool_calls", "end_turn", "max_tokens", "tool_use"}
+HONEST = {"stop", "length", "content_filter", "tool_calls", "end_turn", "max_tokens", "tool_use"}
 _NONE = {"", "null", "none", "nil", "undefined", "finishreasonunspecified"}
 
 _tells_of_a_failure = re.compile(
@@ -118,7 +118,7 @@ def finish_reason(reason: object) -> Optional[str]:
     """
     if not isinstance(reason, str) or not reason:
         return None
-    if reason in _HONEST:
+    if reason in HONEST:
         return reason
     if _letters(reason) in _NONE:
         return None
@@ -130,7 +130,7 @@ def gave_up(reason: str) -> bool:
 
     Any other reason that nobody knows is the provider's own name for an end.
     """
-    return reason not in _HONEST and _tells_of_a_failure(_letters(reason)) is not None
+    return reason not in HONEST and _tells_of_a_failure(_letters(reason)) is not None
 
 
 def _letters(text: str) -> str:

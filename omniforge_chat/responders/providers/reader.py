@@ -152,16 +152,14 @@ class FrameReader:
 
         Zero is a placeholder: no prompt is empty, and a text has tokens.
         """
-        counts = [as_count(value) for value in (prompt, completion, total)]
-        if any(count is not None and count < 0 for count in counts):
+        known, made, both = as_count(prompt), as_count(completion), as_count(total)
+        if (known or 0) < 0 or (made or 0) < 0 or (both or 0) < 0:
             return False
-        known, made, both = (count or None for count in counts)
-        if both is None or both == known:  # a total without the reply
-            both = (known or 0) + (made or 0)
-        elif known is not None and made is None:
-            made = both - known if both > known else None
+        if known and not made and both:
+            made = max(0, both - known)
+        both = max(both or 0, (known or 0) + (made or 0))
         if both:
-            usage = Usage(both, known, made)
+            usage = Usage(both, known or None, made or None)
             if usage != self.usage:
                 self.usage = usage
         return bool(both)
@@ -183,8 +181,11 @@ class FrameReader:
 
 def as_count(value: object) -> Optional[int]:
     """Return a count of tokens as a whole number; None if it is none. It never fails a reply."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    elif isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:16])
-    return value if type(value) is int and value < 2**53 else None
+    if type(value) is not int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        elif isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value[:16])
+        else:
+            return None
+    return value if value < 2**53 else None
