@@ -43,7 +43,8 @@ def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait) -> Generat
     """Run `coroutine`, calling `before_wait` each time it is about to wait; return its result.
 
     If `before_wait`, or the thing that it returns, raises, then the wait is off, and the coroutine
-    gets the exception instead.
+    gets the exception instead. A GeneratorExit that the coroutine raises without being closed
+    becomes a RuntimeError: to its callers it would mean that they are being closed.
     """
     resume: Callable[[Any], Any] = coroutine.send
     value: Any = None
@@ -53,6 +54,10 @@ def drive(coroutine: Coroutine[Any, Any, T], before_wait: BeforeWait) -> Generat
         except StopIteration as stop:
             result: T = stop.value
             return result
+        except GeneratorExit as error:
+            if isinstance(value, GeneratorExit):
+                raise  # we are being closed
+            raise RuntimeError("the coroutine raised GeneratorExit by itself") from error
         except BaseException:
             value = None  # its traceback knows this frame: they would keep each other
             raise

@@ -89,7 +89,7 @@ class EventStream:
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
         state = self._state
-        cancelled: Optional[asyncio.CancelledError] = None
+        cancelled: Optional[BaseException] = None
         action, steps = _NOTHING, self._answer
         try:
             while state.phase is not _OVER:
@@ -106,13 +106,13 @@ class EventStream:
                 except Abandoned:
                     refuses = "send" if self._reply.last is not None else "responder"
                     logger.error("%s given up request_id=%s", refuses, self._turn.request_id)
-                except (GeneratorExit, KeyboardInterrupt):
-                    raise
                 except BaseException as error:
-                    if state.phase is _FINISHING:
+                    if state.phase is _FINISHING or isinstance(error, GeneratorExit):
                         raise
                     # A panic of an extension module; or SystemExit, while others are served.
                     self._reply.fail(error)
+                    if isinstance(error, KeyboardInterrupt):
+                        cancelled = error  # it may be a real one, so the server has to hear of it
                 steps = self._finish
         finally:
             self._release()
