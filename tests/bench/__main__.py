@@ -20,6 +20,10 @@ Workloads
              evenly over the 50 ms. A token's text is the time of its yield, and the delay is from
              there to its arrival in the load generator. Memory is what the process's resident
              memory grew by with all streams open, after a first wave of 20
+    `many`   10,000 streams at once, a token every second each. Two further processes read them, as
+             one could not hold them; they share the load's core, and sleep while nothing comes. It
+             takes one round of half a minute for each subject, and needs `ulimit -n` to allow
+             10,200 open files
     `relay`  500 tokens of an upstream that speaks OpenAI's chat completions, a write for each as
              soon as it can; 8 connections. What is counted is tokens
     `relay-paced`  300 streams of such an upstream, paced as above. The delay is from the upstream's
@@ -65,12 +69,13 @@ import uvloop
 
 from omniforge_chat.core.sse import Decoder
 
-from . import report
+from . import crowd, report
 from .load import REQUESTS, STREAMS, measure
 from .server import Server
 from .subjects import (
     BEFORE,
     CONVERSATION,
+    INTERVALS,
     RELAYED_TEXT,
     RELAYED_TOKENS,
     SUBJECTS,
@@ -84,10 +89,11 @@ Events = List[Tuple[str, Any]]
 def main(arguments: Optional[List[str]] = None) -> int:
     """Measure and print. The exit status is 1 where a subject did not answer as it should."""
     options = _parse(arguments)
-    STREAMS["relay-paced"] = options.relayed
+    STREAMS.update({"relay-paced": options.relayed, "many": options.many})
     gc.disable()  # a pause here would look like a delay there
     cores = sorted(os.sched_getaffinity(0))
     environment = report.environment()
+    descriptors = crowd.raise_descriptors()
     os.sched_setaffinity(0, {cores[-1]})
 
     if options.before is None:
@@ -95,12 +101,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
     else:
         os.environ[BEFORE] = os.path.abspath(options.before)
     subjects = [n for n in options.subjects if _answers(n, options.only, cores)]
+    wanted = list(options.only)
+    if "many" in wanted and descriptors < crowd.needed_descriptors("many"):
+        _tell(f"many is not measured: {options.many} streams do not fit into `ulimit -n`")
+        options.only.remove("many")
     samples: report.Samples = {
         workload: {subject: [] for subject in subjects if subject in WORKLOADS[workload]}
         for workload in options.only
     }
     for number in range(options.rounds):
         for workload, by_subject in samples.items():
+            if workload == "many" and number > 0:
+                continue
             names = list(by_subject)
             turns = [names[(number + place) % len(names)] for place in range(len(names))]
             with contextlib.ExitStack() as stack:
@@ -112,7 +124,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
                     for subject in turns
                 }
                 alone = len(set(cores)) > 1 and not workload.startswith("relay")
-                measured = uvloop.run(measure(servers, workload, options.seconds, alone=alone))
+                if workload == "many":
+                    work = crowd.measure(servers, workload, max(options.seconds, 2.0))
+                else:
+                    work = measure(servers, workload, options.seconds, alone=alone)
+                measured = uvloop.run(work)
             for subject, figures in zip(turns, measured):
                 samples[workload][subject].append(figures)
                 rate, cost = figures["per_second"], figures["cpu_us"]
@@ -120,7 +136,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
     for name, value in environment.items():
         print(f"{name}: {value}")
-    print(f"{options.rounds} rounds of {options.seconds:g} s (paced: twice that); medians\n")
+    rounds, seconds = options.rounds, options.seconds
+    print(f"{rounds} rounds of {seconds:g} s (paced: twice that; many: one round); medians\n")
     print(f"{report.promises(samples, subjects)}\n\n{report.disturbance(samples)}")
     if "before" in subjects:
         print(f"\n{report.changes(samples)}")
@@ -129,7 +146,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"environment": environment, "samples": samples}, file, indent=1)
-    return 0 if subjects == options.subjects else 1
+    return 0 if (subjects, options.only) == (options.subjects, wanted) else 1
 
 
 def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -144,6 +161,7 @@ def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--relayed", type=int, default=STREAMS["relay-paced"], help="streams of relay-paced"
     )
+    parser.add_argument("--many", type=int, default=STREAMS["many"], help="streams of many")
     parser.add_argument("--before", metavar="DIRECTORY", help="another checkout to compare with")
     parser.add_argument("--json", metavar="FILE", help="where to write every sample")
     options = parser.parse_args(arguments)
@@ -213,7 +231,7 @@ def _events(subject: str, workload: str, cores: List[int]) -> Events:
         others = [(event, data) for event, data in events if event != "chunk"]
         return [("chunk", workload != "relay" or text), *others]
     # What a paced token says is the time.
-    return [(event, workload == "paced" or data) for event, data in events]
+    return [(event, workload in INTERVALS or data) for event, data in events]
 
 
 def _tell(line: str) -> None:

@@ -12,12 +12,12 @@ from typing import Awaitable, Dict, List, Mapping, Optional
 from omniforge_chat.http.routes import CHAT_PATH
 
 from .server import Server, waited_seconds
-from .subjects import CONVERSATION, INTERVAL, MESSAGE, RELAYED_TOKENS
+from .subjects import CONVERSATION, INTERVALS, MESSAGE, RELAYED_TOKENS
 
 CONNECTIONS = {"short": 32, "long": 8, "relay": 8}
 """How many ask at once where the rate is measured."""
 
-STREAMS = {"paced": 900, "relay-paced": 300}
+STREAMS = {"paced": 900, "relay-paced": 300, "many": 10_000}
 """How many paced streams are open at once."""
 
 _PARTS = {"relay": RELAYED_TOKENS}
@@ -26,10 +26,10 @@ _PARTS = {"relay": RELAYED_TOKENS}
 _TURNS = 4
 """In how many pieces the servers' times are taken, so that what disturbs one disturbs all."""
 
-_OPENING = 20
+OPENING = 20
 """Over how many intervals the paced streams are opened, each at its own point of an interval."""
 
-_PATIENCE = 20.0
+PATIENCE = 20.0
 """Seconds after which an answer is given up."""
 
 _OPENING_PATIENCE = 4.0
@@ -53,10 +53,11 @@ REQUESTS = {
     "short": _request(MESSAGE),
     "long": _request(MESSAGE),
     "paced": _request("3"),
+    "many": _request("1"),
     "relay": _request(str(RELAYED_TOKENS)),
     "relay-paced": _request("3"),
 }
-"""The bytes that ask for one reply of each workload; a paced one has three tokens."""
+"""The bytes that ask for one reply of each workload; a paced one has few tokens."""
 
 
 async def measure(
@@ -68,15 +69,12 @@ async def measure(
     """
     for server in servers.values():
         server.ask(REQUESTS[workload])  # from now on all have started
-    idle = _Idle()
+    idle = Idle()
     if alone:
         await idle.begin()
     try:
         if workload in STREAMS:
-            return [
-                await _pace(server, idle, STREAMS[workload], 2 * seconds)
-                for server in servers.values()
-            ]
+            return [await _pace(server, idle, workload, 2 * seconds) for server in servers.values()]
         saturations = [await _Saturation.of(server, idle, workload) for server in servers.values()]
         for _ in range(_TURNS):
             for saturation in saturations:
@@ -86,7 +84,7 @@ async def measure(
         idle.end()
 
 
-class _Idle:
+class Idle:
     """Keeps this process awake while it has nothing to do, and counts for how long that is.
 
     A send that wakes a sleeping reader costs the server far more than one to a reader that is
@@ -126,13 +124,13 @@ _CALIBRATION = 0.05
 """For how many seconds idle turns are timed."""
 
 
-class _Meter:
+class Meter:
     """The time of the clock, of a server's process and of this one, while something is done.
 
     A process's time is what it had of its core, and what it waited for it.
     """
 
-    def __init__(self, server: Server, idle: _Idle) -> None:
+    def __init__(self, server: Server, idle: Idle) -> None:
         self._server = server
         self._idle = idle
         self._spent = [0.0] * 5
@@ -198,18 +196,18 @@ class _Asker(asyncio.Protocol):
 class _Saturation:
     """As many replies as a server can give, to connections that are kept."""
 
-    def __init__(self, server: Server, idle: _Idle, workload: str) -> None:
+    def __init__(self, server: Server, idle: Idle, workload: str) -> None:
         self.request = REQUESTS[workload]
         self.replies = 0
         self.deadline = 0.0
         self._parts = _PARTS.get(workload, 1)
-        self._meter = _Meter(server, idle)
+        self._meter = Meter(server, idle)
         self._askers: List[_Asker] = []
         self._busy = 0
         self._rested: asyncio.Future[None]
 
     @classmethod
-    async def of(cls, server: Server, idle: _Idle, workload: str) -> _Saturation:
+    async def of(cls, server: Server, idle: Idle, workload: str) -> _Saturation:
         """One whose connections are open, and have been used for a moment."""
         self = cls(server, idle, workload)
         loop = asyncio.get_running_loop()
@@ -232,7 +230,7 @@ class _Saturation:
         self.deadline = time.perf_counter() + seconds
         for asker in self._askers:
             asker.ask()
-        await asyncio.wait_for(self._rested, seconds + _PATIENCE)
+        await asyncio.wait_for(self._rested, seconds + PATIENCE)
         return (self.replies - before) * self._parts
 
     def rest(self) -> None:
@@ -253,9 +251,13 @@ class _Saturation:
 class _Listener(asyncio.Protocol):
     """One paced stream: it notes how long each token was on its way."""
 
-    def __init__(self, wave: _Wave) -> None:
+    def __init__(self, wave: Wave) -> None:
         self._wave = wave
         self._begun = False
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        if self._begun:
+            self._wave.lost_one()
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter_ns()  # the server's clock too: CLOCK_MONOTONIC
@@ -266,36 +268,50 @@ class _Listener(asyncio.Protocol):
                 self._wave.begin_one()
 
 
-class _Wave:
-    """Streams that are open together."""
+class Wave:
+    """Streams that are open together, with a token for each in every `interval`.
 
-    def __init__(self, server: Server, streams: int, tokens: int) -> None:
+    They are opened in the course of so many intervals as `opening` says. `begun` counts those that
+    had a token, and `lost` those that were cut after it.
+    """
+
+    def __init__(
+        self, port: int, streams: int, tokens: int, interval: float, opening: int = OPENING
+    ) -> None:
         self.delays: List[int] = []
         self.begun = 0
+        self.lost = 0
         self._streams = streams
         self._request = _request(str(tokens))
-        self._port = server.port
+        self._interval = interval
+        self._opening = opening
+        self._port = port
         self._transports: List[asyncio.Transport] = []
         self._all_begun = asyncio.Event()
+        self._closed = False
 
-    async def open(self) -> None:
+    async def open(self, patience: float = _OPENING_PATIENCE) -> None:
         """Open them so that their tokens are spread evenly over the interval.
 
-        It returns when each has had its first token, or the server time enough for that.
+        It returns when each has had its first token, or the server `patience` seconds for that.
         """
         loop = asyncio.get_running_loop()
         start = loop.time()
         for order in range(self._streams):
-            turn, place = divmod(order * _OPENING, self._streams)
+            turn, place = divmod(order * self._opening, self._streams)
             phase = (place + turn) / self._streams  # no two streams have the same
-            await asyncio.sleep(start + (turn + phase) * INTERVAL - loop.time())
+            await asyncio.sleep(start + (turn + phase) * self._interval - loop.time())
             transport, _ = await loop.create_connection(
                 lambda: _Listener(self), "127.0.0.1", self._port
             )
             transport.write(self._request)
             self._transports.append(transport)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._all_begun.wait(), _OPENING_PATIENCE)
+            await asyncio.wait_for(self._all_begun.wait(), patience)
+
+    def lost_one(self) -> None:
+        """A stream was cut, and not by us."""
+        self.lost += not self._closed
 
     def begin_one(self) -> None:
         self.begun += 1
@@ -309,32 +325,46 @@ class _Wave:
         return len(self.delays)
 
     def close(self) -> None:
+        self._closed = True
         for transport in self._transports:
             transport.abort()
 
 
-async def _pace(server: Server, idle: _Idle, streams: int, seconds: float) -> Figures:
-    """What so many open streams cost while each gets a token every INTERVAL."""
-    # Few at once, so that what they leave behind is not room for those that are measured.
-    first = _Wave(server, _OPENING, tokens=4)
+async def warm_up(server: Server, interval: float) -> None:
+    """A few streams, so that what they leave behind is not counted for those that are measured."""
+    first = Wave(server.port, OPENING, 4, interval, opening=round(1 / interval))
     await first.open()
-    await asyncio.sleep(5 * INTERVAL)
+    await asyncio.sleep(0.25)
     first.close()
+
+
+async def _pace(server: Server, idle: Idle, workload: str, seconds: float) -> Figures:
+    """What so many open streams cost while each gets a token in every interval."""
+    interval = INTERVALS[workload]
+    await warm_up(server, interval)
     before = server.resident_kib()
 
-    wave = _Wave(server, streams, tokens=round((seconds + _PATIENCE) / INTERVAL))
-    meter = _Meter(server, idle)
+    tokens = round((seconds + PATIENCE) / interval)
+    wave = Wave(server.port, STREAMS[workload], tokens, interval)
+    meter = Meter(server, idle)
     await wave.open()
     await meter.add(wave.listen(seconds))
     grown = server.resident_kib() - before
     wave.close()
     server.stop()  # the next one gets the core for itself
 
-    delays = sorted(wave.delays)
     return {
         **meter.figures(),
         "streams": wave.begun,
         "kib_per_stream": grown / wave.begun,
+        **delays_of(wave.delays),
+    }
+
+
+def delays_of(nanoseconds: List[int]) -> Figures:
+    """The median and the 99th percentile."""
+    delays = sorted(nanoseconds)
+    return {
         "delay_p50_ms": delays[len(delays) // 2] / 1e6,
         "delay_p99_ms": delays[len(delays) * 99 // 100] / 1e6,
     }

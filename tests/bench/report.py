@@ -61,6 +61,7 @@ class Promise(NamedTuple):
 
 
 _PACED = f"{STREAMS['paced']} paced streams"
+_MANY = "open streams (10,000 by default)"
 _RELAYED = "relayed streams (300 by default)"
 PROMISES = [
     Promise("short reply, req/s, of bare", "short", "per_second", "bare", 0.65, 0.80),
@@ -68,6 +69,9 @@ PROMISES = [
     Promise(f"{_PACED}, CPU per token, of bare", "paced", "cpu_us", "bare", 1.5, 1.25),
     Promise(f"{_PACED}, p99 delay, ms", "paced", "delay_p99_ms", "", 5, 1),
     Promise(f"{_PACED}, KiB per stream", "paced", "kib_per_stream", "", 24, 18),
+    Promise(f"{_MANY}, % of a core", "many", "server_percent", "", 90, 75),
+    Promise(f"{_MANY}, KiB per stream", "many", "kib_per_stream", "", 24, 20),
+    Promise(f"{_MANY}, errors", "many", "errors", "", 0.5, 0),
     Promise("short reply, of fastapi-stream", "short", "per_second", "fastapi-stream", 5.5, 7),
     Promise("long reply, of fastapi-stream", "long", "per_second", "fastapi-stream", 30, 60),
     Promise("relayed tokens per CPU", "relay", "per_cpu_second", "fastapi-openai", 4.5, 6),
@@ -83,6 +87,7 @@ _UNITS = {
     "load_percent": "load's core %",
     "load_waited_percent": "waited %",
     "streams": "streams begun",
+    "errors": "errors",
     "delay_p50_ms": "p50 ms",
     "delay_p99_ms": "p99 ms",
     "kib_per_stream": "KiB per stream",

@@ -22,8 +22,8 @@ from omniforge_chat.core.sse import encode
 from omniforge_chat.models import Chunk, Done
 from omniforge_chat.responders import placeholder
 
-INTERVAL = 0.05
-"""Seconds between two tokens of a paced stream."""
+INTERVALS = {"paced": 0.05, "relay-paced": 0.05, "many": 1.0}
+"""Seconds between two tokens of a stream, where there is time between them."""
 
 MESSAGE = "Hello, help me create an agent"
 CONVERSATION = "550e8400-e29b-41d4-a716-446655440000"
@@ -37,11 +37,15 @@ async def long(turn: Any) -> AsyncIterator[str]:
         yield word
 
 
-async def paced(turn: Any) -> AsyncIterator[str]:
+def paced(interval: float) -> Callable[[Any], AsyncIterator[str]]:
     """As many tokens as the message says; each is the time at which it was yielded."""
-    for _ in range(int(turn.message)):
-        await asyncio.sleep(INTERVAL)
-        yield stamp()
+
+    async def respond(turn: Any) -> AsyncIterator[str]:
+        for _ in range(int(turn.message)):
+            await asyncio.sleep(interval)
+            yield stamp()
+
+    return respond
 
 
 def stamp() -> str:
@@ -53,7 +57,8 @@ def stamp() -> str:
 RESPONDERS: Dict[str, Callable[[Any], AsyncIterator[str]]] = {
     "short": placeholder,
     "long": long,
-    "paced": paced,
+    "paced": paced(INTERVALS["paced"]),
+    "many": paced(INTERVALS["many"]),
 }
 
 
@@ -86,8 +91,8 @@ def _body(frame: bytes, *, more: bool = True) -> Message:
 
 def bare(workload: str) -> ASGIApp:
     """The limit: constants, a send for each, and not even a look at the request."""
-    if workload == "paced":
-        return _bare_paced
+    if workload in INTERVALS:
+        return _bare_paced(INTERVALS[workload])
     texts: List[str] = asyncio.run(_collect(RESPONDERS[workload](_turn())))
     messages = [_START, *(_body(encode(Chunk(text))) for text in texts), _done(texts)]
 
@@ -98,13 +103,16 @@ def bare(workload: str) -> ASGIApp:
     return app
 
 
-async def _bare_paced(scope: Scope, receive: Receive, send: Send) -> None:
-    wanted = int(json.loads((await receive())["body"])["message"])
-    await send(_START)
-    for _ in range(wanted):
-        await asyncio.sleep(INTERVAL)
-        await send(_body(b'event: chunk\ndata: {"content":"%s"}\n\n' % stamp().encode()))
-    await send(_done([]))
+def _bare_paced(interval: float) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = int(json.loads((await receive())["body"])["message"])
+        await send(_START)
+        for _ in range(wanted):
+            await asyncio.sleep(interval)
+            await send(_body(b'event: chunk\ndata: {"content":"%s"}\n\n' % stamp().encode()))
+        await send(_done([]))
+
+    return app
 
 
 def _done(texts: Sequence[str]) -> Message:
@@ -158,7 +166,8 @@ def upstream(workload: str) -> ASGIApp:
             else:
                 # Each keeps to its own beat. If a late token put off the next, streams that met
                 # once would stay together, as no models do, and a relay would get crowds.
-                await asyncio.sleep(begun + (number + 1) * INTERVAL - loop.time())
+                next_one = begun + (number + 1) * INTERVALS[workload]
+                await asyncio.sleep(next_one - loop.time())
                 await send(_completion(stamp()))
         usage = {"prompt_tokens": 1, "completion_tokens": wanted, "total_tokens": wanted + 1}
         await send(_completion(None, finish_reason="stop"))
@@ -202,6 +211,7 @@ WORKLOADS = {
     "short": _PLAIN,
     "long": _PLAIN,
     "paced": _PLAIN,
+    "many": ("bare", "omniforge"),
     "relay": _RELAYS,
     "relay-paced": (*_RELAYS, "direct"),
 }
