@@ -19,6 +19,7 @@
  * @property {string} conversation_id send it with the next message
  * @property {Usage} usage
  * @property {string} [finish_reason]
+ * @property {number} [history] how many earlier messages the reply knew
  *
  * @typedef {object} ChatOptions
  * @property {string | URL} [url] the chat; if it is not set, the one beside this file's address
