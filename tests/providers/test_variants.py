@@ -5,16 +5,20 @@ tests/support/variants.py tells how to write one down.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import random
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 
+from omniforge_chat.responders.providers.reader import FrameReader
 from omniforge_chat.responders.providers.reasons import MAX_REASON_CHARACTERS
 
 from ..support.relay import read
 from ..support.variants import FOLDER, VARIANTS, Stage, Variant
-from ..support.wires import KEY
+from ..support.wires import KEY, Wire
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +52,74 @@ def test_a_variant_is_read_as_it_was_meant(variant: Variant, stage: Stage) -> No
         assert KEY not in log[0]
 
 
-@pytest.mark.parametrize("family", sorted({variant.family for variant in VARIANTS}))
+FAMILIES = sorted({variant.family for variant in VARIANTS})
+PLAIN = [variant for variant in VARIANTS if variant.is_plain]
+
+
+def outcome(reader: FrameReader, parts: List[bytes]) -> Tuple[object, ...]:
+    """All that a reader makes of these parts."""
+    text = "".join(read(reader, *parts)) + reader.close()
+    text.encode()
+    end = (reader.finish_reason, reader.complete, reader.settled, reader.ended, reader.usage)
+    return (text, str(reader.problem), bool(reader.unreadable), *end)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_variants_are_read_alike_in_all_pieces(family: str) -> None:
     """Several frames may come in one read, and one frame in several."""
-    for variant in VARIANTS:
-        if variant.family == family and variant.is_plain:
+    for variant in PLAIN:
+        if variant.family == family:
             whole = b"".join(variant.parts)
-            found = []
-            for parts in (variant.parts, [whole], [whole[i : i + 1] for i in range(len(whole))]):
-                reader = variant.wire.reader()
-                text = "".join(read(reader, *parts)) + reader.close()
-                end = (reader.finish_reason, reader.complete, reader.ended, reader.usage)
-                found.append((text, str(reader.problem), bool(reader.unreadable), *end))
-            assert found[0] == found[1] == found[2], variant.name
+            expected = outcome(variant.wire.reader(), variant.parts)
+            for parts in ([whole], [whole[i : i + 1] for i in range(len(whole))]):
+                assert outcome(variant.wire.reader(), parts) == expected, variant.name
+
+
+def slowly(wire: Wire) -> FrameReader:
+    """A reader for which no frame is a usual one."""
+    kind: Any = type(wire.reader())
+    reader: FrameReader = type("Slow", (kind,), {"__slots__": (), "read": kind._look})()
+    return reader
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_usual_frame_is_read_as_any_other(family: str) -> None:
+    """It has a short way of its own, which must come to the same."""
+    for variant in PLAIN:
+        if variant.family == family:
+            expected = outcome(slowly(variant.wire), variant.parts)
+            assert outcome(variant.wire.reader(), variant.parts) == expected, variant.name
+
+
+ODD: List[Any] = [None, True, 0, -1, 1.5, "", "x", "stop", [], {}, [None], ["x"], {"text": "t"}]
+ODD += [float("nan"), 10**30, "\ud83d"]
+
+
+def spoilt(document: Any, chance: random.Random) -> Any:
+    """The document with something odd in some place of it."""
+    if isinstance(document, (dict, list)) and document and chance.random() < 0.8:
+        places: Any = document if isinstance(document, dict) else range(len(document))
+        place = chance.choice(list(places))
+        changed: Any = document.copy()
+        changed[place] = spoilt(document[place], chance)
+        return changed
+    return chance.choice(ODD)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_stands_in_a_frame_is_read_or_is_a_failure(wire: Wire, seed: int) -> None:
+    """No exception leaves a reader, and its short way still comes to the same."""
+    chance = random.Random(seed)
+    documents: List[Tuple[bytes, Any]] = []
+    for variant in PLAIN:
+        for part in variant.parts:
+            name, found, data = part.partition(b"data: {")
+            if variant.wire is wire and found and part.endswith(b"}\n\n"):
+                with contextlib.suppress(ValueError):
+                    documents.append((name, json.loads(b"{" + data)))
+    for _ in range(150):
+        frames = []
+        for name, document in chance.choices(documents, k=4):
+            data = json.dumps(spoilt(document, chance)).encode()
+            frames.append(b"%sdata: %s\n\n" % (name, data))
+        assert outcome(wire.reader(), frames) == outcome(slowly(wire), frames)

@@ -54,6 +54,16 @@ _WORK = {
 """The parts of a delta that show the model at work; the content may be a thought."""
 
 
+def _is_thought(choice: _Choice) -> bool:
+    """Whether a thought is all that a choice without text has."""
+    delta = choice.delta
+    if delta is None or choice.finish_reason or choice.usage is not None:
+        return False
+    if delta.content:
+        return not words(delta.content)
+    return bool(delta.reasoning_content or delta.reasoning)
+
+
 class CompletionReader(FrameReader):
     """Reads `chat.completion.chunk` objects up to `[DONE]`.
 
@@ -78,24 +88,27 @@ class CompletionReader(FrameReader):
         except msgspec.DecodeError:
             return self._look(frame)
         choices, usage = chunk.choices, chunk.usage
-        if choices and chunk.error is chunk.x_groq is chunk.base_resp is None:
+        if not (chunk.error is chunk.x_groq is chunk.base_resp is None):
+            return self._look(frame)
+        if choices:
             choice = choices[0]
-            delta = choice.delta
-            if delta is not None:
-                text, reason = delta.content, choice.finish_reason
-                if type(text) is str and text:
-                    usual = (self._speaks and not reason) or self._begins(choice)
-                elif reason:
-                    usual = False
-                elif text:
-                    usual, text = self._thinks and not words(text), ""
-                else:
-                    usual = self._thinks and (delta.reasoning_content or delta.reasoning)
-                if usual:
-                    self.progressed = True
-                    if usage is not None:
-                        self.count(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
-                    return text or ""
+            text = choice.delta.content if choice.delta is not None else None
+            if type(text) is str and text:
+                more = choice.finish_reason or choice.usage is not None
+                usual = (self._speaks and not more) or self._begins(choice)
+            else:
+                usual, text = self._thinks and _is_thought(choice), ""
+            if usual:
+                self.progressed = True
+                if usage is not None:
+                    self.count(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+                return text
+        elif (
+            choices is not None
+            and usage is not None  # which some servers make large: it is not looked at again
+            and self.count(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+        ):
+            return ""
         return self._look(frame)
 
     def _begins(self, choice: _Choice) -> bool:
@@ -141,8 +154,9 @@ class CompletionReader(FrameReader):
     def _read(self, document: Dict[str, Any], *, named: bool) -> str:
         choice = self._choice(document.get("choices"))
         text = "" if choice is None else self._text(choice)
-        self._count(document, fields(choice))
-        error = problem(document, at_work=named or choice is not None)
+        counted = self._count(document, fields(choice))
+        at_work = choice is not None or (counted and document.get("choices") == [])
+        error = problem(document, at_work=named or at_work)
         if error is not None:
             self.fail(error)
         return self.mended(text)
@@ -196,12 +210,16 @@ class CompletionReader(FrameReader):
         self._messages += whole
         return whole
 
-    def _count(self, document: Dict[str, Any], choice: Dict[str, Any]) -> None:
-        """Note the usage, wherever it stands: Moonshot's is in the choice, Groq's in its own."""
+    def _count(self, document: Dict[str, Any], choice: Dict[str, Any]) -> bool:
+        """Note the usage, wherever it stands; return whether there is one.
+
+        Moonshot's is in the choice, and Groq's in a field of its own.
+        """
         for holder in (document, choice, fields(document.get("x_groq"))):
             usage = holder.get("usage")
             if usage and isinstance(usage, dict):
                 prompt = usage.get("prompt_tokens") or usage.get("input_tokens")
                 completion = usage.get("completion_tokens") or usage.get("output_tokens")
                 if self.count(prompt, completion, usage.get("total_tokens")):
-                    break
+                    return True
+        return False
