@@ -48,6 +48,11 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "you use it [so](protocol.md#clients-that-ask-again)",
         "Last-Event-ID": "what a client gets that asks again with an id",
     },
+    "generator": {
+        "generates": "it makes a client of the document, without a warning",
+        "chat": "the client's chat returns the whole stream as text",
+        "refusal": "a refusal has its type, and its code in it",
+    },
     "tool": {
         "chat": "the chat is answered as without the tool",
         "route": "the tool sees the chat under the route `/api/v1/chat`",
@@ -60,6 +65,7 @@ TITLES = {
     "server": "Servers",
     "proxy": "Proxies",
     "client": "Clients",
+    "generator": "Generators of clients",
     "tool": "Tools",
 }
 

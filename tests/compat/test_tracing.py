@@ -58,6 +58,7 @@ PACKAGES = {
     "opentelemetry": "opentelemetry-instrumentation-starlette",
     "logfire": "logfire",
     "ddtrace": "ddtrace",
+    "starlette_exporter": "starlette-exporter",
 }
 
 TOOLS = {
@@ -103,6 +104,23 @@ TOOLS = {
         logfire.instrument_starlette(app)
         asyncio.run(ask(app))
         told()
+    """,
+    "starlette_exporter": """
+        from prometheus_client import REGISTRY
+        from starlette_exporter import PrometheusMiddleware
+        from omniforge_chat import Settings, create_app
+
+        app = create_app(settings=Settings())
+        app.add_middleware(PrometheusMiddleware, group_paths=True)
+        asyncio.run(ask(app))
+        [counted] = [
+            sample.labels
+            for metric in REGISTRY.collect()
+            for sample in metric.samples
+            if sample.name == "starlette_requests_total"
+        ]
+        told = [f"{counted['method']} {counted['path']}", counted["path"]]
+        print(json.dumps([told]))
     """,
     "ddtrace": """
         import ddtrace.auto
