@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Tuple
+from typing import List, Tuple
+
+from omniforge_chat.core.sse import Decoder, Frame
 
 from ..support.answers import last, refusal
-from ..support.client import Client
+from ..support.client import Client, request
 from .driving import Site, names
 
 
@@ -31,6 +33,31 @@ def leaving(site: Site) -> None:
             client.frame()
         client.close()
         assert site.closed(name) == tokens
+
+
+def http_1_0(site: Site) -> str:
+    """No transfer coding, each token as it is said, and the end is the close (RFC 9112, 6.1)."""
+    name = next(names)
+    with site.connect() as client:
+        asked = request({"message": f"say {name}"}, path=f"{site.path}/api/v1/chat")
+        client.send(asked.replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        status, headers = client.head()
+        assert status == 200
+        if "transfer-encoding" in headers:
+            return "no, chunk sizes in the text"
+        decoder = Decoder()
+        frames: List[Frame] = []
+        for word in ("one", "two"):
+            site.tell(name, word)
+            frames.clear()
+            while not frames:
+                frames = decoder.feed(client.some())
+            assert json.loads(frames[0].data) == {"content": word}
+        site.tell(name, ".")
+        rest = b"".join(iter(client.some, b""))
+        [done] = decoder.feed(rest)
+        assert done.event == "done"
+    return "yes"
 
 
 def errors(site: Site) -> None:

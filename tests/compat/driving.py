@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from ..support.answers import last, text
 from ..support.client import Client
@@ -27,10 +27,14 @@ names = (f"stream-{number}" for number in range(10**6))
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """The chat as its clients reach it, with the responder of hello.py: a port and a path."""
+    """The chat as its clients reach it, with the responder of hello.py: a port and a path.
+
+    `directly` is the way past a proxy on which the responder is told what to say.
+    """
 
     port: int
     path: str = ""
+    directly: Optional[Site] = None
 
     def connect(self, **options: int) -> Client:
         return Client(self.port, **options)
@@ -61,11 +65,11 @@ class Site:
 
     def tell(self, name: str, word: str) -> None:
         """Let the stream of this name say `word`, or end if it is "."."""
-        assert self.reply(f"tell {name} {word}") == "told"
+        assert (self.directly or self).reply(f"tell {name} {word}") == "told"
 
     def closed(self, name: str) -> int:
         """Wait until the responder of this stream is closed: how often it has yielded."""
-        return int(self.reply(f"closed {name}"))
+        return int((self.directly or self).reply(f"closed {name}"))
 
     def ask(self, path: str, **headers: str) -> Answer:
         """The status, the headers and the body of a GET."""

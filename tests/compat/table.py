@@ -38,7 +38,16 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "drain": "SIGTERM drains before the server stops",
     },
     "server": {},
-    "proxy": {},
+    "proxy": {
+        "streams": "each token arrives before the responder goes on, and in less than 0.1 seconds",
+        "heartbeats": "they arrive, and keep a reply that is silent for longer than the limit",
+        "leaving": "when the responder of a client that leaves is ended",
+        "HTTP/1.0": "a client of HTTP/1.0 gets each token as it comes, and the end",
+        "prefix": "a path that the proxy takes off is in the document; chat and page work there",
+        "X-Request-ID": "each response has one, its request's or a new one",
+        "drain": "`/ready` tells it at once, and open streams get their last event",
+        "down": "the answer while the service is down",
+    },
     "client": {
         "text": "all text arrives, in order and in whole events, and then `done`",
         "heartbeats": "heartbeats reach nobody",
@@ -176,7 +185,7 @@ class Table:
         for name in names:
             found = [self.results.get((kind, name, check), "") for check in checks]
             rows.append([name, self.versions[kind, name], *found])
-        lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows]
+        lines = [re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(row)} |") for row in rows]
         meanings = [f"- {check}: {text}" for check, text in checks.items()]
         return ["", f"## {TITLES[kind]}", "", *meanings, "", *lines]
 

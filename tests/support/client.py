@@ -124,6 +124,12 @@ class Client:
             return b"".join(iter(self.piece, b""))
         return self._take(int(headers["content-length"]))
 
+    def some(self) -> bytes:
+        """The next bytes, whatever they are; empty where the connection has ended."""
+        taken = bytes(self._received)
+        self._received.clear()
+        return taken or self.socket.recv(65536)
+
     def wait_closed(self) -> None:
         """Read until the server has ended the connection."""
         with contextlib.suppress(EOFError, ConnectionResetError):

@@ -7,6 +7,7 @@ from typing import List
 import pytest
 
 from ..compat.table import PAGE, Recorder, Subject, Table
+from ..support.docs import DOCS
 
 SEEN = Subject("tool", "logfire", "5.4.0")
 DEBIAN = Subject("proxy", "nginx", "1.22", pinned=False)
@@ -42,6 +43,19 @@ def test_the_committed_page_is_one_that_the_tests_write(monkeypatch: pytest.Monk
     monkeypatch.undo()
     page = PAGE.read_text("utf-8")
     assert Table.parse(page).render() == page
+
+
+def test_the_proxies_of_deployment_are_those_that_were_tried() -> None:
+    """When a proxy hears of a client that leaves is in both."""
+    page = (
+        (DOCS / "deployment.md").read_text("utf-8").partition("| proxy |")[2].partition("\n\n")[0]
+    )
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines()[2:]]
+    told = Table.parse(PAGE.read_text("utf-8")).results
+    tried = {name: result for (_, name, check), result in told.items() if check == "leaving"}
+    said = {row[0]: row[-1] for row in rows if row[0] != "Envoy"}
+    assert said
+    assert {name: tried.get(name) for name in said} == said
 
 
 def test_a_table_is_read_as_it_was_rendered() -> None:

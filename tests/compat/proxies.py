@@ -1,0 +1,133 @@
+"""Proxies of Debian, with the configurations of docs/deployment.md."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Iterator, Tuple
+
+from ..support.docs import DOCS, blocks
+from ..support.process import ServiceProcess, running
+from .driving import free_port, wait_for_port
+from .table import Subject, program
+
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """One proxy: its configuration in the docs, and how it is run.
+
+    `around` is put around the configuration: `CONFIG`, and `DIRECTORY` for files of its own.
+    `silence` is the limit of silence in the configuration, and a short one. `left_out` is a line
+    that it lacks.
+    """
+
+    title: str
+    version: Tuple[str, ...]
+    language: str
+    command: Tuple[str, ...]
+    around: str = "CONFIG"
+    silence: Tuple[str, str] = ("60s", "1s")
+    left_out: str = ""
+
+    def subject(self) -> Subject:
+        return program("proxy", self.title, *self.version)
+
+    def config(self) -> str:
+        """What the docs say."""
+        [config] = blocks(DOCS / "deployment.md", self.language)
+        return config.replace(self.left_out, "")
+
+    @contextlib.contextmanager
+    def running(self, directory: Path, service: int, config: str = "") -> Iterator[ServiceProcess]:
+        """The proxy in front of a port, with the docs' configuration if no other is given."""
+        port = free_port()
+        config = re.sub(r"\b80\b", str(port), config or self.config())
+        config = self.around.replace("CONFIG", re.sub(r"\b8000\b", str(service), config))
+        (directory / "config").write_text(config.replace("DIRECTORY", str(directory)))
+        words = [word.replace("DIRECTORY", str(directory)) for word in self.command]
+        words = [word.replace("PORT", str(port)) for word in words]
+        words[0] = shutil.which(words[0], path=PATH) or words[0]
+        options = {"PORT": str(port), "HOME": str(directory)}
+        with running(directory, command=words, **options) as process:
+            wait_for_port(process, port)
+            yield process
+
+
+NGINX = """
+daemon off; user root; pid DIRECTORY/pid; error_log stderr; worker_processes 1;
+events {}
+http {
+    access_log off;
+    client_body_temp_path DIRECTORY/body; proxy_temp_path DIRECTORY/proxy;
+    fastcgi_temp_path DIRECTORY/fastcgi; uwsgi_temp_path DIRECTORY/uwsgi;
+    scgi_temp_path DIRECTORY/scgi;
+CONFIG
+}
+"""
+
+APACHE = """
+ServerRoot DIRECTORY
+PidFile DIRECTORY/pid
+ErrorLog /dev/stderr
+ServerName localhost
+User www-data
+Group www-data
+MODULES
+CONFIG
+"""
+_modules = ("mpm_event", "authz_core", "headers", "proxy", "proxy_http")
+APACHE = APACHE.replace(
+    "MODULES",
+    "\n".join(
+        f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so" for name in _modules
+    ),
+)
+
+PROXIES = [
+    Proxy(
+        "nginx",
+        ("nginx", "-v"),
+        "nginx",
+        ("nginx", "-e", "stderr", "-p", "DIRECTORY", "-c", "DIRECTORY/config"),
+        NGINX,
+    ),
+    Proxy("HAProxy", ("haproxy", "-v"), "haproxy", ("haproxy", "-db", "-f", "DIRECTORY/config")),
+    Proxy(
+        "Caddy",
+        ("caddy", "version"),
+        "caddyfile",
+        ("caddy", "run", "--adapter", "caddyfile", "--config", "DIRECTORY/config"),
+        "{\n    admin off\n}\nCONFIG",
+        ("", ""),
+    ),
+    Proxy(
+        "Apache httpd",
+        ("apache2", "-v"),
+        "apache",
+        ("apache2", "-DFOREGROUND", "-f", "DIRECTORY/config"),
+        APACHE,
+        ("ProxyTimeout 60", "ProxyTimeout 1"),
+    ),
+    Proxy(
+        "Varnish",
+        ("varnishd", "-V"),
+        "vcl",
+        (
+            *("varnishd", "-F", "-j", "none", "-n", "DIRECTORY/varnish", "-s", "malloc,16M"),
+            *("-f", "DIRECTORY/config", "-a", "127.0.0.1:PORT"),
+        ),
+    ),
+    Proxy(
+        "lighttpd",
+        ("lighttpd", "-v"),
+        "lighttpd",
+        ("lighttpd", "-D", "-f", "DIRECTORY/config"),
+        silence=('"read-timeout" => 60', '"read-timeout" => 1'),
+    ),
+]
