@@ -69,9 +69,11 @@ def problem(document: Dict[str, Any], *, at_work: bool = False) -> object:
         return document["error"]
     if "x_groq" in document and fields(document["x_groq"]).get("error"):
         return document["x_groq"]["error"]
-    if "base_resp" in document and fields(document["base_resp"]).get("status_code"):
-        minimax = document["base_resp"]
-        return {"code": minimax["status_code"], "message": minimax.get("status_msg")}
+    if "base_resp" in document:
+        minimax = fields(document["base_resp"])
+        code = minimax.get("status_code")
+        if code and code not in _SUCCESS:
+            return {"code": code, "message": minimax.get("status_msg")}
     return None if at_work else _unwrapped(document)
 
 
@@ -105,9 +107,9 @@ HONEST = {"stop", "length", "content_filter", "tool_calls", "end_turn", "max_tok
 _NONE = {"", "null", "none", "nil", "undefined", "finishreasonunspecified"}
 
 _tells_of_a_failure = re.compile(
-    "abort|busy|cancel|connection|crash|deadline|disconnect|error|evict|exception|fail"
-    "|insufficient|internal|interrupt|killed|network|outofmemory|overload|preempt|quota|ratelimit"
-    "|resource|shutdown|timedout|timeout|unavailable|unreachable"
+    "abort|busy|cancel|connection|crash|deadline|disconnect|dropped|error|evict|exception|expired"
+    "|fail|insufficient|internal|interrupt|killed|network|outofmemory|overload|preempt|quota"
+    "|ratelimit|resource|shutdown|stalled|terminated|timedout|timeout|unavailable|unreachable"
 ).search
 
 

@@ -7,6 +7,7 @@ from typing import (
     AsyncGenerator,
     ClassVar,
     Dict,
+    Iterator,
     List,
     Mapping,
     Optional,
@@ -123,6 +124,8 @@ class ProviderResponder:
                 text = feed(data) if data else reader.close()
                 if thoughts is not None:
                     text = thoughts.feed(text)
+                    if thoughts.over:
+                        thoughts = None
                 if text:
                     yield text
                 if reader.usage is not usage:
@@ -140,10 +143,8 @@ class ProviderResponder:
             failure = self._failure(reader, stream)
             if failure is not None:
                 raise stream.fail(failure)
-            if thoughts is not None and not thoughts.over:
-                yield thoughts.close()
-            if reader.finish_reason is not None:
-                yield Finish(reader.finish_reason)
+            for item in _ending(reader, thoughts):
+                yield item
             if reader.ended:
                 await stream.drain()
         finally:
@@ -166,3 +167,11 @@ class ProviderResponder:
 
     def __repr__(self) -> str:
         return self._options.shown_as(type(self).__name__)
+
+
+def _ending(reader: FrameReader, thoughts: Optional[ThoughtFilter]) -> Iterator[Union[str, Finish]]:
+    """What is left to say at the end of a reply that is complete."""
+    if thoughts is not None:
+        yield thoughts.close()
+    if reader.finish_reason is not None:
+        yield Finish(reader.finish_reason)
