@@ -14,8 +14,11 @@ from __future__ import annotations
 import os
 import signal
 from importlib import import_module
-from types import FrameType
-from typing import List, Optional
+
+TYPE_CHECKING = False  # see the package's `__init__`
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import List, Optional
 
 _BY_DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 

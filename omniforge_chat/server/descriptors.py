@@ -44,6 +44,9 @@ ACCEPTED_AT_ONCE = 4
 _OF_THE_LOOP = 12
 """How many descriptors an event loop opens for itself."""
 
+_MACOS_LIMIT = 10_240
+"""macOS says that there is no hard limit, and allows no more than this (OPEN_MAX)."""
+
 _PROBES = ("/health", "/ready")
 _MESSAGE = "Too many open connections for the limit of open files"
 
@@ -59,9 +62,12 @@ def descriptor_limit() -> float:
 def raise_descriptor_limit() -> None:
     """Let the process open as many descriptors as it may allow itself."""
     if sys.platform != "win32":
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for limit in (hard, _MACOS_LIMIT):
+            with contextlib.suppress(OSError, ValueError):
+                if limit == hard or limit > before:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                    return
 
 
 def fit_streams(settings: Settings, listener: socket.socket, per_stream: int) -> Settings:

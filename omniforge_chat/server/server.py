@@ -10,7 +10,7 @@ import socket
 import time
 from functools import partial
 from types import FrameType
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Type
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -61,7 +61,8 @@ class Server(uvicorn.Server):
         if not self.started:
             return
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(partial(self._on_loop_error, sockets or ()))
+        others = loop.get_exception_handler() or type(loop).default_exception_handler
+        loop.set_exception_handler(partial(self._on_loop_error, sockets or (), others))
         for listener in sockets or ():
             listener.listen(BACKLOG)  # uvicorn's `backlog` is also what asyncio accepts at once
             logger.info("serving on %s", url_of(listener, secure=self.config.is_ssl))
@@ -78,10 +79,14 @@ class Server(uvicorn.Server):
             self._exit_timer.end_within(max(0.5, left))
 
     def _on_loop_error(
-        self, listeners: Sequence[socket.socket], loop: Any, context: Dict[str, Any]
+        self,
+        listeners: Sequence[socket.socket],
+        others: Callable[[Any, Dict[str, Any]], object],
+        loop: Any,
+        context: Dict[str, Any],
     ) -> None:
         if context.get("message") != "socket.accept() out of system resource":
-            loop.default_exception_handler(context)
+            others(loop, context)
             return
         # asyncio tells of it for each connection that waits, with a traceback, and listens again
         # after a second, with a short backlog (python/cpython#151615).

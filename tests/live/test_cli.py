@@ -453,7 +453,7 @@ def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: st
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("module", ["starlette", "uvicorn", "mine"])
+@pytest.mark.parametrize("module", ["typing", "starlette", "mine"])
 def test_a_signal_is_heard_before_anything_is_imported(
     directory: Path, module: str, number: int
 ) -> None:

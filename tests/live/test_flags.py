@@ -20,6 +20,7 @@ from ..support.app import call
 from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.process import MODULE, running
+from ..support.servers import ServiceThread
 
 
 @pytest.fixture
@@ -124,6 +125,17 @@ def test_a_key_that_cannot_be_read_is_told(
     assert "SSL_CERTFILE='cert.pem': expected a certificate that can be used, with its key" in line
     assert main([*flags, "--ssl-keyfile-password", "word", "--check"]) == 0
     assert "SSL_KEYFILE_PASSWORD=***" in capsys.readouterr().out
+
+
+def test_an_idle_connection_is_kept_for_as_long_as_was_said() -> None:
+    """A load balancer keeps it for a minute, and must be the first to drop it."""
+    settings = Settings(keep_alive=0.05)
+    with ServiceThread(create_app(settings=settings), settings) as service:
+        with service.connect() as client:
+            healthy(client)
+            client.wait_closed()
+        assert Settings().keep_alive > 60
+        service.rest()
 
 
 # How it ends
