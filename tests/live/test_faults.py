@@ -423,7 +423,6 @@ def test_a_drain_cuts_a_client_that_does_not_read(wire: Dict[str, Any]) -> None:
 
 RESPONDERS = '''
 import asyncio, atexit, ctypes, gc, json, logging, os, sys, time
-import anyio.to_thread
 
 c_library = ctypes.CDLL(None)
 closed = {}
@@ -484,19 +483,14 @@ async def threaded(turn):
     yield "begun"
     await asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
 
-async def anyio_thread(turn):
-    """Wait for a thread of anyio's."""
-    note_exit()
-    yield "begun"
-    await anyio.to_thread.run_sync(time.sleep, 60)
-
 async def blocked(turn):
     """Block the event loop."""
     note_exit()
     yield "begun"
     await asyncio.sleep(0.01)
     logging.error("blocked")
-    time.sleep(60)
+    while True:
+        time.sleep(0.01)
 
 async def until_told(turn):
     """Say which process this is, and end when there is a file of the name `go`."""
@@ -633,17 +627,13 @@ def test_a_thread_that_goes_on_does_not_keep_the_process_from_a_second_signal(
         assert service.end(number) == 0
 
 
-@pytest.mark.parametrize(
-    ("workers", "responder"),
-    [(1, "threaded"), (2, "threaded"), (1, "anyio_thread"), (1, "blocked")],
-)
+@pytest.mark.parametrize("responder", ["threaded", "blocked"])
 def test_one_signal_ends_a_process_in_time_whatever_runs_in_it(
-    directory: Path, workers: int, responder: str
+    directory: Path, responder: str
 ) -> None:
     """Nobody can end a thread, and most that stop a process ask only once."""
     options = {"CHAT_RESPONDER": f"faults:{responder}", "CHAT_DRAIN_TIMEOUT": "0"}
-    flags = ["--workers", str(workers)]
-    with running(directory, *flags, CHAT_CLEANUP_TIMEOUT="0.1", **options) as service:
+    with running(directory, CHAT_CLEANUP_TIMEOUT="0.1", **options) as service:
         ((client, _),) = _open(service, 1)
         if responder == "blocked":
             service.wait_for("blocked")
@@ -654,7 +644,7 @@ def test_one_signal_ends_a_process_in_time_whatever_runs_in_it(
             _shut_down(client)
         service.wait_for("ERROR .*did not end in time; its threads are MainThread")
         assert service.status() == 0
-        assert service.log[-1] == "at exit"
+        assert "at exit" in service.log  # written past the thread of the log
 
 
 def test_sigterm_under_300_open_streams_ends_each_with_its_last_frame(directory: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from omniforge_chat import Settings, create_app
 from omniforge_chat.cli import main
 from omniforge_chat.server import listen, make_server
+from omniforge_chat.server.listener import listen_on_path
 
 from ..support.app import call
 from ..support.client import Client
@@ -50,7 +51,7 @@ def test_a_unix_socket_is_served_and_removed_at_the_end(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:  # of a service that was killed
         stale.bind(str(path))
     path.chmod(0o660)
-    flags = ["--uds", "chat.sock", "--workers", "2", "--access-log"]
+    flags = ["--uds", "chat.sock", "--access-log"]
     with running(tmp_path, *flags, FORWARDED_ALLOW_IPS="*") as service:
         service.wait_for("serving on unix:chat.sock$")
         with Client(path) as client:
@@ -68,15 +69,23 @@ def test_a_unix_socket_is_served_and_removed_at_the_end(tmp_path: Path) -> None:
     assert '192.0.2.7:0 - "GET /bots/openapi.json HTTP/1.1" 200' in access[1]
 
 
-def test_a_unix_socket_of_another_service_is_not_removed(tmp_path: Path) -> None:
-    """A deployment may have replaced it by then."""
+def test_a_unix_socket_of_another_service_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment may have replaced it by the end of this one."""
+    at_exit: List[Any] = []
+    monkeypatch.setattr("atexit.register", lambda *call: at_exit.append(call))
     path = tmp_path / "chat.sock"
-    with running(tmp_path, "--uds", "chat.sock") as service:
-        service.wait_for("serving on")
-        path.unlink()
+    with listen_on_path(str(path)):
+        path.rename(tmp_path / "ours")
         path.touch()
-        assert service.end() == 0
-    assert path.exists()
+        ((remove, *arguments),) = at_exit
+        remove(*arguments)
+        assert path.exists()
+        (tmp_path / "ours").rename(path)
+        remove(*arguments)
+        assert not path.exists()
+        remove(*arguments)
 
 
 @pytest.fixture
@@ -99,7 +108,7 @@ def test_it_serves_tls_under_a_path(certificate: Path, listener: socket.socket) 
     pytest.importorskip("dotenv")
     (certificate / "env").write_text("SSL_KEYFILE_PASSWORD=word\nPORT=nonsense\nROOT_PATH=/bots/\n")
     flags, options = given(listener)
-    flags += ["--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem", "--workers", "2"]
+    flags += ["--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem"]
     with running(certificate, *flags, "--env-file", "env", **options) as service:
         client = Client(listener.getsockname()[1])
         context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
@@ -141,19 +150,16 @@ def test_an_idle_connection_is_kept_for_as_long_as_was_said() -> None:
 # How it ends
 
 
-@pytest.mark.parametrize(
-    ("closed", "workers"),
-    [("<&- >&- 2>&-", "1"), ("<&- >&- 2>&-", "2"), (">/dev/full 2>/dev/full", "1")],
-)
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_closed_standard_streams_are_no_failure(
-    tmp_path: Path, listener: socket.socket, closed: str, workers: str
+    tmp_path: Path, listener: socket.socket, closed: str
 ) -> None:
     """Daemons close them, and libuv ends a process that closes a socket with their numbers."""
     (tmp_path / "loud.py").write_text(
         "import sys\nasync def respond(turn):\n    print('said')\n    yield 'hi'\n"
     )
     flags, options = given(listener)
-    flags += ["--responder", "loud:respond", "--workers", workers]
+    flags += ["--responder", "loud:respond"]
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *MODULE]
     with running(tmp_path, *flags, command=command, **options) as service:
         with Client(listener.getsockname()[1]) as client:
