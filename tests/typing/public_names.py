@@ -70,7 +70,8 @@ async def counted(turn: Turn) -> AsyncIterator[Item]:
     """A responder that is a function."""
     if not turn.history:
         raise OffTopic("no")
-    yield turn.history[-1].content
+    newest = turn.history[-1]
+    yield "..." if newest.shortened or not turn.remembered else newest.content
     yield Usage(tokens=1, prompt_tokens=1)
     yield Finish("length")
 
