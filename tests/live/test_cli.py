@@ -437,8 +437,13 @@ def test_the_version_is_that_of_the_package_and_of_what_serves(
 # Ending
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        *((number, workers) for number in (signal.SIGTERM, signal.SIGINT) for workers in "12"),
+        (signal.SIGHUP, "2"),
+    ],
+)
 def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: str) -> None:
     """An orchestrator tells the parent, and a terminal tells every process of the group at once."""
     with running(directory, "--workers", workers) as service:
@@ -452,8 +457,13 @@ def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: st
             service.connect()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("module", ["typing", "starlette", "mine"])
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        *(("typing", number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)),
+        *(("starlette", signal.SIGTERM), ("mine", signal.SIGTERM)),
+    ],
+)
 def test_a_signal_is_heard_before_anything_is_imported(
     directory: Path, module: str, number: int
 ) -> None:

@@ -152,7 +152,7 @@ def _is_asked(service: ServiceThread) -> bool:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", [WIRES[0], WIRES[-1]])
 def test_a_connection_that_was_answered_gives_way(wire: Dict[str, Any]) -> None:
     """A balancer's idle connections must not keep others out until they are too old."""
     settings = Settings()
@@ -170,7 +170,7 @@ def test_a_connection_that_was_answered_gives_way(wire: Dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", [WIRES[0], WIRES[-1]])
 def test_of_those_that_ask_nothing_the_oldest_gives_way(wire: Dict[str, Any]) -> None:
     """Whoever asks gets an answer, however many others only connect."""
     settings = Settings()
