@@ -92,8 +92,8 @@ class LineWriter:
             if self._queue.empty() or not isinstance(item, bytes):
                 dropped = self._dropped
                 if dropped > self._noted:
-                    self._write_out(self._note(dropped - self._noted))
-                    self._noted = dropped
+                    count, self._noted = dropped - self._noted, dropped
+                    self._write_out(self._note(count))
             if not isinstance(item, bytes):
                 item.set()
 
