@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import Any, AsyncIterator, Dict, Iterator, List, Set, Tuple
 
 import pytest
 from starlette.applications import Starlette
@@ -32,6 +32,7 @@ from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
 from ..support.process import environment
+from ..support.servers import UvicornThread
 
 REPOSITORY = re.compile(r"^https://github\.com/omniforge/omniforge-chat/(?:blob|tree)/main/")
 """How the pages that are also read elsewhere, on PyPI, link to a file of the project."""
@@ -245,6 +246,23 @@ def test_the_lock_of_the_docs_locks_all_that_is_under_its_path(examples: Path) -
             method = "POST" if "chat" in path else "GET"
             answer = call(app, method=method, path=f"/assistant{path}", headers=headers)
             assert answer.status == status
+
+
+def test_the_lock_of_the_docs_goes_around_a_whole_app_too(examples: Path) -> None:
+    """Its lifespan has no headers, and a server goes on without one that fails."""
+    started: List[Starlette] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        started.append(app)
+        yield
+
+    app = Starlette(routes=chat_routes(placeholder), lifespan=lifespan)
+    app.add_middleware(importlib.import_module("locked").Key)
+    with UvicornThread(app) as server, Client(server.port) as client:
+        client.ask("/health")
+        assert client.json()[0] == 401
+    assert started == [app]
 
 
 @contextlib.contextmanager
