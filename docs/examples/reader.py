@@ -109,7 +109,8 @@ def refusal(response: httpx.Response) -> ChatFailed:
     """
     status, kind = response.status_code, media_type(response)
     after = response.headers.get("Retry-After", "")
-    retry_after = int(after) if after.isdecimal() else None  # a date is none of the chat's
+    # A date is none of the chat's, and int() refuses very many digits.
+    retry_after = int(after) if after.isdecimal() and len(after) < 10 else None
     if kind.endswith(("/json", "+json")):
         with contextlib.suppress(ChatFailed, httpx.RequestError):
             told = failure(fields_of(response.read()))
@@ -132,7 +133,7 @@ def fields_of(data: Union[str, bytes]) -> Dict[str, Any]:
     """The fields of an object in JSON."""
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ChatFailed("unreadable", "The data of an event are not JSON") from error
     if not isinstance(fields, dict):
         raise ChatFailed("unreadable", "The data of an event are no object")

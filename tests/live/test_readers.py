@@ -201,6 +201,28 @@ def test_an_abort_stops_the_reply_and_is_told_as_such(tmp_path: Path) -> None:
         assert closed.wait(PATIENCE)
 
 
+def test_the_reader_sends_each_further_field(tmp_path: Path) -> None:
+    """`conversation_id` too, which has an option of its own."""
+    put_reader(tmp_path)
+    script = """
+    import { chat } from "./reader.mjs";
+    globalThis.fetch = async (url, { body }) => { throw body; };
+    const wanted = { conversation_id: "a", regenerate: true, message: "no" };
+    for (const options of [{ fields: wanted }, { conversationId: "a" }, {}]) {
+      try { for await (const _ of chat("hi", { url: "/", ...options })); }
+      catch (body) { console.log(body); }
+    }
+    """
+    done = subprocess.run(
+        node(script), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"message": "hi", "conversation_id": "a", "regenerate": True},
+        {"message": "hi", "conversation_id": "a"},
+        {"message": "hi"},
+    ]
+
+
 def test_the_reader_asks_for_an_address_if_it_was_not_loaded_from_one(tmp_path: Path) -> None:
     """In Node.js there is no service beside the file."""
     put_reader(tmp_path)

@@ -185,6 +185,10 @@ STREAMS: Dict[str, Stream] = {
     "a chunk whose content is no text": Stream(
         [ONE, (frame("chunk", {"content": 1}), END)], "unreadable"
     ),
+    "a chunk of brackets alone": Stream(
+        [ONE, _bytes(f"event: chunk\ndata: {'[' * 20_000}\n\n", END)], "unreadable"
+    ),
+    "done of no object": Stream([ONE, (frame("done", [DONE_DATA]), END)], "unreadable"),
     "done of empty data": Stream([ONE, _bytes("event: done\ndata:\n\n", END)], "unreadable"),
     "an error of no JSON": Stream([ONE, _bytes("event: error\ndata: no\n\n", END)], "unreadable"),
     "an error without a code": Stream([_error({"message": "No"})], "unreadable"),
@@ -226,6 +230,10 @@ REFUSALS: Dict[str, Refusal] = {
     "a number as code": Refusal(500, "application/json", b'{"code":5,"message":"b"}', "500"),
     "a page that claims to be JSON": Refusal(502, "application/json", HTML, "502"),
     "JSON that was cut": Refusal(502, "application/json", b'{"code":"a","mess', "502"),
+    **{
+        f"a page with Retry-After: {value[:9]}": Refusal(503, "text/html", HTML, "503", value)
+        for value in ("", "-5", "1.5", "1e3", "0x10", "Infinity", "9" * 5_000)
+    },
 }
 
 

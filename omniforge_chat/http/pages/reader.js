@@ -106,7 +106,7 @@ export class Reply {
   async *#read(message, { url = besideThisFile(), conversationId, headers, fields, signal }) {
     const sent = new Headers(headers);
     sent.set("Content-Type", "application/json");
-    const body = JSON.stringify({ ...fields, message, conversation_id: conversationId });
+    const body = JSON.stringify({ conversation_id: conversationId, ...fields, message });
     const response = await fetch(url, { method: "POST", headers: sent, body, signal });
     if (response.status !== 200 || !response.body || mediaType(response) !== "text/event-stream") {
       throw await refusal(response, signal);
@@ -241,8 +241,9 @@ async function* events(body, signal) {
  */
 async function refusal(response, signal) {
   const { status, headers } = response;
-  const retryAfter = Number(headers.get("Retry-After") ?? NaN); // a date is none of the chat's
-  const more = { status, retryAfter: Number.isNaN(retryAfter) ? undefined : retryAfter };
+  const after = headers.get("Retry-After") ?? "";
+  const retryAfter = /^\d{1,9}$/.test(after) ? Number(after) : undefined; // a date is not the chat's
+  const more = { status, retryAfter };
   const type = mediaType(response);
   if (/[/+]json$/.test(type)) {
     const told = await response.json().catch(() => signal?.throwIfAborted());
@@ -275,7 +276,7 @@ function fieldsOf(event, data) {
   } catch (cause) {
     throw new ChatFailed("unreadable", `The data of ${event} is not JSON`, { cause });
   }
-  if (typeof found === "object" && found !== null) return found;
+  if (typeof found === "object" && found !== null && !Array.isArray(found)) return found;
   throw new ChatFailed("unreadable", `The data of ${event} is not an object`);
 }
 
