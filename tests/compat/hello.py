@@ -26,7 +26,7 @@ _streams: Dict[str, _Stream] = {}
 async def respond(turn: Turn) -> AsyncIterator[str]:
     """Do what the first word of the message says, with the stream that the second one names.
 
-    `say` says what it is told, until it is told "."; `flood` says 4 KiB again and again; `tell`
+    `say` says what it is told, until it is told "."; `flood` says 4 KiB 16,384 times; `tell`
     tells a stream a word; `closed` waits until it is closed, and says how often it has yielded.
     """
     verb, name, *word = turn.message.split(" ")
@@ -42,7 +42,7 @@ async def respond(turn: Turn) -> AsyncIterator[str]:
     try:
         while True:
             said = "x" * 4096 if verb == "flood" else await stream.words.get()
-            if said == ".":
+            if said == "." or stream.said == 16384:
                 return
             stream.said += 1
             yield said

@@ -37,7 +37,17 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "openapi.json": "the document tells the path of the mount",
         "drain": "SIGTERM drains before the server stops",
     },
-    "server": {},
+    "server": {
+        "streams": "each token arrives before the responder goes on",
+        "leaving": "a client that leaves ends its responder",
+        "backpressure": "a client that does not read holds its responder up, and is given up",
+        "HTTP/1.0": "a client of HTTP/1.0 gets each token as it comes, and the end",
+        "HTTP/2": "each token arrives there, too, over one connection without TLS",
+        "root path": "the server's option tells the path that a proxy takes off",
+        "SIGTERM": "an open stream under `drained.py`, or under our own command",
+        "Ctrl-C": "the same, if all processes get SIGINT",
+        "SIGTERM, no drain": "an open stream if nobody calls `drain`, in the first 4 seconds",
+    },
     "proxy": {
         "streams": "each token arrives before the responder goes on, and in less than 0.1 seconds",
         "heartbeats": "they arrive, and keep a reply that is silent for longer than the limit",

@@ -322,3 +322,14 @@ def test_draining_the_routes_alone() -> None:
     asyncio.run(lifecycle.drain(30))
     answer = call(app, method="GET", path="/ready")
     assert answer.json()[2] == {"status": "draining"}
+
+
+def test_the_time_that_kubernetes_gives_is_enough_for_the_defaults() -> None:
+    """A drain that is cut short is a cut reply."""
+    page = (DOCS / "deployment.md").read_text("utf-8")
+    given = int(re.findall(r"terminationGracePeriodSeconds: (\d+)", page)[0])
+    pause = int(re.findall(r'command: \[sleep, "(\d+)"\]', page)[0])
+    defaults = Settings()
+    needed = pause + defaults.drain_timeout + 3 * defaults.cleanup_timeout + 1
+    assert given > needed
+    assert f"you need more than {needed:.0f}" in page
