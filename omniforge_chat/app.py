@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+from functools import partial
 from typing import Any, AsyncIterator, Awaitable, List, Optional, Tuple
 
 import anyio
@@ -35,6 +36,7 @@ from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
 from .settings import Settings
 from .stream.lifecycle import Lifecycle
+from .stream.refusals import Refusals
 
 
 class ChatApp(Starlette):
@@ -75,7 +77,7 @@ class ChatApp(Starlette):
         # Starlette reads its lists here, and only here.
         self.user_middleware = [Middleware(RequestIDMiddleware), *others, *ours, direct]
         self.exception_handlers = {
-            HTTPException: _http_error,
+            HTTPException: partial(_http_error, self._lifecycle.refusals),
             Exception: _server_error,
             **handlers,
         }
@@ -250,7 +252,7 @@ class _DirectWay:
         )
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(refusals: Refusals, request: Request, error: Exception) -> Response:
     """The answer to the 404 and 405 that the router raises."""
     assert isinstance(error, HTTPException)
     path, method = request.scope["path"], request.method  # its URL has the Host header in it
@@ -259,7 +261,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         problem = MethodNotAllowed(f"{method} is not allowed for {path}")
     else:
         problem = NotFound(f"Nothing is at {path}")
-    headers = {"X-Request-ID": request_id(request.scope), **(error.headers or {})}
+    reference = request_id(request.scope)
+    refusals.note(problem, reference)
+    headers = {"X-Request-ID": reference, **(error.headers or {})}
     return error_response(problem, headers)
 
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from ..conversations.protocol import History
 from ..core.reply import Responder
 from ..errors import InvalidFields
-from ..request_id import RequestIDMiddleware
+from ..request_id import RequestIDMiddleware, request_id
 from ..responders import check_responder
 from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
@@ -58,7 +58,9 @@ def chat_routes(
         version = request.query_params.get("version", LATEST)
         if version not in VERSIONS:
             expected = " or ".join(VERSIONS)
-            return error_response(InvalidFields(f"version: must be {expected}, not {version!r}"))
+            error = InvalidFields(f"version: must be {expected}, not {version!r}")
+            lifecycle.refusals.note(error, request_id(request.scope))
+            return error_response(error)
         shown = document(CHAT_PATH, mount_path(request.scope, "/openapi.json"), version)
         return json_response(shown, headers=_ASK_AGAIN)
 

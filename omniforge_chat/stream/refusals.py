@@ -26,13 +26,17 @@ class Refusals:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._timer: Optional[asyncio.TimerHandle] = None
 
-    def count(self, error: RequestError, reference: str) -> None:
-        """Count the request with the id `reference`, which is refused with `error`."""
+    def note(self, error: RequestError, reference: str) -> None:
+        """Tell of the request with the id `reference`, which is refused with `error`, at DEBUG."""
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
                 "request refused request_id=%s status=%s code=%s: %s",
                 *(reference, error.status, error.code, _one_line(error.message)),
             )
+
+    def count(self, error: RequestError, reference: str) -> None:
+        """Note the request with the id `reference`, which is refused with `error`, and count it."""
+        self.note(error, reference)
         number, _ = self._refused.get(error.code, (0, None))
         self._refused[error.code] = (number + 1, error)
         if self._loop is None or not self._loop.is_running():
@@ -62,5 +66,6 @@ class Refusals:
 
 
 def _one_line(text: str) -> str:
-    """`text`, which may quote the client, in one line and cut to a length for a log."""
-    return " ".join(text.split())[:300]
+    """`text`, which may quote the client, as one line for a log: cut, and without controls."""
+    line = " ".join(text.split())[:300]
+    return "".join(character if character.isprintable() else "?" for character in line)

@@ -122,6 +122,13 @@ def test_two_apps_count_for_themselves() -> None:
         ({"body": {"text": "hi"}}, 422, "validation_error"),
         ({"headers": {"content-type": "text/plain\n\t\x1b[31m" + "x" * 999}}, 415, "unsupported"),
         ({"headers": {"content-length": "999999"}}, 413, "payload_too_large"),
+        ({"path": "/elsewhere/\x1b[31m\u2028\x00" + "x" * 999}, 404, "not_found"),
+        ({"method": "DELETE"}, 405, "method_not_allowed"),
+        ({"method": "POST", "path": "/health"}, 405, "method_not_allowed"),
+        (
+            {"method": "GET", "path": "/openapi.json", "query_string": b"version=%1b"},
+            *(422, "validation_error"),
+        ),
     ],
 )
 def test_at_debug_each_refused_request_has_its_line(request_: Any, status: int, code: str) -> None:
