@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -253,8 +253,10 @@ class _DirectWay:
 
 
 async def _http_error(refusals: Refusals, request: Request, error: Exception) -> Response:
-    """The answer to the 404 and 405 that the router raises."""
+    """The answer to the 404 and 405 that the router raises, and to what a host's route raises."""
     assert isinstance(error, HTTPException)
+    if error.status_code not in (404, 405):
+        return PlainTextResponse(error.detail, error.status_code, error.headers)  # as Starlette's
     path, method = request.scope["path"], request.method  # its URL has the Host header in it
     problem: RequestError
     if error.status_code == 405:

@@ -244,6 +244,20 @@ def test_dependencies_of_fastapi_guard_neither_a_mount_nor_routes() -> None:
         assert call(host, path="/a/api/v1/chat").status == 401
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429])
+def test_a_route_that_a_host_adds_may_refuse(status: int) -> None:
+    """A lock that answers 404 in place of 401 misleads whoever has the key."""
+
+    async def refuse(request: Request) -> Response:
+        raise HTTPException(status, headers={"X-Reason": "mine"})
+
+    app = create_app(settings=SETTINGS)
+    app.add_route("/mine", refuse)
+    answer = call(app, method="GET", path="/mine")
+    assert (answer.status, answer.headers["x-reason"]) == (status, "mine")
+    assert "x-request-id" in answer.headers
+
+
 # Past the router
 
 
