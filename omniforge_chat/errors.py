@@ -2,6 +2,7 @@
 
 ChatError                     processing_error        500
 ├── RequestError
+│   ├── BadRequest            bad_request             400
 │   ├── InvalidBody           validation_error        400
 │   ├── NotFound              not_found               404
 │   ├── MethodNotAllowed      method_not_allowed      405
@@ -71,6 +72,14 @@ class RequestError(ChatError):
     refuses_chat = True
     ends_stream = False
     retry_after: Optional[int] = None
+
+
+class BadRequest(RequestError):
+    """This is no HTTP/1.1, or HTTP that could be read in two ways. The connection is closed."""
+
+    code = "bad_request"
+    status = 400
+    refuses_chat = False  # our own server says it, and no route
 
 
 class InvalidBody(RequestError):

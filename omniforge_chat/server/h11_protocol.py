@@ -1,26 +1,101 @@
-"""Our connection on h11, the parser in Python that is always there."""
+"""Our connection on h11, the parser in Python that is always there.
+
+h11 is lenient in lines: it takes a bare LF for the end of one, unfolds those that go on in the
+next, lets control characters pass, and joins two lengths that are equal. httptools is strict. So
+the buffer here, from which h11 takes its lines, looks at their bytes.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+import re
+from typing import Any, List, Optional, Tuple
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RequestError
 from .protocol import CheckedProtocol
-from .rules import HEAD_BYTES, HEAD_RULES, TRAILER_RULES, Head, refusal_of, size_of, too_large
+from .rules import (
+    HEAD_BYTES,
+    HEAD_RULES,
+    TRAILER_RULES,
+    Head,
+    origin_form,
+    refusal_of,
+    too_large,
+)
+
+_NO_CONTROLS = bytes({*range(0x20, 0x7F), *range(0x80, 0x100), *b"\t\r\n"})
+_LENGTH = b"\ncontent-length:"
+
+
+def _are_valid_lines(data: bytearray) -> bool:
+    ends = data.count(b"\r\n")
+    if data.count(b"\n") != ends or data.count(b"\r") != ends:  # RFC 9112, section 2.2
+        return False
+    if b"\n " in data or b"\n\t" in data:  # section 5.2
+        return False
+    if data.translate(None, _NO_CONTROLS):  # RFC 9110, section 5.5
+        return False
+    _, _, behind = data.lower().partition(_LENGTH)  # section 8.6
+    return _LENGTH not in behind and b"," not in behind.partition(b"\n")[0]
+
+
+_TOKEN = rb"[!#$%&'*+.^_`|~\w-]+"
+_is_chunk_head = re.compile(  # RFC 9112, section 7.1.1
+    rb"""[0-9A-Fa-f]{1,16}(?:;%b(?:=(?:%b|"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~])*"))?)*\r\n"""
+    % (_TOKEN, _TOKEN)
+).fullmatch
+
+
+class _Buffer(ReceiveBuffer):
+    """h11's buffer, with lines as the standard has them."""
+
+    taken = bytearray()
+
+    def _extract(self, count: int) -> bytearray:
+        self.taken = super()._extract(count)
+        return self.taken
+
+    def maybe_extract_lines(self) -> Optional[List[bytearray]]:
+        """The lines of a head, or of trailers."""
+        lines = super().maybe_extract_lines()
+        if lines is not None and not _are_valid_lines(self.taken):
+            raise h11.LocalProtocolError("invalid lines")
+        return lines
+
+    def maybe_extract_next_line(self) -> Optional[bytearray]:
+        """The head of a chunk."""
+        line = super().maybe_extract_next_line()
+        if line is not None and not _is_chunk_head(line):
+            raise h11.LocalProtocolError("invalid chunk")
+        return line
+
+    def skip_empty_lines(self) -> None:
+        """Drop those before a head (RFC 9112, section 2.2)."""
+        if self._data.startswith((b"\r", b"\n")):
+            self._extract(len(self._data) - len(self._data.lstrip(b"\r\n")))
+
+
+def _fields(headers: Any) -> List[Tuple[bytes, bytes]]:
+    # To iterate over `headers` takes twice as long.
+    return [(name.lower(), value) for name, value in headers.raw_items()]
 
 
 class _Parser(h11.Connection):
     """h11's parser, which limits an unfinished head, with the rules for a whole one."""
 
     refusal: Optional[RequestError] = None
+    _receive_buffer: _Buffer
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+        self._receive_buffer = _Buffer()
 
     def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            self._receive_buffer.skip_empty_lines()
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
@@ -28,25 +103,45 @@ class _Parser(h11.Connection):
                 self.refusal = too_large()
             raise
         if isinstance(event, h11.Request):
-            size, version = size_of(event.target, event.headers), event.http_version.decode()
-            head = Head(event.headers, size, event.method, event.target, version)
-            self.refusal = refusal_of(head, HEAD_RULES)
-        elif isinstance(event, h11.EndOfMessage):
-            trailers = Head(event.headers, size_of(b"", event.headers))
-            self.refusal = refusal_of(trailers, TRAILER_RULES)
-        if self.refusal is not None:
-            raise h11.RemoteProtocolError(self.refusal.message)
+            return self._checked(event)
+        if isinstance(event, h11.EndOfMessage) and event.headers:
+            fields = _fields(event.headers)
+            head = Head(fields, len(self._receive_buffer.taken), named=dict(fields))
+            self._refuse(refusal_of(head, TRAILER_RULES))
         return event
+
+    def _checked(self, event: h11.Request) -> h11.Request:
+        """This request with a target in origin form."""
+        fields, version = _fields(event.headers), event.http_version.decode()
+        size = len(self._receive_buffer.taken)
+        head = Head(fields, size, event.method, event.target, version, dict(fields))
+        self._refuse(refusal_of(head, HEAD_RULES))
+        if event.target.startswith((b"/", b"*")):
+            return event
+        target, fields = origin_form(head.target, head.fields)
+        return h11.Request(
+            method=event.method, target=target, headers=fields, http_version=event.http_version
+        )
+
+    def _refuse(self, error: Optional[RequestError]) -> None:
+        if error is not None:
+            self.refusal = error
+            raise h11.RemoteProtocolError(error.message)
 
 
 class CheckedH11Protocol(CheckedProtocol, H11Protocol):
     """uvicorn's protocol on h11, with our checks."""
 
     conn: _Parser
+    _parse = H11Protocol.data_received
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _Parser()
+
+    def on_response_complete(self) -> None:
+        # It may start the next request.
+        self.flow.run(super().on_response_complete)
 
     def refusal(self) -> Optional[RequestError]:
         return self.conn.refusal

@@ -3,7 +3,11 @@
 httptools hands over a request in pieces, by calling the protocol: `on_url`, `on_header`,
 `on_headers_complete`, `on_body`, `on_message_complete`. It has no limits. So the parser here counts
 the bytes that it was given since the last of these steps that ended something: a head or a piece of
-a body. The bytes of an unfinished head, of trailers and of the head of a chunk are among them.
+a body. The bytes of an unfinished head, of trailers and of the head of a chunk are among them. It
+takes a large read in slices, as the bytes of a slice before such a step are not told from those
+after it.
+
+What is called for each request names the class to go on with, as `super()` takes 0.2 microseconds.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ import contextlib
 from typing import Any, NoReturn, Optional
 
 import httptools
+from httptools import HttpRequestParser as Parser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ..errors import RequestError
+from ..errors import BadRequest, RequestError
 from .protocol import CheckedProtocol
 from .rules import (
     HEAD_BYTES,
@@ -23,13 +28,16 @@ from .rules import (
     TRAILER_RULES,
     Fields,
     Head,
+    origin_form,
     refusal_of,
     size_of,
     too_large,
 )
 
+_SLICE = 8 * 1024
 
-class _Parser(httptools.HttpRequestParser):
+
+class _Parser(Parser):
     """httptools' parser, with limits, and for a server that takes no upgrade.
 
     llhttp, on which it stands, takes the body of a request with an upgrade for the new protocol. So
@@ -41,38 +49,45 @@ class _Parser(httptools.HttpRequestParser):
 
     def __init__(self, protocol: CheckedHttptoolsProtocol) -> None:
         self._protocol = protocol
-        self._unparsed = 0  # bytes of the reads since the one with the last step
-        self._step_read = self._read = 0  # bytes of that read, and of this one
+        self.stepped = True  # in this read
+        self._unparsed = 0  # bytes of the reads since the last one with a step
+        self._step_read = self._read = 0  # bytes of that one, and of this one
         self._start()
 
     def _start(self) -> None:
         super().__init__(self._protocol)
         with contextlib.suppress(AttributeError):  # httptools < 0.6.3
-            self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-
-    def count_from_here(self) -> None:
-        """A head has ended, or a piece of a body."""
-        self._unparsed, self._step_read = 0, self._read
+            # The first as uvicorn does. The others are for trailers, which llhttp would heed; in a
+            # head, a rule forbids a length beside chunks.
+            self.set_dangerous_leniencies(
+                lenient_data_after_close=True, lenient_keep_alive=True, lenient_chunked_length=True
+            )
 
     def check_head(self, target: bytes) -> None:
         """Raise an error for a head that breaks a rule."""
         fields = self._protocol.headers
-        version = self.get_http_version()
-        self._head = Head(fields, self._size(target, fields), self.get_method(), target, version)
+        size, version = self._size(target, fields), Parser.get_http_version(self)
+        self._head = Head(fields, size, self.get_method(), target, version, dict(fields))
         error = refusal_of(self._head, HEAD_RULES)
         if error is not None:
             self._refuse(error)
+        if version == "1.0":  # RFC 9110, section 10.1.1
+            self._protocol.expect_100_continue = False
+
+    def get_http_version(self) -> str:
+        """That of the head, as llhttp takes its time to tell."""
+        return self._head.version
 
     def check_trailers(self) -> None:
         """Raise an error for trailers that break a rule."""
         fields = self._protocol.headers
-        if fields:
-            error = refusal_of(Head(fields, self._size(b"", fields)), TRAILER_RULES)
-            if error is not None:
-                self._refuse(error)
+        trailers = Head(fields, self._size(b"", fields), named=dict(fields))
+        error = refusal_of(trailers, TRAILER_RULES)
+        if error is not None:
+            self._refuse(error)
 
     def _size(self, target: bytes, fields: Fields) -> int:
-        at_most = self._step_read + self._unparsed
+        at_most = self._read if self.stepped else self._step_read + self._unparsed
         return at_most if at_most <= HEAD_BYTES else size_of(target, fields)
 
     def _refuse(self, error: RequestError) -> NoReturn:
@@ -80,24 +95,43 @@ class _Parser(httptools.HttpRequestParser):
         raise httptools.HttpParserError(error.message)
 
     def feed_data(self, data: Any) -> None:
+        if self.refusal is not None:
+            self._protocol.flow.pause_reading()  # it is told after an answer
+            return
+        try:
+            if len(data) <= _SLICE:
+                self._feed(data)
+            else:
+                for start in range(0, len(data), _SLICE):
+                    self._feed(memoryview(data)[start : start + _SLICE])
+        except httptools.HttpParserError:
+            if self.refusal is None:
+                self.refusal = BadRequest("The request is not valid HTTP/1.1")
+            raise
+
+    def _feed(self, data: Any) -> None:
         self._read = len(data)
         self._unparsed += self._read
-        self._feed(data)
+        self.stepped = False
+        try:
+            Parser.feed_data(self, data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed_without_upgrade(memoryview(data)[upgrade.args[0] :])
+        if self.stepped:
+            self._step_read, self._unparsed = self._read, 0
         if self._unparsed > HEAD_BYTES or len(self._protocol.headers) > HEAD_FIELDS:
             self._refuse(too_large())
 
-    def _feed(self, data: Any) -> None:
-        while data:
-            try:
-                super().feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                data = memoryview(data)[upgrade.args[0] :]
-            if self.get_method() == b"CONNECT":  # an upgrade by itself
-                raise httptools.HttpParserError("CONNECT")
+    def _feed_without_upgrade(self, data: Any) -> None:
+        while True:
             head = self._head_without_upgrade()
             self._start()
-            super().feed_data(head)
+            try:
+                for piece in (head, data):
+                    Parser.feed_data(self, piece)
+                return
+            except httptools.HttpParserUpgrade as upgrade:  # of the next request
+                data = data[upgrade.args[0] :]
 
     def _head_without_upgrade(self) -> bytes:
         head = self._head
@@ -110,6 +144,8 @@ class CheckedHttptoolsProtocol(CheckedProtocol, HttpToolsProtocol):
     """uvicorn's protocol on httptools, with our checks."""
 
     parser: _Parser
+    _parse = HttpToolsProtocol.data_received
+    _refused_later: Optional[RequestError] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -120,21 +156,50 @@ class CheckedHttptoolsProtocol(CheckedProtocol, HttpToolsProtocol):
         return self.parser.refusal
 
     def on_headers_complete(self) -> None:
-        self.parser.check_head(self.url)
-        if not self.parser.should_upgrade():  # or this head comes once more
-            super().on_headers_complete()
+        parser = self.parser
+        parser.check_head(self.url)
+        if not parser.should_upgrade():  # or this head comes once more
+            if self.url[0] not in b"/*":
+                self.url, self.headers[:] = origin_form(self.url, self.headers)
+            HttpToolsProtocol.on_headers_complete(self)
+            if not parser.should_keep_alive():  # uvicorn 0.39 looks for one spelling alone
+                self.cycle.keep_alive = False
             self.headers = []  # trailers are no part of the head (RFC 9110, section 6.5.1)
-            self.parser.count_from_here()
+            parser.stepped = True
 
     def on_body(self, body: bytes) -> None:
-        self.parser.count_from_here()
-        super().on_body(body)
+        self.parser.stepped = True
+        HttpToolsProtocol.on_body(self, body)
 
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            self.parser.check_trailers()
-            super().on_message_complete()
-            self.parser.count_from_here()
+        parser = self.parser
+        if not parser.should_upgrade():
+            if self.headers:
+                parser.check_trailers()
+            HttpToolsProtocol.on_message_complete(self)
+            parser.stepped = True
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what was read last, but after the answers to the requests before it."""
+        waits = bool(self.pipeline) and self.pipeline[0][0] is self.cycle
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+        elif not self.cycle.more_body:
+            self._refused_later = self.parser.refusal
+        elif waits:
+            self.pipeline.popleft()
+            self._refused_later = self.parser.refusal
+        else:
+            super().send_400_response(msg)
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            self.flow.run(super().on_response_complete)
+            return
+        HttpToolsProtocol.on_response_complete(self)
+        if self._refused_later is not None and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._refuse(self._refused_later)
 
     def _forget_requests(self) -> None:
         super()._forget_requests()

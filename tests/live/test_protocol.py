@@ -6,19 +6,21 @@ import asyncio
 import gc
 import json
 import weakref
-from typing import Any, Dict, Iterator, List, Tuple, cast
+from contextvars import ContextVar
+from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, create_app
-from omniforge_chat.app import ChatApp
-from omniforge_chat.server import Server, make_server, protocol
+from omniforge_chat.core.sse import Decoder
+from omniforge_chat.server import protocol
 from omniforge_chat.server.rules import HEAD_BYTES, HEAD_FIELDS
 
 from ..support.answers import last, refusal
 from ..support.client import assert_next_request_works, request
 from ..support.constants import PATIENCE
+from ..support.driven import conversation, cut, echoes, serving
 from ..support.responders import PacedResponder
 from ..support.servers import WIRES, ServiceThread
 
@@ -33,65 +35,6 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-class Wire(asyncio.Transport):
-    """A connection without a socket, which takes all that is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closed = self.ended = False
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    def write_eof(self) -> None:
-        self.ended = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-async def conversation(server: Server, pieces: List[bytes]) -> Tuple[bytes, bool]:
-    """What answers `pieces`, each of which is one read, and whether that is all for good."""
-    state, wire = server.server_state, Wire()
-    protocol = server.config.http_protocol_class(  # type: ignore[call-arg]
-        config=server.config, server_state=state, app_state={}
-    )
-    protocol.connection_made(wire)
-    for piece in pieces:
-        if not wire.closed:
-            protocol.data_received(piece)
-            await asyncio.sleep(0)  # a request begins
-    while state.tasks:
-        assert (await asyncio.wait(state.tasks, timeout=PATIENCE))[0]
-    protocol.connection_lost(None)
-    return wire.written, wire.closed or wire.ended
-
-
-def echoes(written: bytes) -> List[str]:
-    answers = written.split(b"HTTP/1.1 ")[1:]
-    assert all(answer.startswith(b"200 ") for answer in answers), written
-    return [answer.partition(b"\r\n\r\n")[2].decode() for answer in answers]
-
-
-def cut(data: bytes, size: int) -> List[bytes]:
-    """`data` in pieces of this size."""
-    return [data[i : i + size] for i in range(0, len(data), size)]
-
-
-def serving(app: ASGIApp, http: str) -> Server:
-    """A server of `app`, which is driven by hand."""
-    pytest.importorskip(http)
-    return make_server(cast(ChatApp, app), Settings(), log_config=None, http=http)
 
 
 @pytest.fixture(params=["httptools", "h11"])
@@ -176,6 +119,7 @@ TOO_LARGE = {
     "trailers": CHUNKED + b"0\r\n" + MANY + b"\r\n",
     "a trailer": CHUNKED + b"0\r\nA: " + LONG + b"\r\n\r\n",
     "a chunk extension": CHUNKED + b"1;" + LONG * 6,
+    "a chunk extension in one read with a head": CHUNKED + b"1;" + LONG + b"a" * 8192,
 }
 
 
@@ -211,16 +155,9 @@ def test_a_head_within_the_limits_is_taken_whatever_comes_with_it(http: str, siz
     assert echoes(written) == ["GET ", "GET ", "POST x", "POST " + (LONG * 2).decode()]
 
 
-NEXT = b"0\r\n\r\n"  # the end of a body
-
-
-@pytest.mark.parametrize(
-    "rest", [b"0\r\n" + MANY, b"1;" + LONG + LONG, b"no chunk", NEXT + GET + LONG, NEXT + b"{}"]
-)
+@pytest.mark.parametrize("rest", [b"0\r\n" + MANY, b"1;" + LONG + LONG, b"no chunk"])
 def test_nothing_is_answered_within_an_answer(http: str, rest: bytes) -> None:
     """The connection is closed, and the app sees the client as gone."""
-    if http == "h11" and rest.startswith(NEXT):
-        pytest.skip("it reads no next head before it has answered")
     seen: List[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -235,6 +172,59 @@ def test_nothing_is_answered_within_an_answer(http: str, rest: bytes) -> None:
     assert written.count(b"HTTP/1.1") == 1
     assert written.endswith(b"\r\n\r\n")
     assert seen[-1] == "http.disconnect"
+
+
+BEHIND = {
+    "no HTTP": (b"{}\r\n\r\n", 400),
+    "two hosts": (GET + b"Host: b\r\n\r\n", 400),
+    "a large head": (GET + b"A: " + LONG + b"\r\n\r\n", 431),
+    "a bad body": (CHUNKED + b"no chunk\r\n" + GET + b"\r\n", 400),
+    "a good one, and a bad one": (GET + b"\r\n" + GET + b"A\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("what", BEHIND)
+def test_a_refusal_comes_after_the_answers_to_the_requests_before_it(
+    http: str, what: str, begun: bool
+) -> None:
+    """Or the client would take it for the answer to its first request."""
+    behind, status = BEHIND[what]
+    sent = GET + b"\r\n" + behind
+
+    async def run() -> None:
+        go = asyncio.Event()
+        requests: List[Scope] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            length = [(b"content-length", b"2")]
+            start = {"type": "http.response.start", "status": 200, "headers": length}
+            requests.append(scope)
+            early = begun and len(requests) == 1
+            if early:
+                await send(start)
+            await go.wait()
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                more = message["more_body"]
+            if not early:
+                await send(start)
+            await send({"type": "http.response.body", "body": b"ok"})
+
+        for pieces in ([sent], cut(sent, 1 if len(sent) < 1000 else 1000)):
+            go.clear()
+            requests.clear()
+            asyncio.get_running_loop().call_soon(go.set)
+            written, closed = await conversation(serving(app, http), [*pieces, b"more"])
+            good, _, answer = written.rpartition(b"HTTP/1.1 ")
+            assert echoes(good) == ["ok"] * (2 if what.startswith("a good") else 1)
+            assert answer.startswith(b"%d " % status)
+            assert closed
+
+    asyncio.run(run())
 
 
 def test_a_client_is_told_of_a_head_that_is_too_large(
@@ -252,6 +242,113 @@ def test_a_client_is_told_of_a_head_that_is_too_large(
         client.send(GET + LONG)
         client.wait_closed()
         service.until(lambda: service.connections == 0)
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 2 * PATIENCE)
+    monkeypatch.setattr(protocol, "LINGER_BYTES", 1000)
+    with service.connect() as client:
+        client.send(GET + b"A\r\n\r\n")
+        assert refusal(*client.json())[:2] == (400, "bad_request")
+        client.send(LONG)
+        service.until(lambda: service.connections == 0)
+
+
+# HTTP/1.0
+
+LENGTH = [(b"content-length", b"11")]
+ANSWERS: Dict[str, Tuple[int, Any, List[bytes]]] = {
+    "no length": (200, [], [b"hello ", b"", b"world", b""]),
+    "no length, one piece": (200, [], [b"hello world"]),
+    "a length": (200, LENGTH, [b"hello ", b"world"]),
+    "a coding of the app's": (200, [(b"Transfer-Encoding", b"chunked")], [b"hello world"]),
+    "nothing": (200, [], [b""]),
+    "no body": (204, [], [b""]),
+    "not modified": (304, [], [b""]),
+}
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("what", ANSWERS)
+def test_an_answer_in_http_1_0_ends_with_the_connection(
+    http: str, what: str, method: bytes
+) -> None:
+    """Such a client knows no chunks, and would take their sizes for text (RFC 9112, 6.1)."""
+    status, headers, pieces = ANSWERS[what]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["http_version"] == "1.0"
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for number, piece in enumerate(pieces, 1):
+            more = number < len(pieces)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    request = method + b" / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    written, closed = asyncio.run(conversation(serving(app, http), [request + request]))
+    head, _, body = written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"transfer-encoding" not in head.lower()
+    assert (b"content-length: 11" in head.lower()) == (what == "a length")
+    assert b"connection: close" in head.lower()
+    assert body == (b"" if method == b"HEAD" else b"".join(pieces))
+    assert closed
+
+
+def test_an_app_that_fails_in_http_1_0_is_told_of(http: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError
+
+    written, closed = asyncio.run(conversation(serving(app, http), [b"GET / HTTP/1.0\r\n\r\n"]))
+    assert written.startswith(b"HTTP/1.1 500 ")
+    assert b"transfer-encoding" not in written.lower()
+    assert (written.endswith(b"\r\n\r\nInternal Server Error"), closed) == (True, True)
+
+
+def test_a_chat_in_http_1_0_is_a_stream_without_chunks(service: ServiceThread) -> None:
+    whole = request({"message": "hi"}).replace(b"HTTP/1.1", b"HTTP/1.0")
+    with service.connect() as client:
+        client.send(whole)
+        status, headers = client.head()
+        assert (status, headers["connection"]) == (200, "close")
+        assert "transfer-encoding" not in headers
+        frames = Decoder().feed(client.rest())
+    assert last(frames)[0] == "done"
+
+
+# Contexts
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_each_request_has_a_context_of_its_own(wire: Dict[str, Any], pipelined: bool) -> None:
+    """What the first one's middleware has set, such as its user, is nothing to the second one.
+
+    A large body makes the server resume reading in the request's task, which is how a context
+    gets to the next request on a connection that is kept alive.
+    """
+    user: ContextVar[str] = ContextVar("user")
+    app = create_app(settings=Settings())
+    seen: List[str] = []
+
+    class Middleware:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                seen.append(user.get("nobody"))
+                user.set("first")
+            await self.app(scope, receive, send)
+
+    app.add_middleware(Middleware)
+    with ServiceThread(app, Settings(), **wire) as service, service.connect() as client:
+        whole = request({"message": "hi"})
+        large = request({"message": "hi", "more": "a" * 100_000})
+        if pipelined:
+            client.send(whole * 3)
+        for number in range(3):
+            if not pipelined:
+                client.send(large)
+            assert client.head()[0] == 200
+            assert last(client.frames())[0] == "done"
+            assert len(seen) > number
+    assert seen == ["nobody"] * 3
 
 
 # The end of a connection

@@ -136,6 +136,11 @@ class Client:
             while True:
                 self._more()
 
+    def rest(self) -> bytes:
+        """All that comes until the server ends the connection."""
+        self.wait_closed()
+        return bytes(self._received)
+
     def piece(self) -> bytes:
         """The next piece of a stream, as the server sent it; empty where the stream has ended."""
         assert self._chunked
