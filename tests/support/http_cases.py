@@ -12,7 +12,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, List, Tuple
 
-HOST = b"Host: test\r\n"
+HOST = b"Host: localhost\r\n"
 GET = b"GET /health HTTP/1.1\r\n"
 POST = b"POST /health HTTP/1.1\r\n" + HOST
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
@@ -47,24 +47,24 @@ REFUSED: Dict[str, Dict[str, bytes]] = {
             },
         ),
         "two in HTTP/1.0": b"GET /health HTTP/1.0\r\n" + HOST + HOST + b"\r\n",
-        "missing, target with a host": b"GET http://test/health HTTP/1.1\r\n\r\n",
+        "missing, target with a host": b"GET http://localhost/health HTTP/1.1\r\n\r\n",
     },
     "target": _each(
         b"",
         b" HTTP/1.1\r\n" + HOST + b"\r\n",
         {
             "relative": b"GET health",
-            "authority": b"GET test:80",
+            "authority": b"GET localhost:80",
             "asterisk": b"GET *",
             "fragment": b"GET /health#a",
-            "absolute, fragment": b"GET http://test/health#a",
-            "absolute, another scheme": b"GET ftp://test/health",
+            "absolute, fragment": b"GET http://localhost/health#a",
+            "absolute, another scheme": b"GET ftp://localhost/health",
             "absolute, no host": b"GET http:///health",
             "absolute, port alone": b"GET http://:80/health",
-            "absolute, user": b"GET http://user@test/health",
+            "absolute, user": b"GET http://user@localhost/health",
             "absolute, bracket": b"GET http://[/health",
-            "absolute, port": b"GET http://test:a/health",
-            "CONNECT": b"CONNECT test:80",
+            "absolute, port": b"GET http://localhost:a/health",
+            "CONNECT": b"CONNECT localhost:80",
             "CONNECT, path": b"CONNECT /health",
             "no ASCII": b"GET /\xc3\xa9",
             "control character": b"GET /\x01",
@@ -143,7 +143,7 @@ REFUSED: Dict[str, Dict[str, bytes]] = {
         {
             "LF after the first": GET[:-2] + b"\n" + HOST + b"A: b",
             "LF after a field": GET + HOST[:-2] + b"\nA: b",
-            "LF alone": GET[:-2] + b"\nHost: test\n\n",
+            "LF alone": GET[:-2] + b"\nHost: localhost\n\n",
             "LF at the end": GET + HOST[:-2] + b"\n",
             "CR in a value": GET + HOST + b"A: b\rc",
             "CR at the end": GET + HOST + b"A: b\r",
@@ -155,7 +155,7 @@ REFUSED: Dict[str, Dict[str, bytes]] = {
             "folded coding": POST + b"Transfer-Encoding:\r\n chunked",
             "folded at the start": GET + b" A: b\r\n" + HOST[:-2],
             "space before the colon": GET + HOST + b"A : b",
-            "space before Host's colon": GET + b"Host : test",
+            "space before Host's colon": GET + b"Host : localhost",
             "space in a name": GET + HOST + b"A b: c",
             "no colon": GET + HOST + b"A",
             "no name": GET + HOST + b": b",
@@ -216,11 +216,11 @@ BODY = b"Content-Length: 5\r\n\r\nhello"
 
 def _trailer(field: bytes) -> Tuple[bytes, List[str]]:
     whole = CHUNKED + b"\r\n5\r\nhello\r\n0\r\n" + field + b"\r\n\r\n" + BEHIND
-    return whole, ["POST /health test hello", AFTER]
+    return whole, ["POST /health localhost hello", AFTER]
 
 
 TAKEN: Dict[str, Tuple[bytes, List[str]]] = {
-    "the next request": (GET + HOST + b"\r\n" + BEHIND, ["GET /health test", AFTER]),
+    "the next request": (GET + HOST + b"\r\n" + BEHIND, ["GET /health localhost", AFTER]),
     "empty Host": (GET + b"Host:\r\n\r\n", ["GET /health "]),
     "Host with a port": (GET + b"Host: a.b_c-d:80\r\n\r\n", ["GET /health a.b_c-d:80"]),
     "Host with an empty port": (GET + b"Host: a:\r\n\r\n", ["GET /health a:"]),
@@ -259,32 +259,35 @@ TAKEN: Dict[str, Tuple[bytes, List[str]]] = {
         + BODY,
         ["POST /health a hello"],
     ),
-    "two slashes": (b"GET //a/b?c HTTP/1.1\r\n" + HOST + b"\r\n", ["GET //a/b?c test"]),
-    "query": (b"GET /health?a?b HTTP/1.1\r\n" + HOST + b"\r\n", ["GET /health?a?b test"]),
-    "asterisk": (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n" + BEHIND, ["OPTIONS * test", AFTER]),
+    "two slashes": (b"GET //a/b?c HTTP/1.1\r\n" + HOST + b"\r\n", ["GET //a/b?c localhost"]),
+    "query": (b"GET /health?a?b HTTP/1.1\r\n" + HOST + b"\r\n", ["GET /health?a?b localhost"]),
+    "asterisk": (
+        b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n" + BEHIND,
+        ["OPTIONS * localhost", AFTER],
+    ),
     "empty lines before": (b"\r\n\r\n" + BEHIND + b"\r\n" + BEHIND, [AFTER, AFTER]),
     "empty line behind a body": (
         POST + BODY + b"\r\n" + BEHIND,
-        ["POST /health test hello", AFTER],
+        ["POST /health localhost hello", AFTER],
     ),
-    "no ASCII in a value": (GET + HOST + b"A: \xff\xc3\xa9\r\n\r\n", ["GET /health test"]),
+    "no ASCII in a value": (GET + HOST + b"A: \xff\xc3\xa9\r\n\r\n", ["GET /health localhost"]),
     "chunks": (
         CHUNKED + b'\r\n03\r\nhel\r\n2;a;b=c;d="e;\\"f"\r\nlo\r\n00\r\n\r\n' + BEHIND,
-        ["POST /health test hello", AFTER],
+        ["POST /health localhost hello", AFTER],
     ),
     "chunks, upper case": (
         POST + b"TRANSFER-ENCODING: CHUNKED\r\n\r\nA\r\n0123456789\r\n" + LAST + BEHIND,
-        ["POST /health test 0123456789", AFTER],
+        ["POST /health localhost 0123456789", AFTER],
     ),
     "a body within the data of chunks": (
         CHUNKED + b"\r\n5\r\n0\r\n\r\n\r\n" + LAST + BEHIND,
-        ["POST /health test 0\r\n\r\n", AFTER],
+        ["POST /health localhost 0\r\n\r\n", AFTER],
     ),
     "a body that looks like a head": (
         POST + b"Content-Length: %d\r\n\r\n" % len(BEHIND) + BEHIND + BEHIND,
-        ["POST /health test " + BEHIND.decode(), AFTER],
+        ["POST /health localhost " + BEHIND.decode(), AFTER],
     ),
-    "close": (GET + HOST + b"Connection: te, Close\r\n\r\n" + BEHIND, ["GET /health test"]),
+    "close": (GET + HOST + b"Connection: te, Close\r\n\r\n" + BEHIND, ["GET /health localhost"]),
     "HTTP/1.0": (
         b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + BEHIND,
         ["GET /health None"],
@@ -317,7 +320,7 @@ TAKEN: Dict[str, Tuple[bytes, List[str]]] = {
 # Any server
 
 _JSON = b'{"message":"hi"}'
-_CHAT = b"POST /api/v1/chat HTTP/1.%d\r\nHost: test\r\nContent-Type: %b\r\n%b\r\n"
+_CHAT = b"POST /api/v1/chat HTTP/1.%d\r\nHost: localhost\r\nContent-Type: %b\r\n%b\r\n"
 _LENGTH = b"Content-Length: 16\r\n"
 
 
@@ -378,7 +381,7 @@ _OTHER_CHECKS: Dict[str, Callable[[Tuple[str, int]], str]] = {
         _CHAT % (1, b"text/plain", b"Transfer-Encoding: chunked\r\n")
         + b"10\r\n%b\r\n0\r\nContent-Type: application/json\r\n\r\n" % _JSON
     ),
-    "absolute": _status(200)(b"GET http://test/health?a HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "absolute": _status(200)(b"GET http://localhost/health?a HTTP/1.1\r\n" + HOST + b"\r\n"),
     "upgrade": _status(200)(
         _CHAT % (1, b"application/json", b"Connection: upgrade\r\nUpgrade: h2c\r\n" + _LENGTH)
         + _JSON
