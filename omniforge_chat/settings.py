@@ -106,7 +106,8 @@ def _is_host(value: object) -> bool:
 def _is_loopback(address: object) -> bool:
     if not isinstance(address, tuple):
         return False  # a Unix socket, which no web page can reach
-    return ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+    given = ipaddress.ip_address(address[0].partition("%")[0])
+    return (getattr(given, "ipv4_mapped", None) or given).is_loopback
 
 
 def _list_of(expected: str, holds: Callable[[object], bool]) -> Rule:
