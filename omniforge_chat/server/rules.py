@@ -30,7 +30,7 @@ READ_AHEAD_BYTES = 4096
 LINGER_SECONDS = 2.0
 """How long a refused client may go on sending, so that it gets to read why it is refused."""
 
-LINGER_BYTES = 8 * 1024 * 1024
+LINGER_BYTES = 128 * 1024 * 1024
 """How much it may send meanwhile."""
 
 Fields = Sequence[Tuple[bytes, bytes]]

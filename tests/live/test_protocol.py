@@ -102,6 +102,40 @@ def test_a_chat_may_ask_for_an_upgrade(service: ServiceThread) -> None:
         assert_next_request_works(client)
 
 
+# A target that is no path
+
+
+def test_a_target_with_a_host_reaches_its_route(service: ServiceThread) -> None:
+    """RFC 9112, section 3.2.2; and `*` is a target that the app knows nothing of."""
+    with service.connect() as client:
+        client.ask("http://test/health?a=b")
+        assert client.json()[::2] == (200, {"status": "healthy"})
+        client.post({"message": "hi"}, path=f"http://127.0.0.1:{service.port}/api/v1/chat")
+        assert client.head()[0] == 200
+        assert last(client.frames())[0] == "done"
+        client.ask("*", method="OPTIONS")
+        assert refusal(*client.json())[:2] == (404, "not_found")
+        assert_next_request_works(client)
+
+
+def test_a_trailer_is_no_header(service: ServiceThread) -> None:
+    """RFC 9110, section 6.5.1: the head of this one says that it is no JSON."""
+    body = b'{"message":"hi"}'
+    head = b"POST /api/v1/chat HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\n"
+    trailers = b"Content-Type: application/json\r\nX-Request-ID: trailing\r\n"
+    with service.connect() as client:
+        client.send(
+            head
+            + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+            + trailers
+            + b"\r\n"
+        )
+        status, headers, answer = client.json()
+        assert refusal(status, headers, answer)[:2] == (415, "unsupported_media_type")
+        assert headers["x-request-id"] != "trailing"
+        assert_next_request_works(client)
+
+
 # Limits
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
