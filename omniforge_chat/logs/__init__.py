@@ -17,6 +17,7 @@ The modules:
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Dict
 
 from .chat import chat_ended
@@ -35,6 +36,13 @@ __all__ = [
 ]
 
 
+class _NoRefusals(logging.Filter):
+    """Keeps out uvicorn's line for each request that is not HTTP: such refusals are counted."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "Invalid HTTP request received."
+
+
 def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any]:
     """A dict for `logging.config.dictConfig`: every line to standard error, in one format.
 
@@ -45,11 +53,13 @@ def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}},
+        "filters": {"no refusals": {"()": _NoRefusals}},
         "handlers": {"stderr": {"()": BatchingStreamHandler, "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
             # We log the end of each chat. The server's own line for each request adds nothing.
             "uvicorn.access": {"level": "INFO" if access else "WARNING"},
+            "uvicorn.error": {"filters": ["no refusals"]},
             # Nor does a line for each request to a model provider. Those for each step of such a
             # request would even quote the provider's headers.
             "httpx": {"level": "WARNING"},

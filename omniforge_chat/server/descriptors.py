@@ -92,11 +92,14 @@ def fit_streams(settings: Settings, listener: socket.socket, per_stream: int) ->
 
 
 class Crowd:
-    """The connections of a server that are too many for the limit of descriptors."""
+    """The connections of a server that are too many for the limit of descriptors.
+
+    `refusals` counts them, and the requests that the server itself refuses.
+    """
 
     def __init__(self, limit: float) -> None:
         self._refused_from = limit - RESERVE
-        self._refusals = Refusals()
+        self.refusals = Refusals()
         self._places: Dict[Any, Any] = {}  # transport to protocol, the oldest first
         self._swept_at = -math.inf
 
@@ -122,12 +125,16 @@ class Crowd:
 
     def close(self) -> None:
         """Leave no timer behind."""
-        self._refusals.close()
+        self.refusals.close()
+
+    def full(self) -> Overloaded:
+        """The error that answers a connection for which there is no room."""
+        return Overloaded(_MESSAGE)
 
     def refuse(self, reference: str) -> Overloaded:
         """Count a refused connection, and return the error that answers it."""
-        error = Overloaded(_MESSAGE)
-        self._refusals.count(error, reference)
+        error = self.full()
+        self.refusals.count(error, reference)
         return error
 
     def _close_idle(self, connections: Iterable[Any]) -> None:

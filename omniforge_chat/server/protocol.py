@@ -215,7 +215,7 @@ class CheckedProtocol(asyncio.Protocol):
     def give_way(self) -> None:
         """Close, and say why if nothing was said yet."""
         if not self._refused and (self.cycle is None or not self.cycle.response_started):
-            self._write_refusal(self._crowd.refuse(request_id({"headers": ()})))
+            self._write_refusal(self._crowd.full())
         self._tell_of_disconnect()
         self.transport.close()
 
@@ -233,8 +233,9 @@ class CheckedProtocol(asyncio.Protocol):
             self._close_after(LINGER_SECONDS)
 
     def _write_refusal(self, error: RequestError) -> None:
-        headers = {"Cache-Control": "no-store", "Connection": "close"}
-        response = error_response(error, {**headers, "X-Request-ID": request_id({"headers": ()})})
+        reference = request_id({"headers": ()})
+        self._crowd.refusals.count(error, reference)
+        response = error_response(error, {"Connection": "close", "X-Request-ID": reference})
         status = b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())
         fields = [*self.server_state.default_headers, *response.raw_headers]
         lines = [b"%s: %s" % field for field in fields]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import weakref
 from contextvars import ContextVar
 from typing import Any, Dict, Iterator, List, Tuple
@@ -21,6 +22,7 @@ from ..support.answers import last, refusal
 from ..support.client import assert_next_request_works, request
 from ..support.constants import PATIENCE
 from ..support.driven import conversation, cut, echoes, serving
+from ..support.logs import Records
 from ..support.responders import PacedResponder
 from ..support.servers import WIRES, ServiceThread
 
@@ -283,6 +285,19 @@ def test_a_client_is_told_of_a_head_that_is_too_large(
         assert refusal(*client.json())[:2] == (400, "bad_request")
         client.send(LONG)
         service.until(lambda: service.connections == 0)
+
+
+def test_what_the_server_refuses_is_in_the_log_by_its_id(service: ServiceThread) -> None:
+    """Once a second, and at DEBUG each: whoever sends garbage does not fill the disk."""
+    with Records() as records:
+        for garbage in (b"\x16\x03\x01\r\n\r\n", GET + LONG):
+            with service.connect() as client:
+                client.send(garbage)
+                _, headers, body = client.json()
+                line = records.about(headers["x-request-id"], logging.DEBUG).getMessage()
+                assert f"code={body['code']}" in line
+    told, *_ = [r.getMessage() for r in records.all if r.levelno > logging.DEBUG]
+    assert told.startswith("refused: bad_request=1 (")
 
 
 # HTTP/1.0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
+import inspect
+import logging
 import re
 from pathlib import Path
 from typing import Any, Dict, Iterator
@@ -14,6 +17,7 @@ import uvicorn
 
 import omniforge_chat.server
 from omniforge_chat import Settings, create_app
+from omniforge_chat.logs import log_config
 from omniforge_chat.server.protocol import UVICORN, CheckedProtocol
 from omniforge_chat.server.server import make_server
 
@@ -80,3 +84,17 @@ def test_the_server_has_its_own_protocol_for_each_of_uvicorn_s(http: str) -> Non
     config = uvicorn.Config(Mock(), http=http, log_config=None)
     config.load()
     assert issubclass(factory.func, config.http_protocol_class)
+
+
+@pytest.mark.parametrize("parser", ["h11_impl", "httptools_impl"])
+def test_uvicorn_s_line_for_each_request_that_is_not_http_is_left_out(parser: str) -> None:
+    """They are counted as other refusals are, or whoever sends garbage fills the disk."""
+    text = "Invalid HTTP request received."
+    source = inspect.getsource(importlib.import_module(f"uvicorn.protocols.http.{parser}"))
+    assert f'msg = "{text}"' in source
+    config = log_config("INFO", "text")
+    [name] = config["loggers"]["uvicorn.error"]["filters"]
+    passes = config["filters"][name]["()"]().filter
+    kinds = ("uvicorn.error", logging.WARNING, "", 0)
+    assert not passes(logging.LogRecord(*kinds, text, (), None))
+    assert passes(logging.LogRecord(*kinds, "Anything else", (), None))
