@@ -131,6 +131,9 @@ class MessageReader(FrameReader):
     def _look(self, frame: Frame) -> str:
         """Read a frame that is not one more of the same."""
         name, data = frame.event, frame.data.strip()
+        if name.lower() in ("error", "exception"):
+            self.report(data)
+            return ""
         if not data or name not in _KNOWN:
             return ""  # pings, and events of later versions
         if name == "content_block_stop":
@@ -139,15 +142,7 @@ class MessageReader(FrameReader):
         if name == "message" and data.startswith("[DONE]"):  # a gateway's own mark
             self.end()
             return ""
-        try:
-            document = loads(data)
-        except msgspec.DecodeError:
-            if name != "error":
-                raise
-            document = data
-        if name == "error":
-            self.fail(document)
-            return ""
+        document = loads(data)
         if document is None:
             return ""
         if not isinstance(document, dict):

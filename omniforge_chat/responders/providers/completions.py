@@ -22,6 +22,7 @@ class _Choice(msgspec.Struct, gc=False):
     delta: Optional[_Delta] = None
     finish_reason: Any = None
     usage: Any = None
+    error: Any = None
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -57,7 +58,7 @@ _WORK = {
 def _is_thought(choice: _Choice) -> bool:
     """Whether a thought is all that a choice without text has."""
     delta = choice.delta
-    if delta is None or choice.finish_reason or choice.usage is not None:
+    if delta is None or choice.finish_reason or not (choice.usage is choice.error is None):
         return False
     if delta.content:
         return not words(delta.content)
@@ -92,10 +93,11 @@ class CompletionReader(FrameReader):
             return self._look(frame)
         if choices:
             choice = choices[0]
-            text = choice.delta.content if choice.delta is not None else None
+            delta = choice.delta
+            text = None if delta is None else delta.content
             if type(text) is str and text:
-                more = choice.finish_reason or choice.usage is not None
-                usual = (self._speaks and not more) or self._begins(choice)
+                alone = choice.finish_reason is choice.usage is choice.error is None
+                usual = (alone and self._speaks) or self._begins(choice)
             else:
                 usual, text = self._thinks and _is_thought(choice), ""
             if usual:
@@ -114,7 +116,7 @@ class CompletionReader(FrameReader):
     def _begins(self, choice: _Choice) -> bool:
         """Note the first text, or one with a reason; False if there may be more to note."""
         reason = choice.finish_reason
-        if self._several or choice.usage is not None:
+        if self._several or not (choice.usage is choice.error is None):
             return False
         if reason and not (type(reason) is str and reason in HONEST):
             return False
@@ -127,6 +129,9 @@ class CompletionReader(FrameReader):
     def _look(self, frame: Frame) -> str:
         """Read a frame that is not one more of the same."""
         data = frame.data.strip()
+        if frame.event.lower() in ("error", "exception"):
+            self.report(data)
+            return ""
         if data.startswith("[DONE]"):
             self.end()
             return ""
@@ -135,20 +140,19 @@ class CompletionReader(FrameReader):
         try:
             document = loads(data)
         except msgspec.DecodeError:
-            if frame.event == "message":
+            if frame.event != "message":
+                return ""  # the words of a ping, say
+            if data[0] in "{[":
                 raise
-            if frame.event == "error":
-                self.fail(data)
-            return ""  # the words of a ping, say
-        if frame.event == "error":
-            self.fail(document)
-            return ""
-        if isinstance(document, list) and len(document) == 1:  # as Gemini reports its errors
-            document = document[0]
+            raise msgspec.DecodeError(f"no JSON: {data}") from None
+        if isinstance(document, list) and document:  # as Gemini reports its errors
+            first = document[0]
+            document = first if len(document) == 1 or fields(first).get("error") else document
         if document is None:
             return ""
         if not isinstance(document, dict):
-            raise msgspec.ValidationError(f"a {type(document).__name__} is no chunk")
+            seen = f": {document}" if isinstance(document, str) else ""
+            raise msgspec.ValidationError(f"a {type(document).__name__} is no chunk{seen}")
         return self._read(document, named=frame.event != "message")
 
     def _read(self, document: Dict[str, Any], *, named: bool) -> str:
@@ -157,7 +161,9 @@ class CompletionReader(FrameReader):
         counted = self._count(document, fields(choice))
         at_work = choice is not None or (counted and document.get("choices") == [])
         error = problem(document, at_work=named or at_work)
-        if error is not None:
+        for holder in (fields(choice), fields(fields(choice).get("delta"))):
+            error = error or holder.get("error")
+        if error:
             self.fail(error)
         return self.mended(text)
 
@@ -189,8 +195,6 @@ class CompletionReader(FrameReader):
             text = self._unsaid(words(whole)) if whole else ""
         reason = finish_reason(choice.get("finish_reason"))
         self.work(busy=busy or bool(text), reason=reason)
-        if self.problem is not None and choice.get("error"):
-            self.fail(choice["error"])
         usual = self.finish_reason is None and not self._several
         self._speaks = usual and self._spoke
         self._thinks = usual and (self._thinks or busy)

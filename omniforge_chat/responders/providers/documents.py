@@ -78,7 +78,7 @@ def problem(document: Dict[str, Any], *, at_work: bool = False) -> object:
 
 
 _SUCCESS = (0, 200, "0", "200", "ok", "OK", "success")
-_REASONS = ("message", "detail", "errors", "msg", "error_msg")
+_REASONS = ("message", "detail", "errors", "msg", "error_msg", "exception")
 
 
 def _unwrapped(document: Dict[str, Any]) -> object:
@@ -96,6 +96,8 @@ def _unwrapped(document: Dict[str, Any]) -> object:
         return document
     if reason or code or document.get("success") is False:
         return {"code": code, "message": reason}
+    if document.get("status") in ("error", "failed"):
+        return f"the status is {document['status']}"
     if document.get("error") is not None and not document.get("usage"):
         return "no reason was given"  # an error that is empty, and nothing else
     return None
@@ -107,8 +109,8 @@ HONEST = {"stop", "length", "content_filter", "tool_calls", "end_turn", "max_tok
 _NONE = {"", "null", "none", "nil", "undefined", "finishreasonunspecified"}
 
 _tells_of_a_failure = re.compile(
-    "abort|busy|cancel|connection|crash|deadline|disconnect|dropped|error|evict|exception|expired"
-    "|fail|insufficient|internal|interrupt|killed|network|outofmemory|overload|preempt|quota"
+    "^oom|abort|busy|cancel|connection|crash|deadline|disconnect|dropped|error|evict|exception|expired"
+    "|fail|gone|insufficient|internal|interrupt|killed|malfunction|network|outofmemory|overload|preempt|quota"
     "|ratelimit|resource|shutdown|stalled|terminated|timedout|timeout|unavailable|unreachable"
 ).search
 

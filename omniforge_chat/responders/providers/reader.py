@@ -18,7 +18,7 @@ import msgspec
 
 from ...core.sse import Decoder, Frame, FrameTooLarge
 from ...models import Usage
-from .documents import gave_up
+from .documents import gave_up, loads
 from .errors import describe
 
 MAX_FRAME_BYTES = 1024 * 1024
@@ -31,7 +31,7 @@ class _Decoder(Decoder):
     """Knows a field of its own, `error`, in which llama.cpp reported errors until 2025."""
 
     def unknown_field(self, name: bytes, value: bytes) -> None:
-        if name == b"error":
+        if name.lower() == b"error":
             self._field(b"event:error")
             self._field(b"data:" + value)
 
@@ -41,7 +41,7 @@ class FrameReader:
 
     - `progressed`: a frame has shown the model at work, be it on a thought or a tool. Pings do not.
     - `finish_reason`: why the text ended, if it has.
-    - `complete`: it has, and nothing that follows can make the reply fail.
+    - `complete`: it has, and only an error that the provider reports can make the reply fail.
     - `settled`: no more text is expected.
     - `usage`: the provider's count of tokens, a new object with each new count.
     - `ended`: no frame after this one counts.
@@ -117,6 +117,13 @@ class FrameReader:
         """Note an error that the provider reported."""
         self.problem = problem or "no reason was given"
         self.ended = True
+
+    def report(self, data: str) -> None:
+        """Note an event that is an error, whose data may be a document, a text, or nothing."""
+        try:
+            self.fail(loads(data))
+        except msgspec.DecodeError:
+            self.fail(data)
 
     def end(self) -> None:
         """Note the mark that ends the stream."""
