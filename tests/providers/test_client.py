@@ -14,11 +14,12 @@ from omniforge_chat.errors import SettingsError
 from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import body, connections
 from omniforge_chat.responders.providers import client as provider_client
+from omniforge_chat.responders.providers.errors import UNREADABLE
 
 from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, refusing
 from ..support.relay import COMPLETE, ask, ask_by, failed, said
-from ..support.wires import OPENAI
+from ..support.wires import KEY, OPENAI
 
 
 def test_a_redirect_is_not_followed() -> None:
@@ -68,16 +69,50 @@ def test_a_refusal_is_read_only_so_far(
         provider.wait_for_open_connections(0)
 
 
-def test_a_compressed_stream_is_refused() -> None:
+def test_a_compressed_stream_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """It was not asked for, and would be garbage to us."""
 
     async def script(call: Call) -> None:
-        await call.head(content_encoding="gzip")
+        await call.head(content_encoding="a, " * 1000 + "gzip")
         await call.left()
 
     with Provider(script) as provider:
         assert failed(ask(OPENAI.make(provider))).code == "upstream_error"
         assert provider.call().gone.wait(PATIENCE)
+    assert re.search(r"content_encoding=(a, )+a?\.\.\.$", caplog.records[-1].getMessage())
+
+
+LONG = f"{KEY} {'x' * 20_000}".encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen", "message"),
+    [
+        (b"SSH-2.0 %s\r\n\r\n" % LONG, "illegal status line", UNREADABLE),
+        (b"HTTP/1.1 200 OK\r\nno field %s\r\n\r\n" % LONG, "illegal header line", UNREADABLE),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size %s\r\n" % LONG,
+            "illegal chunk header",
+            "The model provider's reply was cut off",
+        ),
+    ],
+)
+def test_bytes_that_are_no_http_make_a_short_line_in_the_log(
+    answer: bytes, seen: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """h11 quotes all of them, the key among them, if the other side sends back its request."""
+
+    async def script(call: Call) -> None:
+        await call.send(answer)
+        await call.left()
+
+    with Provider(script) as provider:
+        assert failed(ask(OPENAI.make(provider))).message == message
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    detail = line.partition("code=upstream_error ")[2]
+    assert seen in detail
+    assert len(detail) <= 300
+    assert KEY not in line
 
 
 def test_a_provider_that_cannot_be_reached_is_an_upstream_error(

@@ -234,11 +234,47 @@ CASES: Dict[str, Case] = {
         UNREADABLE,
         200,
     ),
+    "200 and half a reply that is compressed": Case(
+        gzip.compress(b': hi\n\ndata: {"choices": [{"text": "private"}]}\n\n'),
+        "reason='a document of choices'",
+        UNREADABLE,
+        200,
+        headers={"content_encoding": "gzip"},
+    ),
     "200 and nothing": Case(
         b"",
-        "the stream ended without a finish content_type=application/json",
+        "the stream ended without a finish content_type=application/json body=empty",
         "The model provider's reply was cut off",
         200,
+    ),
+    "200 and a text": Case(
+        f"No room for {KEY}\n".encode(),
+        "the stream ended without a finish content_type=text/plain reason='No room for ***'",
+        UNREADABLE,
+        200,
+        type="text/plain",
+    ),
+    "200 and a text in JSON": Case(
+        b'"no room"', "content_type=application/json reason='no room'", UNREADABLE, 200
+    ),
+    "200 and a header that is long": Case(
+        b"data: hm\n\n",
+        "DecodeError: no JSON: hm",
+        UNREADABLE,
+        200,
+        type="text/event-stream; " + "x" * 5000,
+    ),
+    "200, a comment, and a header that is long": Case(
+        b":\n\n",
+        f"content_type=text/event-stream; {'x' * 78}...",
+        "The model provider's reply was cut off",
+        200,
+        type="text/event-stream; \u2028" + "x" * 5000,
+    ),
+    "names that are long": Case(
+        {"error": {"code": "x" * 5000, "message": "y" * 5000}},
+        f"kind={'x' * 97}... reason='{'y' * 297}...'",
+        f"{REJECTED}: {'y' * 297}...",
     ),
     "500": case({"error": {"message": "no luck"}}, "no luck", message=FAILED, status=500),
     "407": plain(b"Proxy says no", "Proxy says no", message=FAILED, status=407),

@@ -79,6 +79,38 @@ def test_the_end_of_the_body_is_waited_for_even_more_shortly(
         assert provider.call().gone.wait(PATIENCE)
 
 
+async def without_a_pause(call: Call) -> None:
+    """Go on with comments as fast as they are taken."""
+    comment = b": %s\n" % (b"x" * 60_000)
+    while True:
+        await call.part(comment)
+
+
+@pytest.mark.parametrize("begun", [FINISHED, [*FINISHED, OPENAI.end()]])
+def test_comments_without_a_pause_do_not_hold_the_end_back(
+    begun: List[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read has something at once then, so no timer ever finds one that waits."""
+    monkeypatch.setattr(provider_stream, "FINISH_SECONDS", 0.05)
+    monkeypatch.setattr(provider_stream, "DRAIN_SECONDS", 0.05)
+    with Provider(opening(*begun, then=without_a_pause)) as provider:
+        assert ask(OPENAI.make(provider))[-1] == COMPLETE
+        provider.wait_for_open_connections(0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "message"),
+    [([], "did not begin to answer within 0.1 seconds"), (BEGUN, "was silent for 0.2 seconds")],
+)
+def test_comments_without_a_pause_are_a_silence(begun: List[bytes], message: str) -> None:
+    """They say nothing, however many they are."""
+    limits = {"first_chunk_timeout": 0.1, "idle_timeout": 0.2}
+    with Provider(opening(*begun, then=without_a_pause)) as provider:
+        error = failed(ask(OPENAI.make(provider, **limits)))
+        provider.wait_for_open_connections(0)
+    assert (error.code, error.message) == ("upstream_timeout", f"The model provider {message}")
+
+
 def test_a_finished_reply_leaves_its_connection_to_the_next() -> None:
     """A new connection, and its TLS handshake, for each reply would cost more than the reply."""
 

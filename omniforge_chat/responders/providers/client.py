@@ -18,13 +18,14 @@ import anyio
 import httpx
 import msgspec
 
-from ...errors import UpstreamError, UpstreamTimeout
+from ...errors import UpstreamError
 from ...logs import logger
 from .body import BROKEN, Body, compression
 from .connections import Connections, Pool
 from .dialect import Dialect, Draft
-from .errors import UNREADABLE, Failure, describe, refused
+from .errors import UNREADABLE, Failure, describe, header, refused, silent
 from .options import ProviderOptions
+from .reasons import one_line
 from .redaction import Redactor
 from .stream import CUT, ProviderStream
 
@@ -33,6 +34,9 @@ BACKOFF_SECONDS = 0.25
 """The longest wait before the second try; each further one waits up to twice as long."""
 
 EVENTS = "text/event-stream"
+
+MAX_DETAIL_CHARACTERS = 500
+"""The longest description of a failure in the log: its reason, status, names and headers."""
 
 
 class ProviderClient:
@@ -113,8 +117,7 @@ class ProviderClient:
                 fail=functools.partial(self._fail, request_id),
                 closed=pool.room.release,
             )
-        message = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
-        return Failure(UpstreamTimeout, f"The model provider {message}", "silence")
+        return silent(self._first_chunk_timeout, begun=False)
 
     async def _try(
         self, pool: Pool, draft: Draft, request_id: str, deadline: float
@@ -134,10 +137,9 @@ class ProviderClient:
                 break
             if answer.stale:
                 client, stale = pool.fresh, True
-            detail = self.redact(answer.detail)
             logger.info(
                 "upstream tried again request_id=%s try=%d wait_ms=%d %s",
-                *(request_id, tried + 1, 1000 * wait, detail),
+                *(request_id, tried + 1, 1000 * wait, self._detail(answer)),
             )
             await anyio.sleep(wait)
         return answer
@@ -154,7 +156,7 @@ class ProviderClient:
                 return answer
             if not draft.revise(answer):
                 return answer
-            detail = self.redact(answer.detail)
+            detail = self._detail(answer)
             logger.info("upstream sent again request_id=%s %s", request_id, detail)
         message = "The model provider cannot be reached any more"
         return Failure(UpstreamError, message, "the responder was closed")
@@ -194,9 +196,11 @@ class ProviderClient:
             # the provider may have begun to work. And if it has sent something that is no HTTP (the
             # same exception with other words), it has seen the request. If the transport does not
             # tell its steps, the connection counts as a new one.
-            silent = isinstance(error, httpx.NetworkError) or "disconnected" in str(error)
+            silent_end = isinstance(error, httpx.NetworkError) or "disconnected" in str(error)
             message = "The model provider closed the connection without an answer"
-            stale = silent and first_step == "send_request_headers"
+            if not silent_end:
+                message = UNREADABLE
+            stale = silent_end and first_step == "send_request_headers"
             return Failure(UpstreamError, message, describe(error), stale=stale)
         return await self._judge(response)
 
@@ -208,8 +212,8 @@ class ProviderClient:
         try:
             if response.is_success:
                 if encoding and response.headers.get("content-type", "").startswith(EVENTS):
-                    detail = f"content_encoding={encoding}"
-                    return Failure(UpstreamError, UNREADABLE, self.redact(detail))
+                    detail = header(response.headers, "content-encoding", self.redact)
+                    return Failure(UpstreamError, UNREADABLE, detail)
                 if not encoding:
                     await body.read_start()
                     opened = body.is_stream
@@ -224,10 +228,13 @@ class ProviderClient:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
 
+    def _detail(self, failure: Failure) -> str:
+        return one_line(failure.detail, self.redact, MAX_DETAIL_CHARACTERS)
+
     def _fail(self, request_id: str, failure: Failure) -> UpstreamError:
         """Log a failure; return the error that the client is told of."""
         error = msgspec.structs.replace(failure, message=self.redact(failure.message)).error()
-        detail = self.redact(failure.detail)
+        detail = self._detail(failure)
         if failure.status in (404, 405) and self._options.has_no_path:
             detail += " advice='most servers want a base URL with /v1 at its end'"
         if self._connections.proxy is not None:

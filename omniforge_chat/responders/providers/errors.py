@@ -15,7 +15,15 @@ import msgspec
 
 from ...errors import UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from .address import without_secrets
-from .reasons import Redact, Words, one_line, words_in, words_of
+from .reasons import (
+    MAX_NAME_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    Redact,
+    Words,
+    one_line,
+    words_in,
+    words_of,
+)
 
 UNREADABLE = "The model provider sent something that cannot be read"
 
@@ -124,13 +132,14 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, redact: Redact
     words = words_in(body, redact, is_reply=succeeded)
     where = f"status={status}"
     if "location" in headers:
-        where += f" location={one_line(without_secrets(headers['location']), redact)}"
+        location = without_secrets(headers["location"])
+        where += f" location={one_line(location, redact, MAX_NAME_CHARACTERS)}"
     if "content-encoding" in headers:
-        where += f" content_encoding={one_line(headers['content-encoding'], redact)}"
+        where += header(headers, "content-encoding", redact)
     elif not body:
         where += " body=empty"
     if succeeded:
-        where += f" content_type={one_line(headers.get('content-type'), redact)}"
+        where += header(headers, "content-type", redact)
         status = _status_of(words.kinds)
         if status == FAILED and not words.is_document:
             return Failure(UpstreamError, UNREADABLE, f"{where} reason={words.reason!r}")
@@ -172,7 +181,8 @@ def _judged(
     wait: Optional[float] = None,
 ) -> Failure:
     kind, message = _MEANINGS.get(status, (UpstreamError, "The model provider failed"))
-    kinds, reason = one_line("/".join(words.kinds), redact), words.reason
+    kinds = one_line("/".join(words.kinds), redact, MAX_NAME_CHARACTERS)
+    reason = words.reason
     told = status in _ABOUT_THE_REQUEST and words.is_document and reason
     if told and not _is_the_operators(f"{kinds} {reason}"):
         message = f"{message}: {reason}"
@@ -208,6 +218,18 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
     return wait if wait is not None and wait <= LONGEST_TOLD else None
 
 
+def header(headers: Mapping[str, str], name: str, redact: Redact) -> str:
+    """The start of a header, for the log."""
+    value = one_line(headers.get(name), redact, MAX_NAME_CHARACTERS)
+    return f" {name.replace('-', '_')}={value}"
+
+
+def silent(seconds: float, *, begun: bool) -> Failure:
+    """The failure of a provider that sends nothing, or nothing that counts."""
+    was = "was silent for" if begun else "did not begin to answer within"
+    return Failure(UpstreamTimeout, f"The model provider {was} {seconds:g} seconds", "silence")
+
+
 def describe(error: Exception) -> str:
-    """Put an exception on one line, for the log."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    """Put an exception into some words for the log. They may quote what the provider sent."""
+    return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS].rstrip(": ")

@@ -16,6 +16,9 @@ import msgspec
 MAX_REASON_CHARACTERS = 300
 """The longest part of a provider's own words that is passed on."""
 
+MAX_NAME_CHARACTERS = 100
+"""The longest part of a header, and of the names for an error."""
+
 Redact = Callable[[str], str]
 
 _PLACES = (
@@ -47,6 +50,9 @@ _PLACES_OF_A_FIELD = ("param", "loc", "field", "parameter")
 
 _MAX_DEPTH = 6
 _MAX_ITEMS = 8
+
+_FIELDS = ("data:", "event:", "id:", "retry:", ":")
+"""A stream of events begins with one of them."""
 
 _decode = msgspec.json.Decoder().decode
 _tags = re.compile(r"<([^<>]*)>").split
@@ -101,7 +107,7 @@ def words_in(body: bytes, redact: Redact, *, is_reply: bool = False) -> Words:
     the log.
     """
     text = body.decode("utf-8", "replace").lstrip("\ufeff").strip()
-    frame = _first_data(text) if text.startswith(("data:", "event:")) else None
+    frame = _first_data(text) if text.startswith(_FIELDS) else None
     if frame is not None:  # a gateway that had begun to stream
         text = frame[1].strip()
     document = _decoded(text) or _decoded(text.partition("\n")[0])
@@ -117,17 +123,17 @@ def words_in(body: bytes, redact: Redact, *, is_reply: bool = False) -> Words:
     return msgspec.structs.replace(words, reason=keys, is_document=False)
 
 
-def one_line(text: object, redact: Redact) -> str:
+def one_line(text: object, redact: Redact, longest: int = MAX_REASON_CHARACTERS) -> str:
     """Put `text` on one short line without control characters; empty if it is no text."""
     if isinstance(text, int):
         text = str(text)
     if not isinstance(text, str):
         return ""
     # The line needs no more, and a text of megabytes is not worth splitting.
-    near = redact(text)[: 4 * MAX_REASON_CHARACTERS]
+    near = redact(text)[: 4 * longest]
     words = "".join(c if c.isprintable() else " " for c in near)
     line = " ".join(words.split())
-    return line if len(line) <= MAX_REASON_CHARACTERS else line[: MAX_REASON_CHARACTERS - 3] + "..."
+    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 class _Search:

@@ -24,7 +24,7 @@ from ...models import Finish, Message, Turn, Usage
 from ...settings import Settings
 from .client import ProviderClient
 from .dialect import Dialect
-from .errors import Failure, reported
+from .errors import UNREADABLE, Failure, reported
 from .options import ProviderOptions
 from .reader import FrameReader
 from .stream import ProviderStream
@@ -132,14 +132,14 @@ class ProviderResponder:
                     usage = reader.usage
                     assert usage is not None
                     yield usage
-                if not data:
-                    break
                 if reader.progressed:
                     reader.progressed = False
                     if reader.complete:
                         stream.finish(settled=reader.settled)
                     else:
                         stream.progressed()
+                elif not data or stream.overdue():
+                    break
             failure = self._failure(reader, stream)
             if failure is not None:
                 raise stream.fail(failure)
@@ -157,9 +157,8 @@ class ProviderResponder:
         if reader.ended or reader.complete:
             return None
         if reader.unreadable:
-            message = "The model provider sent something that cannot be read"
-            return Failure(UpstreamError, message, reader.unreadable)
-        return stream.cut() if reader.finish_reason is None else None
+            return Failure(UpstreamError, UNREADABLE, reader.unreadable)
+        return stream.cut(self._client.redact) if reader.finish_reason is None else None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. You can use it again afterwards."""

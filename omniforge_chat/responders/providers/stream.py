@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import types
 from typing import Any, Awaitable, Callable, Generator, Optional
 
 from ...core.cancellation import cancellations
 from ...core.driver import see_out
-from ...errors import UpstreamError, UpstreamTimeout
+from ...errors import UpstreamError
 from .body import BROKEN, Body
-from .errors import Failure, describe
+from .errors import UNREADABLE, Failure, describe, header, silent
+from .reasons import Redact, words_in
 
 FINISH_SECONDS = 5.0
 """How long the frames after the text (usage, the end mark) may take to come."""
@@ -31,6 +33,8 @@ DRAIN_SECONDS = 0.1
 its response was read to the end."""
 
 CUT = "The model provider's reply was cut off"
+
+_begins_a_stream = re.compile(rb"[\xef\xbb\xbf\s]*(data|event|id|retry|error)?:").match
 
 
 class _DeadlinePassed(BaseException):
@@ -122,10 +126,7 @@ class ProviderStream:
         except StopAsyncIteration:
             return b""
         except _DeadlinePassed:
-            silence = f"was silent for {self._idle_timeout:g} seconds"
-            if not self._at_work:
-                silence = f"did not begin to answer within {self._first_chunk_timeout:g} seconds"
-            failure = Failure(UpstreamTimeout, f"The model provider {silence}", "silence")
+            failure = self._silent()
         except BROKEN as error:
             failure = Failure(UpstreamError, CUT, describe(error))
         if self._finishing:
@@ -146,11 +147,31 @@ class ProviderStream:
         """Whether the deadline ended the wait, and nobody cancelled the task meanwhile."""
         return self._expired and cancellations(self._task) == self._cancels
 
-    def cut(self) -> Failure:
-        """The failure of a stream that ended before the reply did."""
-        kind = self._response.headers.get("content-type")
-        detail = f"the stream ended without a finish content_type={kind}"
-        return Failure(UpstreamError, CUT, detail)
+    def overdue(self) -> bool:
+        """Whether the deadline has come though the provider sends: comments, say, without a pause.
+
+        Ask after a read that brought no progress. Raises UpstreamTimeout, as `read` does.
+        """
+        if self._time() < self._deadline:
+            return False
+        if not self._finishing:
+            raise self.fail(self._silent())
+        return True
+
+    def _silent(self) -> Failure:
+        limit = self._idle_timeout if self._at_work else self._first_chunk_timeout
+        return silent(limit, begun=self._at_work)
+
+    def cut(self, redact: Redact) -> Failure:
+        """The failure of a stream that ended before the reply did, or that was none."""
+        detail = "the stream ended without a finish"
+        detail += header(self._response.headers, "content-type", redact)
+        if not self._start:
+            return Failure(UpstreamError, CUT, f"{detail} body=empty")
+        if _begins_a_stream(self._start):
+            return Failure(UpstreamError, CUT, detail)
+        reason = words_in(self._start, redact).reason
+        return Failure(UpstreamError, UNREADABLE, f"{detail} reason={reason!r}")
 
     def progressed(self) -> None:
         """Begin the idle time anew: the model was at work, and its text was passed on."""
@@ -174,7 +195,7 @@ class ProviderStream:
         """Read the rest of a finished stream if it comes at once, to keep the connection."""
         self._finishing = True
         self._move(DRAIN_SECONDS)
-        while await self.read():
+        while await self.read() and not self.overdue():
             pass
 
     def _move(self, seconds: float) -> None:
