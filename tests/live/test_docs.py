@@ -85,6 +85,19 @@ def test_the_table_of_settings_is_settings() -> None:
     assert Settings.from_env({row[1]: row[2] for row in found}) == Settings.from_env({})
 
 
+def test_a_default_in_a_sentence_is_that_of_settings() -> None:
+    """`CHAT_DRAIN_TIMEOUT` (30): whoever sizes a proxy by it does not look it up again."""
+    defaults = {variable(field): getattr(Settings(), field) for field in FIELDS}
+    told = [
+        (name, float(number))
+        for page in DOCS.glob("*.md")
+        for name, number in re.findall(r"`([A-Z_]+)` \((\d+)\)", prose(page))
+        if name in defaults
+    ]
+    assert len(told) > 3
+    assert told == [(name, defaults[name]) for name, _ in told]
+
+
 def test_the_table_of_settings_says_which_limits_may_be_off() -> None:
     """`off` is refused where it would be dangerous, and a reader should not have to try."""
     for field, name, _, unit, *_ in rows(DOCS / "configuration.md", "field", "variable"):
