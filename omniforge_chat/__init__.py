@@ -80,4 +80,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> List[str]:
-    return sorted({*globals(), *_HOME})
+    # Whoever lists the names asks for each, as `help()` does. So without the extra it has none.
+    extra = import_module("importlib.util").find_spec("httpx") is not None
+    return sorted({*globals(), *(_HOME if extra else __all__)})

@@ -308,6 +308,18 @@ def test_the_providers_are_public_names() -> None:
         _ = omniforge_chat.Nothing
 
 
+def test_whoever_lists_the_names_needs_no_extra() -> None:
+    """`help()`, `inspect` and debuggers ask for each name that `dir()` gives."""
+    code = (
+        "import sys; sys.modules['httpx'] = None\n"
+        "import inspect, pydoc, omniforge_chat\n"
+        "found = dict(inspect.getmembers(omniforge_chat))\n"
+        "assert 'create_app' in pydoc.render_doc(omniforge_chat)\n"
+        "print(set(omniforge_chat.__all__) <= set(found))"
+    )
+    assert python(code) == "True\n"
+
+
 def test_a_missing_extra_is_named() -> None:
     """With the command that installs it, which the service tells in the same words."""
     code = (
