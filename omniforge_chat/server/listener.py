@@ -77,6 +77,8 @@ def listen_on_fd(fd: int, *, send_timeout: Optional[float] = None) -> socket.soc
 
     `send_timeout` is that of `listen`. Raises OSError if it is none that can be listened on.
     """
+    if not 0 <= fd < 2**31:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     listener = socket.socket(fileno=fd)
     try:
         if listener.family != getattr(socket, "AF_UNIX", None):

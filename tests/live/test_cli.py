@@ -391,6 +391,8 @@ def test_what_is_no_socket_is_not_listened_on(
             (["--uds", "no/where"], "no/where: No such file or directory"),
             (["--uds", "x" * 200], f"{'x' * 200}: AF_UNIX path too long"),
             (["--fd", "999"], "the descriptor 999: Bad file descriptor"),
+            (["--fd", "-1"], "the descriptor -1: Bad file descriptor"),
+            (["--fd", str(2**40)], f"the descriptor {2**40}: Bad file descriptor"),
             (["--fd", str(file.fileno())], f"the descriptor {file.fileno()}: Socket operation on"),
         ):
             assert main(arguments) == 1
