@@ -80,22 +80,30 @@ class LineWriter:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # Python is at its end (3.12), or the system has no more threads
+                self._work()
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
         while True:
-            item = self._queue.get()
-            if isinstance(item, bytes):
-                self._write_out(item)
-                self._done += len(item)
-            if self._queue.empty() or not isinstance(item, bytes):
-                dropped = self._dropped
-                if dropped > self._noted:
-                    count, self._noted = dropped - self._noted, dropped
-                    self._write_out(self._note(count))
-            if not isinstance(item, bytes):
-                item.set()
+            self._work()
+
+    def _work(self) -> None:
+        item = self._queue.get()
+        if isinstance(item, bytes):
+            self._write_out(item)
+            self._done += len(item)
+        if self._queue.empty() or not isinstance(item, bytes):
+            dropped = self._dropped
+            if dropped > self._noted:
+                count, self._noted = dropped - self._noted, dropped
+                self._write_out(self._note(count))
+        if not isinstance(item, bytes):
+            item.set()
 
     def _write_out(self, lines: bytes) -> None:
         with contextlib.suppress(OSError):  # nobody will ever read it

@@ -137,6 +137,26 @@ def test_a_descriptor_that_somebody_made_non_blocking_loses_nothing() -> None:
         assert len(read_until(reader, LINE * 1000)) == len(LINE) * 1000
 
 
+def test_where_no_thread_can_be_started_whoever_logs_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At its end Python 3.12 starts none; a line from there must not be lost, nor waited for."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with pipe() as (reader, fd):
+        writer = LineWriter(fd, note)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            writer.write(b"one\n")
+            writer.write(b"two\n")
+            writer.flush(PATIENCE, at_most=PATIENCE)
+            assert os.read(reader, 100) == b"one\ntwo\n"
+        writer.write(b"three\n")
+        assert read_until(reader, b"three\n") == b"three\n"
+
+
 # The handler on each kind of file
 
 
