@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import socket
@@ -122,6 +123,14 @@ class Crowd:
     def run_out(self) -> None:
         """Note that a connection could not even be accepted."""
         self.refuse(request_id({"headers": ()}))
+
+    async def check(self) -> None:
+        """Note it if no connection can be accepted now: libuv resets them, and tells nobody."""
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self.run_out()
 
     def close(self) -> None:
         """Leave no timer behind."""

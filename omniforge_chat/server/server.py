@@ -178,6 +178,7 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
     Raises SettingsError if there can be no TLS as the settings want it.
     """
     check_tls(settings)
+    crowd = Crowd(descriptor_limit())
     config = uvicorn.Config(
         app,
         backlog=ACCEPTED_AT_ONCE,
@@ -190,12 +191,13 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
         timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it takes any number
         # After the drain only the last bytes are left to be taken.
         timeout_graceful_shutdown=math.ceil(settings.cleanup_timeout),
+        callback_notify=crowd.check,
+        timeout_notify=1,
         **tls_options(settings),
         **options,
     )
     config.load()
     config.loaded_app = ForwardedPrefix(config.loaded_app, app, settings.root_path)
-    crowd = Crowd(descriptor_limit())
     checked: Any = partial(
         _checked_protocol(config.http_protocol_class),
         head_timeout=settings.body_timeout,

@@ -1,4 +1,4 @@
-"""A responder that uses up the descriptors of its process: asyncio is told of it for seconds."""
+"""A responder that uses up the descriptors of its process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support.process import running
+from ..support.process import MODULE, running
 
 pytest.importorskip("resource", reason="no limit of descriptors here")
 
@@ -35,10 +35,15 @@ sys.exit(main())
 """
 
 
-def test_running_out_is_one_line_and_it_recovers(tmp_path: Path) -> None:
-    """asyncio tells of each connection that waits, with a traceback, some MB a second."""
+@pytest.mark.parametrize("wire", ["fast", "plain"])
+def test_running_out_is_one_line_and_it_recovers(tmp_path: Path, wire: str) -> None:
+    """asyncio tells of each connection that waits, with a traceback, some MB a second.
+
+    uvloop tells nobody, and resets the connections.
+    """
     (tmp_path / "greedy.py").write_text(RESPONDER)
-    command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", sys.executable, "-c", PLAIN]
+    program = MODULE if wire == "fast" else [sys.executable, "-c", PLAIN]
+    command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *program]
     with running(tmp_path, "--responder", "greedy:respond", command=command) as service:
         with service.connect() as client:
             client.post({"message": "hi"})
@@ -51,7 +56,11 @@ def test_running_out_is_one_line_and_it_recovers(tmp_path: Path) -> None:
             (tmp_path / "go").touch()
             assert client.frames()[-1].event == "done"
         for other in waiting:
-            assert other.json()[0] == 200
+            if wire == "plain":
+                assert other.json()[0] == 200
             other.close()
+        with service.connect() as other:
+            other.ask("/health")
+            assert other.json()[0] == 200
         assert service.end() == 0
     assert "Traceback" not in "\n".join(service.log)
