@@ -232,10 +232,13 @@ class SettingsError(ValueError):
     """
 
     def __init__(self, name: str, value: object, expected: str) -> None:
-        super().__init__(f"{name}={value!r}: expected {expected}")
+        super().__init__(name, value, expected)  # what pickle calls it with
         self.name = name
         self.value = value
         self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r}: expected {self.expected}"
 
 
 def all_errors(base: Type[E]) -> Iterator[Type[E]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from functools import partial
 from typing import Any, Callable, Dict, Union
 
@@ -231,6 +232,14 @@ def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_what_was_exp
         Settings.from_env({variable(field): text})
     assert caught.value.name == variable(field)
     assert str(caught.value).startswith(f"{variable(field)}={text!r}: expected ")
+
+
+def test_an_error_goes_from_one_process_to_another() -> None:
+    """A pool of processes breaks if an exception of a worker cannot be read."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(port=-1)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (str(error), vars(error)) == (str(caught.value), vars(caught.value))
 
 
 @pytest.mark.parametrize(
