@@ -96,9 +96,9 @@ def request_ids(site: Site) -> None:
         assert site.ask("/health", **{"X-Request-ID": own})[1]["x-request-id"] == own
 
 
-def shown_path(site: Site) -> str:
+def shown_path(site: Site, **headers: str) -> str:
     """The path that the OpenAPI document gives for the service."""
-    status, _, body = site.ask("/openapi.json")
+    status, _, body = site.ask("/openapi.json", **headers)
     assert status == 200
     [server] = json.loads(body)["servers"]
     assert "/api/v1/chat" in json.loads(body)["paths"]

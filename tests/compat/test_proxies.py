@@ -116,8 +116,9 @@ def test_a_client_of_http_1_0_is_served(running: Running, record: Recorder) -> N
 def test_a_path_that_the_proxy_takes_off_is_known(running: Running, record: Recorder) -> None:
     """The document tells it, and the chat, the page and its script are there."""
     bots = running.at("/bots")
-    assert checks.shown_path(bots) == "/bots"
-    assert checks.shown_path(running.site) == "/"
+    for sent in ({}, {"X-Forwarded-Prefix": "/evil"}):
+        assert checks.shown_path(bots, **sent) == "/bots"
+        assert checks.shown_path(running.site, **sent) == "/"
     checks.streams(bots)
     for path, kind in (("/docs", "text/html"), ("/reader.js", "text/javascript")):
         status, headers, _ = bots.ask(path)
