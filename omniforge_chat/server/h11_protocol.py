@@ -3,11 +3,14 @@
 h11 is lenient in lines: it takes a bare LF for the end of one, unfolds those that go on in the
 next, lets control characters pass, and joins two lengths that are equal. httptools is strict. So
 the buffer here, from which h11 takes its lines, looks at their bytes.
+
+What is called for each request names the class to go on with, as `super()` takes 0.2 microseconds.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any, List, Optional, Tuple
 
 import h11
@@ -55,19 +58,19 @@ class _Buffer(ReceiveBuffer):
     taken = bytearray()
 
     def _extract(self, count: int) -> bytearray:
-        self.taken = super()._extract(count)
+        self.taken = ReceiveBuffer._extract(self, count)
         return self.taken
 
     def maybe_extract_lines(self) -> Optional[List[bytearray]]:
         """The lines of a head, or of trailers."""
-        lines = super().maybe_extract_lines()
+        lines = ReceiveBuffer.maybe_extract_lines(self)
         if lines is not None and not _are_valid_lines(self.taken):
             raise h11.LocalProtocolError("invalid lines")
         return lines
 
     def maybe_extract_next_line(self) -> Optional[bytearray]:
         """The head of a chunk."""
-        line = super().maybe_extract_next_line()
+        line = ReceiveBuffer.maybe_extract_next_line(self)
         if line is not None and not _is_chunk_head(line):
             raise h11.LocalProtocolError("invalid chunk")
         return line
@@ -97,7 +100,7 @@ class _Parser(h11.Connection):
         if self.their_state is h11.IDLE:
             self._receive_buffer.skip_empty_lines()
         try:
-            event = super().next_event()
+            event = h11.Connection.next_event(self)
         except h11.RemoteProtocolError as error:
             if error.error_status_hint == 431:
                 self.refusal = too_large()
@@ -141,7 +144,7 @@ class CheckedH11Protocol(CheckedProtocol, H11Protocol):
 
     def on_response_complete(self) -> None:
         # It may start the next request.
-        self.flow.run(super().on_response_complete)
+        self.flow.run(partial(H11Protocol.on_response_complete, self))
 
     def refusal(self) -> Optional[RequestError]:
         return self.conn.refusal

@@ -36,7 +36,7 @@ LINGER_BYTES = 128 * 1024 * 1024
 Fields = Sequence[Tuple[bytes, bytes]]
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The head of a request, or its trailers, which have fields alone."""
 
     fields: Fields
