@@ -9,7 +9,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as type checkers know it; `typing` takes a tenth of a process's start
 if TYPE_CHECKING:
-    from typing import Any, List
+    from typing import List
 
     from .app import ChatApp, create_app
     from .conversations.memory import MemoryHistory
@@ -71,12 +71,14 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
-    return value
+if not TYPE_CHECKING:  # to a checker it would mean that every name is there
+
+    def __getattr__(name):
+        home = _HOME.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+        return value
 
 
 def __dir__() -> List[str]:

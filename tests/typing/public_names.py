@@ -35,6 +35,8 @@ from omniforge_chat import (
 if TYPE_CHECKING:
     from typing_extensions import assert_type
 
+    from omniforge_chat import a_typing_error  # type: ignore[attr-defined]  # noqa: F401
+
 
 class Store:
     """A store of somebody's own: it need not derive from History."""

@@ -305,7 +305,7 @@ def test_the_providers_are_public_names() -> None:
     assert omniforge_chat.OpenAIResponder is OpenAIResponder
     assert omniforge_chat.AnthropicResponder is AnthropicResponder
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = omniforge_chat.Nothing
+        _ = omniforge_chat.Nothing  # type: ignore[attr-defined]
 
 
 def test_whoever_lists_the_names_needs_no_extra() -> None:
