@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
-from typing import Any, Dict
-
-from uvicorn.config import SSL_PROTOCOL_VERSION, create_ssl_context
+from typing import Any, Dict, Iterator
 
 from ..errors import SettingsError
 from ..settings import Settings, variable
@@ -28,8 +27,9 @@ def tls_options(settings: Settings) -> Dict[str, Any]:
 def check_tls(settings: Settings) -> None:
     """Raises SettingsError if there can be no TLS as the settings want it."""
     if not settings.ssl_certfile:
-        for field in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs"):
-            if getattr(settings, field):
+        # Nobody who sets one of these wants to serve without TLS.
+        for field in settings.__struct_fields__:
+            if field.startswith("ssl_") and getattr(settings, field):
                 raise SettingsError(variable("ssl_certfile"), "", f"a file, for {variable(field)}")
         return
     if settings.ssl_cert_reqs and not settings.ssl_ca_certs:
@@ -43,20 +43,28 @@ def check_tls(settings: Settings) -> None:
         # OpenSSL would ask for it at the terminal.
         name = variable("ssl_keyfile_password")
         raise SettingsError(name, "", "the password of the key")
-    try:
-        create_ssl_context(
-            certfile=settings.ssl_certfile,
-            keyfile=settings.ssl_keyfile or None,
-            password=settings.ssl_keyfile_password or None,
-            ssl_version=SSL_PROTOCOL_VERSION,
-            cert_reqs=settings.ssl_cert_reqs,
-            ca_certs=settings.ssl_ca_certs or None,
-            ciphers=settings.ssl_ciphers or None,
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    password = settings.ssl_keyfile_password
+    with _named(settings, "ssl_certfile", "a certificate that can be used, with its key"):
+        context.load_cert_chain(
+            settings.ssl_certfile, settings.ssl_keyfile or None, lambda: password
         )
-    except (ssl.SSLError, OSError, ValueError) as error:
-        name = variable("ssl_certfile")
-        expected = f"a certificate that can be used, with its key: {error}"
-        raise SettingsError(name, settings.ssl_certfile, expected) from None
+    if settings.ssl_ca_certs:
+        with _named(settings, "ssl_ca_certs", "a file with certificates of authorities"):
+            context.load_verify_locations(settings.ssl_ca_certs)
+    if settings.ssl_ciphers:
+        with _named(settings, "ssl_ciphers", "ciphers in OpenSSL's notation"):
+            context.set_ciphers(settings.ssl_ciphers)
+
+
+@contextlib.contextmanager
+def _named(settings: Settings, field: str, expected: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        reason = error.args[-1] if error.args else error
+        value = getattr(settings, field)
+        raise SettingsError(variable(field), value, f"{expected}: {reason}") from None
 
 
 def _check_file(field: str, path: str) -> None:

@@ -266,6 +266,8 @@ def test_help_names_every_flag(directory: Path) -> None:
             "SSL_KEYFILE='none': expected a file that can be read",
         ),
         ([], {"SSL_KEYFILE": "mine.py"}, "SSL_CERTFILE='': expected a file, for SSL_KEYFILE"),
+        ([], {"SSL_CERT_REQS": "2"}, "SSL_CERTFILE='': expected a file, for SSL_CERT_REQS"),
+        ([], {"SSL_CIPHERS": "HIGH"}, "SSL_CERTFILE='': expected a file, for SSL_CIPHERS"),
         (
             ["--ssl-certfile", "mine.py", "--ssl-cert-reqs", "2"],
             {},

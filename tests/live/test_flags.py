@@ -132,7 +132,13 @@ def test_a_key_that_cannot_be_read_is_told(
     assert main([*flags, "--ssl-keyfile-password", "wrong"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "SSL_CERTFILE='cert.pem': expected a certificate that can be used, with its key" in line
-    assert main([*flags, "--ssl-keyfile-password", "word", "--check"]) == 0
+    flags += ["--ssl-keyfile-password", "word", "--check"]
+    for other, value in (("--ssl-ciphers", "none"), ("--ssl-ca-certs", "key.pem")):
+        assert main([*flags, other, value]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        name = other[2:].replace("-", "_").upper()
+        assert line.startswith(f"omniforge-chat: {name}='{value}': expected ")
+    assert main(flags) == 0
     assert "SSL_KEYFILE_PASSWORD=***" in capsys.readouterr().out
 
 
