@@ -173,12 +173,12 @@ class MessageReader(FrameReader):
         elif name == "message_delta":
             self._began = True  # a reason for the end never comes with the first frame
             reason = fields(event.get("delta")).get("stop_reason")
-        elif name == "error":
-            self.fail(event)
-            return ""
         self._count(event)
         reason = finish_reason(reason)
-        if name == "message_stop":
+        error = event if name == "error" else problem(event, at_work=True)
+        if error is not None:
+            self.fail(error)
+        elif name == "message_stop":
             self.end()
         else:
             self.work(busy=busy or bool(text), reason=_FINISHES.get(reason or "", reason))

@@ -142,9 +142,7 @@ class CompletionReader(FrameReader):
         except msgspec.DecodeError:
             if frame.event != "message":
                 return ""  # the words of a ping, say
-            if data[0] in "{[":
-                raise
-            raise msgspec.DecodeError(f"no JSON: {data}") from None
+            raise
         if isinstance(document, list) and document:  # as Gemini reports its errors
             first = document[0]
             document = first if len(document) == 1 or fields(first).get("error") else document

@@ -27,7 +27,9 @@ def loads(data: str) -> Any:
             return json.loads(data, strict=False)
         except ValueError:
             pass
-        raise
+        if data[:1] in ("{", "["):
+            raise
+        raise msgspec.DecodeError(f"no JSON: {data}") from None  # it may be the reason
 
 
 def fields(value: object) -> Dict[str, Any]:
