@@ -14,9 +14,8 @@ from omniforge_chat.models import Event
 from omniforge_chat.responders.providers.address import is_loopback, without_secrets
 from omniforge_chat.responders.providers.connections import Connections
 from omniforge_chat.responders.providers.openai import OpenAIOptions
-from omniforge_chat.responders.providers.proxy import proxy_for
 
-from ..support.provider import Provider, refusing
+from ..support.provider import Call, Provider, refusing
 from ..support.relay import COMPLETE, TURN, ask, failed, using
 from ..support.responders import events_of
 from ..support.wires import OPENAI
@@ -151,6 +150,21 @@ async def answering(data: bytes) -> AsyncIterator[int]:
         server.close()
 
 
+def test_a_proxy_that_quotes_its_credentials_is_redacted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its page about a refusal may show the whole request."""
+
+    async def quoting(call: Call) -> None:
+        sent = call.headers["proxy-authorization"]
+        await call.refuse(407, f"You sent {sent}, which is user:pass-word".encode())
+
+    with Provider(quoting) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", through(proxy))
+        failed(ask(OPENAI.responder(base_url="http://provider.example/v1")))
+    assert "reason='You sent Basic ***, which is user:***'" in caplog.text
+
+
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 def test_a_proxy_that_does_not_connect_is_named(
     scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -223,7 +237,6 @@ def test_the_proxy_is_the_one_that_httpx_takes(
         monkeypatch.setenv(name, value)
     client = httpx.AsyncClient(verify=False)  # which saves reading certificates
     direct = client._transport_for_url(httpx.URL(url)) is client._transport
-    assert proxy_for(url) == expected
     assert direct == (expected is None)
     assert Connections(OpenAIOptions(base_url=url)).proxy == expected
     assert Connections(OpenAIOptions(base_url=url, client=client)).proxy is None

@@ -62,11 +62,11 @@ class ProviderClient:
         kept = {name: value for name, value in ours.items() if name.lower() not in given}
         self._headers = {**kept, **theirs}
         self._options = options
-        self.redact = Redactor(options.secrets)
         # Infinite if they are off.
         self._first_chunk_timeout = options.first_chunk_timeout or math.inf
         self._idle_timeout = options.idle_timeout or math.inf
         self._connections = Connections(options)
+        self.redact = Redactor((*options.secrets, *self._connections.secrets))
         self._dialect = dialect
 
     async def open(self, fields: Mapping[str, Any], request_id: str) -> ProviderStream:

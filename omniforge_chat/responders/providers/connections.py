@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import anyio
 import httpx
@@ -13,10 +13,10 @@ import msgspec
 
 from ...errors import SettingsError
 from ...logs import logger
-from .address import is_loopback
+from .address import is_loopback, without_secrets
 from .errors import describe
 from .options import ProviderOptions
-from .proxy import proxy_for
+from .proxy import credentials_in, proxy_for
 
 KEEPALIVE_CONNECTIONS = 20
 """How many idle connections are kept. The pool looks at all of them for every request."""
@@ -42,17 +42,21 @@ class Pool(msgspec.Struct):
 class Connections:
     """A Pool for each event loop. Connections belong to the loop that they were opened in.
 
-    `proxy` is the one in the environment that they go through, without its credentials. Raises
-    SettingsError if a variable that httpx reads keeps it from making a client.
+    `proxy` is the one in the environment that they go through, without its credentials, which are
+    `secrets`. Raises SettingsError if a variable that httpx reads keeps it from making a client.
     """
 
     def __init__(self, options: ProviderOptions) -> None:
         self._options = options
         self.proxy: Optional[str] = None
+        self.secrets: Tuple[str, ...] = ()
         self._direct = is_loopback(options.url)
         if options.client is None:
             _check_environment(self._direct)  # now, while no event loop waits for it
-            self.proxy = None if self._direct else proxy_for(options.url)
+            proxy = None if self._direct else proxy_for(options.url)
+            if proxy is not None:
+                self.proxy = without_secrets(proxy).rstrip("/")
+                self.secrets = credentials_in(proxy)
         self._pools: Dict[asyncio.AbstractEventLoop, Pool] = {}
 
     def pool(self) -> Pool:

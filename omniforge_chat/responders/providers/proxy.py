@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 from urllib.request import getproxies
 
 import httpx
 
-from .address import without_secrets
-
 
 def proxy_for(url: str) -> Optional[str]:
-    """The proxy that httpx takes from the environment for `url`, without its credentials.
+    """The proxy that httpx takes from the environment for `url`.
 
     It reads HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; None if there is none for `url`.
     """
@@ -22,7 +21,19 @@ def proxy_for(url: str) -> Optional[str]:
     proxy = found.get(target.scheme) or found.get("all")
     if not proxy or "*" in exempt or any(_covers(entry, target) for entry in exempt if entry):
         return None
-    return without_secrets(proxy if "://" in proxy else f"http://{proxy}").rstrip("/")
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def credentials_in(proxy: str) -> Tuple[str, ...]:
+    """The password in the address of a proxy, and the header that httpx makes of it.
+
+    A proxy in between sends its refusals in the provider's place, and may quote both.
+    """
+    address = httpx.URL(proxy)
+    name, password = address.username, address.password
+    if not password:
+        return ()
+    return password, base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 def _covers(entry: str, target: httpx.URL) -> bool:
