@@ -176,7 +176,7 @@ class Unavailable(RequestError):
 
 
 class Overloaded(Unavailable):
-    """The limit of open streams is reached."""
+    """The limit of open streams or of open files is reached."""
 
     code = "overloaded"
 
@@ -189,7 +189,7 @@ class ShuttingDown(Unavailable):
 
 
 class ReplyTimeout(ChatError):
-    """The first token, the next token or the whole reply took longer than allowed."""
+    """The first chunk, the next chunk or the whole reply took longer than allowed."""
 
     code = "timeout"
 

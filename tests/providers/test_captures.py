@@ -23,7 +23,7 @@ LLAMAS = "\U0001f999\U0001f999"
 ONES = "One" + 18 * " one"
 FAILED = "The model provider failed"
 TOO_LONG = (
-    "The model provider rejected the request: request (621 tokens) exceeds the available context "
+    "The model provider refused the request: request (621 tokens) exceeds the available context "
     "size (512 tokens), try increasing it"
 )
 

@@ -40,7 +40,7 @@ def test_a_refusal_is_told_to_the_client_and_logged_under_the_request_s_id(
         error = failed(ask(OPENAI.make(provider)))
         assert len(provider.calls) == 1
     assert (error.code, error.usage) == ("upstream_error", None)
-    assert error.message == "The model provider rejected the request: no such luck"
+    assert error.message == "The model provider refused the request: no such luck"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "omniforge_chat"]
     assert "request_id=request-1" in line
     assert "status=400 kind=some_error reason='no such luck'" in line

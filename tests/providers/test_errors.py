@@ -12,7 +12,7 @@ import pytest
 from omniforge_chat.errors import UpstreamRateLimited
 from omniforge_chat.responders.providers.errors import Failure, refused, reported, retry_after
 
-REJECTED = "The model provider rejected the request"
+REFUSED = "The model provider refused the request"
 LIMITED = "The model provider is at its rate limit"
 
 
@@ -29,12 +29,12 @@ def date_in(seconds: float) -> str:
 @pytest.mark.parametrize(
     ("status", "again", "code", "message"),
     [
-        (400, False, "upstream_error", f"{REJECTED}: no such luck"),
+        (400, False, "upstream_error", f"{REFUSED}: no such luck"),
         (401, False, "upstream_error", "The model provider refused the credentials of this"),
         (403, False, "upstream_error", "The model provider does not permit this service to use"),
         (404, False, "upstream_error", "The model provider does not know the model, or the addr"),
         (408, False, "upstream_timeout", "The model provider took too long"),
-        (422, False, "upstream_error", f"{REJECTED}: no such luck"),
+        (422, False, "upstream_error", f"{REFUSED}: no such luck"),
         (429, True, "upstream_rate_limited", LIMITED),
         (500, False, "upstream_error", "The model provider failed"),
         (502, True, "upstream_error", "The model provider failed"),
@@ -73,14 +73,14 @@ def test_a_refusal_is_told_as_far_as_it_is_the_clients_business(
 def test_a_reason_that_is_about_the_operator_s_account_is_told_to_the_operator(reason: str) -> None:
     """Some providers give these the status of a bad request."""
     failure = refusal(400, {"error": {"message": reason, "type": "invalid_request_error"}})
-    assert failure.message == REJECTED
+    assert failure.message == REFUSED
     assert reason in failure.detail
 
 
 def test_a_reason_is_bounded_redacted_and_on_one_line() -> None:
     """It is somebody else's text, on its way to a client and to a log."""
     failure = refusal(400, {"error": {"message": f"you sent\nsecret {'x' * 5000}"}})
-    assert failure.message.startswith(f"{REJECTED}: you sent *** xxx")
+    assert failure.message.startswith(f"{REFUSED}: you sent *** xxx")
     assert len(failure.message) < 400
 
 
@@ -149,8 +149,8 @@ FAILED = ("upstream_error", "The model provider failed")
         ({"error": {"type": "overloaded_error"}}, FAILED[0], "The model provider is overloaded"),
         ({"error": {"type": "rate_limit_error"}}, "upstream_rate_limited", LIMITED),
         ({"code": "429", "message": "slow down"}, "upstream_rate_limited", LIMITED),
-        ({"type": "invalid_request_error", "message": "hm"}, FAILED[0], f"{REJECTED}: hm"),
-        ({"error": {"message": "hm", "code": 400}}, FAILED[0], f"{REJECTED}: hm"),
+        ({"type": "invalid_request_error", "message": "hm"}, FAILED[0], f"{REFUSED}: hm"),
+        ({"error": {"message": "hm", "code": 400}}, FAILED[0], f"{REFUSED}: hm"),
         ({"message": "hm", "code": 500}, *FAILED),
         ("hm", *FAILED),
         (["hm"], *FAILED),

@@ -138,7 +138,7 @@ def test_a_key_in_quotes_is_redacted_with_and_without_them(
     """The provider may quote it in either way."""
     with Provider(refusing(400, {"error": f"{KEY} or '{KEY}' or Bearer {KEY}"})) as provider:
         message = failed(ask(OPENAI.make(provider, api_key=f"Bearer '{KEY}'"))).message
-    assert message.endswith("rejected the request: *** or '***' or Bearer ***")
+    assert message.endswith("refused the request: *** or '***' or Bearer ***")
     assert KEY[:9] not in caplog.text
 
 

@@ -17,7 +17,7 @@ from ..support.provider import Call, Provider
 from ..support.relay import ask, failed
 from ..support.wires import KEY, OPENAI
 
-REJECTED = "The model provider rejected the request"
+REFUSED = "The model provider refused the request"
 LIMITED = "The model provider is at its rate limit"
 FAILED = "The model provider failed"
 UNREADABLE = "The model provider sent something that cannot be read"
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
     body: Any
     logged: str
-    told: str = REJECTED
+    told: str = REFUSED
     status: int = 400
     type: str = JSON
     code: str = "upstream_error"
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 def case(document: Any, reason: str, told: Optional[str] = "", **more: Any) -> Case:
     """A document whose reason is told to the client as well, or not if `told` is None."""
-    shown = REJECTED if told is None else f"{REJECTED}: {told or reason}"
+    shown = REFUSED if told is None else f"{REFUSED}: {told or reason}"
     return Case(document, f"reason={reason!r}", more.pop("message", shown), **more)
 
 
@@ -274,7 +274,7 @@ CASES: Dict[str, Case] = {
     "names that are long": Case(
         {"error": {"code": "x" * 5000, "message": "y" * 5000}},
         f"kind={'x' * 97}... reason='{'y' * 297}...'",
-        f"{REJECTED}: {'y' * 297}...",
+        f"{REFUSED}: {'y' * 297}...",
     ),
     "500": case({"error": {"message": "no luck"}}, "no luck", message=FAILED, status=500),
     "407": plain(b"Proxy says no", "Proxy says no", message=FAILED, status=407),

@@ -171,7 +171,7 @@ def test_the_service_writes_no_key_at_any_level(
             client.head()
             event, data = last(client.frames())
             assert (event, data["code"]) == ("error", "upstream_error")
-            assert data["message"].endswith("rejected the request: what is ***")
+            assert data["message"].endswith("refused the request: what is ***")
             client.close()
             assert service.end() == 0
     log = "\n".join(service.log)

@@ -49,13 +49,13 @@ _is_the_operators = re.compile(
 ).search
 
 _MEANINGS: Mapping[int, Tuple[Type[UpstreamError], str]] = {
-    400: (UpstreamError, "The model provider rejected the request"),
+    400: (UpstreamError, "The model provider refused the request"),
     401: (UpstreamError, "The model provider refused the credentials of this service"),
     403: (UpstreamError, "The model provider does not permit this service to use the model"),
     404: (UpstreamError, "The model provider does not know the model, or the address is wrong"),
     408: (UpstreamTimeout, "The model provider took too long"),
-    413: (UpstreamError, "The model provider rejected the request as too large"),
-    422: (UpstreamError, "The model provider rejected the request"),
+    413: (UpstreamError, "The model provider refused the request as too large"),
+    422: (UpstreamError, "The model provider refused the request"),
     429: (UpstreamRateLimited, "The model provider is at its rate limit"),
     503: (UpstreamError, "The model provider is not available"),
     504: (UpstreamTimeout, "The model provider took too long"),
