@@ -102,7 +102,7 @@ class Chat:
 
 
 def refusal(response: httpx.Response) -> ChatFailed:
-    """The failure that an answer means which is no stream.
+    """The failure of an answer that is no stream.
 
     A proxy may have sent it, in a form of its own, so the body is read only if it says that it is
     JSON.
@@ -120,7 +120,7 @@ def refusal(response: httpx.Response) -> ChatFailed:
 
 
 def failure(fields: Dict[str, Any]) -> ChatFailed:
-    """What the JSON of an error says."""
+    """The failure in the JSON of an error."""
     return ChatFailed(string(fields, "code"), string(fields, "message"), usage=fields.get("usage"))
 
 

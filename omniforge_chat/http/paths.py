@@ -38,7 +38,7 @@ def leads_to(scope: Scope, path: str) -> bool:
 
 
 def mount_path(scope: Scope, path: str) -> str:
-    """Where the app is mounted, without a last slash, as its route at `path` is asked.
+    """The prefix of the app, without a last slash, as its route at `path` is asked.
 
     If `root_path` does not tell, the path that the client has sent does.
     """

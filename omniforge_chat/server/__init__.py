@@ -13,6 +13,7 @@ The modules:
 - `signals`: who handles SIGINT, SIGTERM and SIGHUP meanwhile, and the end of the process.
 - `stdio`: standard input, output and error.
 - `rules`: the limits and rules for the head of a request.
+- `http10`: the answer to a request of HTTP/1.0.
 - `protocol`: what a connection does beyond uvicorn's, whichever parser it has.
 - `h11_protocol`, `httptools_protocol`: that, with each parser.
 

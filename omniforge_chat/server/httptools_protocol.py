@@ -57,7 +57,7 @@ class _Parser(Parser):
     def _start(self) -> None:
         super().__init__(self._protocol)
         with contextlib.suppress(AttributeError):  # httptools < 0.6.3
-            # The first as uvicorn does. The others are for trailers, which llhttp would heed; in a
+            # The first as uvicorn does. The others are for trailers, which llhttp would take; in a
             # head, a rule forbids a length beside chunks.
             self.set_dangerous_leniencies(
                 lenient_data_after_close=True, lenient_keep_alive=True, lenient_chunked_length=True

@@ -43,34 +43,34 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "backpressure": "a client that does not read holds its responder up, and is given up",
         "HTTP/1.0": "a client of HTTP/1.0 gets each token as it comes, and the end",
         "HTTP/2": "each token arrives there, too, over one connection without TLS",
-        "root path": "the server's option tells the path that a proxy takes off",
+        "root path": "the server's option tells the prefix that a proxy takes off",
         "SIGTERM": "an open stream under `drained.py`, or under our own command",
         "Ctrl-C": "the same, if all processes get SIGINT",
-        "SIGTERM, no drain": "an open stream if nobody calls `drain`, in the first 4 seconds",
+        "SIGTERM, no drain": "an open stream if you do not call `drain`, in the first 4 seconds",
     },
     "proxy": {
         "streams": "each token arrives before the responder goes on, and in less than 0.1 seconds",
         "heartbeats": "they arrive, and keep a reply that is silent for longer than the limit",
         "leaving": "when the responder of a client that leaves is ended",
         "HTTP/1.0": "a client of HTTP/1.0 gets each token as it comes, and the end",
-        "prefix": "a path that the proxy takes off is in the document; chat and page work there",
+        "prefix": "a prefix that the proxy takes off is in the document; chat and page work there",
         "X-Request-ID": "each response has one, its request's or a new one",
         "drain": "`/ready` tells it at once, and open streams get their last event",
         "down": "the answer while the service is down",
     },
     "client": {
-        "text": "all text arrives, in order and in whole events, and then `done`",
-        "heartbeats": "heartbeats reach nobody",
-        "error": "`error` comes as an event, or is raised, behind the text before it",
-        "cut": "a connection that breaks is raised, or the events just end; `done` never comes",
+        "text": "you get all text, in order and in whole events, and then `done`",
+        "heartbeats": "you see none",
+        "error": "you get `error` as an event, or as an exception, behind the text before it",
+        "cut": "if the connection breaks, you get an exception or no more events, and never `done`",
         "once": "one request for each message, also behind an error or a cut; `as documented`: if "
         "you use it [so](protocol.md#clients-that-ask-again)",
-        "Last-Event-ID": "what a client gets that asks again with an id",
+        "Last-Event-ID": "the answer if the client asks again with an id",
     },
     "generator": {
         "generates": "it makes a client of the document, without a warning",
-        "chat": "the client's chat returns the whole stream as text",
-        "refusal": "a refusal has its type, and its code in it",
+        "chat": "its chat returns you the whole stream as text",
+        "refusal": "you get a refusal as its type, with its code",
     },
     "tool": {
         "chat": "the chat is answered as without the tool",
@@ -92,11 +92,12 @@ INTRODUCTION = """\
 # Compatibility
 
 After reading this page you know which hosts, servers, proxies, clients and tools the chat was \
-tried with, and the results. `make test-compat` tries them again, and fails if a result differs. \
-Do not edit this page: `make compat-table` writes it.
+tried with, and the results. An empty cell was not tried.
 
-The packages of PyPI and npm are pinned to these versions. The programs are those of Debian 12; \
-another version of a program must give the same results.
+You can try them again with `make test-compat`, which fails if a result differs. You get these \
+versions of the packages of PyPI and npm, as they are pinned. The programs are those of Debian 12; \
+if you have another version, it must give the same results. Do not edit this page: \
+`make compat-table` writes it.
 """
 
 

@@ -113,7 +113,7 @@ def _check_environment(direct: bool) -> None:
 
 
 def _new_client(kept: int, direct: bool) -> httpx.AsyncClient:
-    """Make a client that keeps this many idle connections, and heeds no proxy if it is direct."""
+    """Make a client that keeps this many idle connections, and uses no proxy if it is direct."""
     limits = httpx.Limits(
         max_connections=None,
         max_keepalive_connections=kept,
