@@ -464,7 +464,7 @@ def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: st
 @pytest.mark.parametrize(
     ("module", "number"),
     [
-        *(("typing", number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)),
+        *(("argparse", number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)),
         *(("starlette", signal.SIGTERM), ("mine", signal.SIGTERM)),
     ],
 )
