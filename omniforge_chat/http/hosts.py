@@ -50,7 +50,7 @@ class AllowedHosts:
         return self._app(scope, receive, send)
 
     def _allows(self, value: bytes) -> bool:
-        found = _split(value.decode("latin-1").lower())
+        found = _split(value.decode("latin-1").strip(" \t").lower())
         if found is None or not (found[1] in self._names or found[1].endswith(self._endings)):
             return False
         if len(self._known) < _MAX_KNOWN:

@@ -86,7 +86,7 @@ _MOST_AUTHORITY = 300  # a name of the DNS has at most 253 characters
 _AUTHORITY = re.compile(
     rb"""
     (?: [\w.~!$&'()*+,;=-]* (?: %[0-9A-Fa-f]{2} [\w.~!$&'()*+,;=-]* )*  # a name, an IPv4 address
-      | \[ (?: ([0-9A-Fa-f:.]+) | v[0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+ ) \] )
+      | \[ (?: ([0-9A-Fa-f:.]+) (?: %[\w.~%-]+ )? | v[0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+ ) \] )
     (?: :[0-9]{0,5} )?
     """,
     re.VERBOSE,
@@ -95,7 +95,11 @@ _AUTHORITY = re.compile(
 
 @lru_cache(maxsize=64)
 def _is_authority(value: bytes) -> bool:
-    """Whether this is a host with or without a port (RFC 3986, section 3.2)."""
+    """Whether this is a host with or without a port (RFC 3986, section 3.2).
+
+    An IPv6 address may have a zone. A client should leave that out (RFC 6874, section 4), and httpx
+    and urllib don't.
+    """
     found = len(value) <= _MOST_AUTHORITY and _AUTHORITY(value)
     if found and found[1]:
         try:
@@ -112,7 +116,7 @@ def _one_valid_host(head: Head) -> Optional[RequestError]:
         return BadRequest("host: is missing") if head.version == "1.1" else None
     if len(head.named) != len(head.fields) and head.count(b"host") > 1:
         return BadRequest("host: more than one")
-    if _is_authority(host) or _is_authority(host.strip(b"\t")):  # httptools leaves tabs
+    if _is_authority(host) or _is_authority(host.strip(b" \t")):  # httptools leaves those behind it
         return None
     return BadRequest("host: is no host")
 
@@ -129,7 +133,7 @@ def _clear_length(head: Head) -> Optional[RequestError]:
             return BadRequest("transfer-encoding: there is none in HTTP/1.0")
         if length is not None:
             return BadRequest("content-length: excludes transfer-encoding")
-        if coding.strip(b"\t").lower() != b"chunked" or head.count(b"transfer-encoding") > 1:
+        if coding.rstrip(b" ").lower() != b"chunked" or head.count(b"transfer-encoding") > 1:
             return BadRequest("transfer-encoding: has to be chunked")
     elif length is not None and len(length) > _MOST_DIGITS:
         return BadRequest("content-length: is too large")

@@ -25,6 +25,7 @@ HOSTS = ("localhost", "127.0.0.1", "[::1]", "Chat.example", "*.example.com")
 ALLOWED = [
     *("localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1:8000", "[::1]", "[::1]:8000"),
     *("chat.example", "a.example.com", "a.b.example.com:443", "localhost:"),
+    "localhost \t ",  # httptools leaves such blanks
 ]
 REFUSED = [
     *("evil.example", "evil.example:8000", "localhost.evil.example", "evil.example/localhost"),

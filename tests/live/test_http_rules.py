@@ -28,7 +28,7 @@ async def hear(scope: Scope, receive: Receive, send: Send) -> None:
     query = scope["query_string"] and b"?" + scope["query_string"]
     host: Dict[bytes, bytes] = dict(scope["headers"])
     heard = f"{scope['method']} {scope['raw_path'].decode()}{query.decode()} "
-    heard += host[b"host"].decode().strip("\t") if b"host" in host else "None"
+    heard += host[b"host"].decode().strip() if b"host" in host else "None"
     heard += f" {body.decode()}" if body else ""
     assert b"evil" not in b"".join(value for _, value in scope["headers"])
     headers = [(b"content-length", b"%d" % len(heard))]

@@ -37,6 +37,8 @@ REFUSED: Dict[str, Dict[str, bytes]] = {
                 "bracket": b"Host: [",
                 "IPv6 without brackets": b"Host: ::1",
                 "no IPv6": b"Host: [::1::2]",
+                "empty zone": b"Host: [fe80::1%]",
+                "zone alone": b"Host: [%eth0]",
                 "path": b"Host: a/b",
                 "user": b"Host: user@a",
                 "port": b"Host: a:b",
@@ -230,7 +232,14 @@ TAKEN: Dict[str, Tuple[bytes, List[str]]] = {
         ["GET /health [::ffff:1.2.3.4]"],
     ),
     "Host with percent": (GET + b"Host: a%C3%A9\r\n\r\n", ["GET /health a%C3%A9"]),
-    "Host between spaces": (GET + b"Host: \t a\t\r\n\r\n", ["GET /health a"]),
+    "Host with a zone": (
+        GET + b"Host: [fe80::1%eth0]:80\r\n\r\n" + GET + b"Host: [fe80::1%25a-b]\r\n\r\n",
+        ["GET /health [fe80::1%eth0]:80", "GET /health [fe80::1%25a-b]"],
+    ),
+    "Host between spaces": (
+        GET + b"Host: \t a\t\r\n\r\n" + GET + b"Host:  a \t \r\n\r\n",
+        ["GET /health a", "GET /health a"],
+    ),
     "no Host in HTTP/1.0": (b"GET /health HTTP/1.0\r\n\r\n", ["GET /health None"]),
     "absolute": (
         b"GET http://a:80/health?b=http://c HTTP/1.1\r\n" + HOST + b"\r\n" + BEHIND,
@@ -275,8 +284,8 @@ TAKEN: Dict[str, Tuple[bytes, List[str]]] = {
         CHUNKED + b'\r\n03\r\nhel\r\n2;a;b=c;d="e;\\"f"\r\nlo\r\n00\r\n\r\n' + BEHIND,
         ["POST /health localhost hello", AFTER],
     ),
-    "chunks, upper case": (
-        POST + b"TRANSFER-ENCODING: CHUNKED\r\n\r\nA\r\n0123456789\r\n" + LAST + BEHIND,
+    "chunks, upper case, spaces": (
+        POST + b"TRANSFER-ENCODING:  CHUNKED  \r\n\r\nA\r\n0123456789\r\n" + LAST + BEHIND,
         ["POST /health localhost 0123456789", AFTER],
     ),
     "a body within the data of chunks": (
