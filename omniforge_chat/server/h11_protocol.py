@@ -75,6 +75,10 @@ class _Buffer(ReceiveBuffer):
             raise h11.LocalProtocolError("invalid chunk")
         return line
 
+    def clear(self) -> None:
+        """Drop all."""
+        self._extract(len(self._data))
+
     def skip_empty_lines(self) -> None:
         """Drop those before a head (RFC 9112, section 2.2)."""
         if self._data.startswith((b"\r", b"\n")):
@@ -97,14 +101,18 @@ class _Parser(h11.Connection):
         self._receive_buffer = _Buffer()
 
     def next_event(self) -> Any:
-        if self.their_state is h11.IDLE:
+        state = self.their_state
+        if state is h11.IDLE:
             self._receive_buffer.skip_empty_lines()
+        elif state is h11.MUST_CLOSE:  # what follows is no request (RFC 9112, section 9.6)
+            self._receive_buffer.clear()
         try:
             event = h11.Connection.next_event(self)
         except h11.RemoteProtocolError as error:
             if error.error_status_hint == 431:
                 self.refusal = too_large()
-            raise
+            # h11 leaves a cycle: a frame in the traceback has the error, and others have us.
+            raise error.with_traceback(None) from None
         if isinstance(event, h11.Request):
             return self._checked(event)
         if isinstance(event, h11.EndOfMessage) and event.headers:

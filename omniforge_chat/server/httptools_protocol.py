@@ -13,6 +13,7 @@ What is called for each request names the class to go on with, as `super()` take
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, NoReturn, Optional
 
 import httptools
@@ -52,6 +53,7 @@ class _Parser(Parser):
         self.stepped = True  # in this read
         self._unparsed = 0  # bytes of the reads since the last one with a step
         self._step_read = self._read = 0  # bytes of that one, and of this one
+        self.held = b""  # behind requests that wait for their turn
         self._start()
 
     def _start(self) -> None:
@@ -99,15 +101,23 @@ class _Parser(Parser):
             self._protocol.flow.pause_reading()  # it is told after an answer
             return
         try:
-            if len(data) <= _SLICE:
+            if len(data) <= _SLICE and not self.held:
                 self._feed(data)
             else:
-                for start in range(0, len(data), _SLICE):
-                    self._feed(memoryview(data)[start : start + _SLICE])
+                self._feed_slices(self.held + data)
         except httptools.HttpParserError:
             if self.refusal is None:
                 self.refusal = BadRequest("The request is not valid HTTP/1.1")
             raise
+
+    def _feed_slices(self, data: bytes) -> None:
+        self.held = b""
+        for start in range(0, len(data), _SLICE):
+            if self._protocol.pipeline:  # a small request takes forty times its bytes
+                self._protocol.flow.pause_reading()
+                self.held = data[start:]
+                return
+            self._feed(memoryview(data)[start : start + _SLICE])
 
     def _feed(self, data: Any) -> None:
         self._read = len(data)
@@ -195,6 +205,8 @@ class CheckedHttptoolsProtocol(CheckedProtocol, HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.pipeline:
             self.flow.run(super().on_response_complete)
+            if self.parser.held and not self.pipeline:
+                self.flow.run(partial(HttpToolsProtocol.data_received, self, b""))
             return
         HttpToolsProtocol.on_response_complete(self)
         if self._refused_later is not None and not self.transport.is_closing():

@@ -21,7 +21,7 @@ from omniforge_chat.server.rules import HEAD_BYTES, HEAD_FIELDS
 from ..support.answers import last, refusal
 from ..support.client import assert_next_request_works, request
 from ..support.constants import PATIENCE
-from ..support.driven import conversation, cut, echoes, serving
+from ..support.driven import Wire, conversation, cut, echoes, serving
 from ..support.logs import Records
 from ..support.responders import PacedResponder
 from ..support.servers import WIRES, ServiceThread
@@ -263,6 +263,75 @@ def test_a_refusal_comes_after_the_answers_to_the_requests_before_it(
     asyncio.run(run())
 
 
+LAST = {
+    "close": GET + b"Connection: close\r\n\r\n",
+    "HTTP/1.0": b"POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello",
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("rest", [b"\r\n", b"no HTTP\r\n\r\n", GET + b"\r\n", GET])
+@pytest.mark.parametrize("last", LAST)
+def test_what_comes_behind_the_last_request_takes_nothing_from_its_answer(
+    http: str, last: str, rest: bytes, begun: bool
+) -> None:
+    """Some clients send an empty line behind a body (RFC 9112, sections 2.2 and 9.6)."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        length = [(b"content-length", b"2")]
+        start = {"type": "http.response.start", "status": 200, "headers": length}
+        if begun:
+            await send(start)
+        for _ in range(5):  # until all has come
+            await asyncio.sleep(0)
+        if not begun:
+            await send(start)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    for pieces in ([LAST[last], rest], [LAST[last] + rest, rest]):
+        written, closed = asyncio.run(conversation(serving(app, http), pieces))
+        assert echoes(written) == ["ok"]
+        assert closed
+
+
+@pytest.mark.parametrize("blanks", [b"\t", b" \t", b"\t "])
+def test_a_tab_behind_a_coding_leaves_no_client_without_an_answer(http: str, blanks: bytes) -> None:
+    """llhttp takes it for another coding, with which the body would never end."""
+    whole = CHUNKED.replace(b"chunked", b"chunked" + blanks) + b"0\r\n\r\n"
+    written, _ = asyncio.run(conversation(serving(echo, http), [whole]))
+    assert written.startswith(b"HTTP/1.1 400 " if http == "httptools" else b"HTTP/1.1 200 ")
+
+
+def test_requests_that_wait_are_held_as_bytes(http: str) -> None:
+    """A read can bring thousands, and one that is parsed takes forty times as much memory."""
+    count = 2000
+
+    async def run() -> None:
+        go = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await go.wait()
+            await echo(scope, receive, send)
+
+        server, wire = serving(app, http), Wire()
+        protocol: Any = server.config.http_protocol_class(  # type: ignore[call-arg]
+            config=server.config, server_state=server.server_state, app_state={}
+        )
+        protocol.connection_made(wire)
+        post = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n%05d"
+        data = b"".join(post % number for number in range(count))
+        for piece in cut(data, len(data) // 3 + 1):
+            protocol.data_received(piece)
+        assert len(getattr(protocol, "pipeline", ())) < 200
+        go.set()
+        while server.server_state.tasks:
+            await asyncio.wait(server.server_state.tasks, timeout=PATIENCE)
+        assert echoes(wire.written) == [f"POST {number:05}" for number in range(count)]
+        protocol.connection_lost(None)
+
+    asyncio.run(run())
+
+
 def test_a_client_is_told_of_a_head_that_is_too_large(
     service: ServiceThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,7 +484,16 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize(
     "when",
-    ["idle", "a head", "a body", "a stream", "a stream and a head", "an answer", "a refusal"],
+    [
+        "idle",
+        "a head",
+        "a body",
+        "a stream",
+        "a stream and a head",
+        "an answer",
+        "a refusal",
+        "garbage",
+    ],
 )
 def test_a_lost_connection_leaves_nothing_to_the_collector(
     wire: Dict[str, Any], when: str, how: str
@@ -441,8 +519,8 @@ def test_a_lost_connection_leaves_nothing_to_the_collector(
         elif when == "an answer":
             client.ask("/health")
             client.json()
-        elif when == "a refusal":
-            client.send(GET + MANY + b"\r\n")
+        elif when in ("a refusal", "garbage"):
+            client.send(GET + MANY + b"\r\n" if when == "a refusal" else b"{}\r\n\r\n")
             client.json()
         elif when == "a head":
             client.send(GET)

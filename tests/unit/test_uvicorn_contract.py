@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 from unittest.mock import Mock
 
+import h11
 import pytest
 import uvicorn
+from h11._receivebuffer import ReceiveBuffer
 
 import omniforge_chat.server
 from omniforge_chat import Settings, create_app
 from omniforge_chat.logs import log_config
+from omniforge_chat.server import h11_protocol
 from omniforge_chat.server.protocol import UVICORN, CheckedProtocol
 from omniforge_chat.server.server import make_server
 
@@ -72,6 +75,21 @@ def test_each_attribute_of_uvicorn_s_that_the_server_uses_is_listed(found: Dict[
             if isinstance(node, ast.Attribute) and node.attr in known - listed:
                 used = f"{path.name} uses {ast.unparse(node)}"
                 assert not theirs.fullmatch(ast.unparse(node.value)), used
+
+
+def test_h11_takes_its_lines_from_the_buffer_that_ours_replaces() -> None:
+    """In a version of h11 that has another, the rules for lines would be gone without a word."""
+    ours = vars(h11_protocol._Parser()._receive_buffer.__class__)
+    theirs = dir(ReceiveBuffer())
+    replaced = {"_extract", "maybe_extract_lines", "maybe_extract_next_line"}
+    assert replaced < {*ours} & {*theirs}
+    assert "_data" in theirs
+    assert not {"taken", "clear", "skip_empty_lines"} & {*theirs}, "these are our own"
+    assert type(h11.Connection(h11.SERVER)._receive_buffer) is ReceiveBuffer
+    parser, head = h11_protocol._Parser(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    parser.receive_data(head)
+    assert isinstance(parser.next_event(), h11.Request)
+    assert parser._receive_buffer.taken == head
 
 
 @pytest.mark.parametrize("http", ["auto", "h11", "httptools"])
