@@ -461,6 +461,14 @@ def test_a_signal_ends_it_as_a_success(directory: Path, number: int, workers: st
             service.connect()
 
 
+@pytest.fixture
+def _no_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It handles SIGTERM itself, before anything else."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_no_coverage")
 @pytest.mark.parametrize(
     ("module", "number"),
     [
@@ -477,6 +485,7 @@ def test_a_signal_is_heard_before_anything_is_imported(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.usefixtures("_no_coverage")
 def test_the_first_process_of_a_container_hears_a_signal_while_it_starts(directory: Path) -> None:
     """There is no second one."""
     if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode:
