@@ -123,7 +123,7 @@ def test_the_example_of_the_docs_shows_the_reply(browser: Any, source: Any) -> N
     with UvicornThread(Starlette(routes=routes), lifespan="off") as server:
         page = browser.new_page()
         try:
-            with page.expect_console_message() as message:
+            with page.expect_console_message(lambda found: found.type == "log") as message:
                 page.goto(f"{server.url}/page")
             assert message.value.text.startswith("7 ")
             assert page.locator("body").inner_text() == "Hello, you."
