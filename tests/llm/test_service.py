@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 import sys
 import time
@@ -22,6 +24,7 @@ from omniforge_chat import History, MemoryHistory, Message, Settings, create_app
 from ..support.answers import last, text
 from ..support.client import Client
 from ..support.constants import CONVERSATION, PATIENCE
+from ..support.docs import README
 from ..support.logs import Records
 from ..support.process import ServiceProcess, running
 from ..support.servers import UvicornThread
@@ -252,11 +255,16 @@ def test_one_command_serves_a_model_and_ends_all_that_it_started(wire: Wire, num
         for message in (QUESTION, FOLLOW_UP):
             client = Client(service.port)
             client.post({"message": message, "conversation_id": CONVERSATION})
-            said, event, _ = answer(client)
+            said, event, done = answer(client)
             assert event == "done"
             replies.append(said)
         assert "Paris" in replies[0]
         assert "Rome" in replies[1]
+        if wire is OPENAI:  # the words and counts may differ from machine to machine
+            shown = json.loads(re.findall("event: done\ndata: (.*)", README.read_text("utf-8"))[-1])
+            assert set(done) == set(shown)
+            assert done["history"] == shown["history"]
+            assert set(done["usage"]) == set(shown["usage"])
         client = Client(service.port)
         client.post({"message": QUESTION})
         client.head()
