@@ -100,7 +100,7 @@ class SQLiteHistory:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing. It waits up to 5 seconds while another process writes."""
-        # A connection of sqlite3 belongs to its thread, and opening one takes microseconds.
+        # A connection of sqlite3 belongs to its thread, and is quickly opened.
         with contextlib.closing(sqlite3.connect(self._path, timeout=5.0)) as database, database:
             database.execute("BEGIN IMMEDIATE")
             yield database
