@@ -96,8 +96,7 @@ def _escape(json: bytes) -> bytes:
     """`json` with U+0085, U+2028 and U+2029 escaped.
 
     It looks for the first byte of their UTF-8 first, as most text has none. Searches for all of
-    their bytes cost as much as twice the encoding (`python -m tests.bench.profile`, the rows
-    "frames"; in turns, 400 Chinese pieces took 30 µs so, and now take 10).
+    their bytes take longer; `python -m tests.bench.profile` has the price (the rows "frames").
     """
     if 0xC2 in json:
         json = json.replace(b"\xc2\x85", b"\\u0085")

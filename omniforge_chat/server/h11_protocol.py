@@ -4,7 +4,7 @@ h11 is lenient in lines: it takes a bare LF for the end of one, unfolds those th
 next, lets control characters pass, and joins two lengths that are equal. httptools is strict. So
 the buffer here, from which h11 takes its lines, looks at their bytes.
 
-What is called for each request names the class to go on with, as `super()` takes 0.2 microseconds.
+What is called for each request names the class to go on with, as `super()` takes longer.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _Parser(h11.Connection):
                 self.refusal = too_large()
             # h11 leaves a cycle: a frame in the traceback has the error, and others have us.
             raise error.with_traceback(None) from None
-        kind = type(event)  # isinstance() takes five times as long here
+        kind = type(event)  # isinstance() would ask ABCMeta, for each event
         if kind is h11.Request:
             return self._checked(event)
         if kind is h11.EndOfMessage and event.headers:

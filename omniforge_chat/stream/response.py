@@ -314,7 +314,7 @@ class EventStream:
             state.gone or outcome,
             reply.chunks,
             0 if usage is None else usage.tokens,
-            # Milliseconds, with one decimal; round() takes three times as long.
+            # Milliseconds, with one decimal; round() takes longer.
             None if first is None else int(10_000 * (first - state.started) + 0.5) / 10,
             int(10_000 * (monotonic() - state.started) + 0.5) / 10,
         )

@@ -1,6 +1,6 @@
 """One answered request to a provider: reading its stream within time limits, and leaving it.
 
-A time limit around each read would cost some microseconds for every token, and a scope must not
+A time limit around each read would be set and taken back for every token, and a scope must not
 stay open while a generator yields. So one timer serves the whole stream:
 
 - It is set once. When it fires and the deadline has moved on meanwhile, it is set again.
