@@ -37,6 +37,7 @@ Each line is sent on its own; then the body ends properly. What is expected:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -182,6 +183,7 @@ class Stage:
         self.loop = TimelessLoop()
         self.path = str(folder / "provider")
         self._variant: Variant
+        self._performances = 0  # of variants, at this moment
         self._server = self.loop.run_until_complete(
             asyncio.start_unix_server(self._connection, self.path)
         )
@@ -222,7 +224,8 @@ class Stage:
         async def run() -> HandDrivenRequest:
             request = HandDrivenRequest(headers={"X-Request-ID": "request-1"})
             await request.run(app)
-            await asyncio.sleep(1e-6)
+            await asyncio.sleep(1e-3)  # each frame that nobody reads any more takes its instant
+            assert not self._performances, "the provider has not seen that its client is gone"
             return request
 
         with Records() as records:
@@ -239,7 +242,11 @@ class Stage:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = head.lower().partition(b"content-length:")[2].split()[0]
                 await reader.readexactly(int(length))
-                await self._perform(reader, writer)
+                self._performances += 1
+                try:
+                    await self._perform(reader, writer)
+                finally:
+                    self._performances -= 1
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -253,13 +260,13 @@ class Stage:
             if step == "part":
                 writer.write(b"%x\r\n%s\r\n" % (len(value), value))
                 await asyncio.sleep(1e-6)  # the client reads it meanwhile
-            elif step == "pause":
-                await asyncio.sleep(value)
             elif step == "reset":
                 writer.close()
                 return
-            elif step == "silence":
-                await reader.read()
+            else:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    # Or until the client leaves: nothing of a variant reaches into the next one.
+                    await asyncio.wait_for(reader.read(1), value)
         writer.write(b"0\r\n" + self._variant.trailer + b"\r\n")
 
 
