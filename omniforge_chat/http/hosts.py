@@ -24,7 +24,7 @@ _split = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d*)?").fullmatch
 
 
 class AllowedHosts:
-    """Refuses requests whose Host is none of `names`: host names, or `*.example.com`, or `*`.
+    """Refuses requests whose Host is none of `names`: host names, or `*.example.com`.
 
     The port does not count. HTTP/1.1 demands a Host, and browsers always send one, so a request
     without it is let in.
