@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import json
-import sys
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Tuple
 
 import pytest
@@ -22,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from omniforge_chat import Settings, Turn, chat_routes, create_app
+from omniforge_chat import Settings, chat_routes, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.core.reply import Responder
 from omniforge_chat.responders import placeholder
@@ -31,7 +30,7 @@ from ..support.answers import last, refusal
 from ..support.app import HandDrivenRequest, call
 from ..support.client import Client
 from ..support.constants import PATIENCE
-from ..support.responders import PacedResponder
+from ..support.responders import PacedResponder, TellingCallers
 from ..support.servers import UvicornThread
 
 SETTINGS = Settings()
@@ -344,21 +343,13 @@ def test_the_chat_is_found_wherever_it_is_mounted(path: str, root_path: str) -> 
 @pytest.mark.parametrize("added", [True, False])
 def test_nothing_stands_between_the_server_and_the_chat_but_what_a_host_adds(added: bool) -> None:
     """Each layer is on the way of every token, and most hand it on and do nothing else."""
-    callers: List[str] = []
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            callers.append(frame.f_globals["__name__"])
-        yield "hi"
-
-    app = create_app(respond, settings=SETTINGS)
+    responder = TellingCallers()
+    app = create_app(responder, settings=SETTINGS)
     if added:
         app.add_exception_handler(500, lambda request, error: PlainTextResponse("sorry", 500))
     assert last(call(app, {"message": "hi"}).frames)[0] == "done"
-    assert ("starlette.middleware.errors" in callers) == added
-    assert "starlette.routing" not in callers
+    assert ("starlette.middleware.errors" in responder.callers) == added
+    assert "starlette.routing" not in responder.callers
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from typing import Any, AsyncIterator, Callable, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from starlette.applications import Starlette
@@ -13,13 +12,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount, WebSocketRoute
 
-from omniforge_chat import Settings, Turn, create_app
+from omniforge_chat import Settings, create_app
 from omniforge_chat.app import ChatApp
 
 from ..support.answers import last, refusal
 from ..support.app import HandDrivenRequest, call
 from ..support.logs import Records
-from ..support.responders import saying
+from ..support.responders import TellingCallers, saying
 
 HOSTS = ("localhost", "127.0.0.1", "[::1]", "Chat.example", "*.example.com")
 ALLOWED = [
@@ -145,18 +144,9 @@ def test_the_log_says_which_setting_it_is() -> None:
 
 def test_the_check_is_on_the_way_of_no_token() -> None:
     """Each layer that stays costs something for each."""
-    callers: List[str] = []
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            callers.append(frame.f_globals["__name__"])
-        yield "hi"
-
-    app = create_app(respond, settings=Settings(allowed_hosts=HOSTS))
+    responder = TellingCallers()
+    app = create_app(responder, settings=Settings(allowed_hosts=HOSTS))
     assert last(call(app, headers={"Host": "localhost"}).frames)[0] == "done"
-    here = [n for n in callers if n.partition(".")[0] in ("omniforge_chat", "starlette")]
-    assert not {"starlette.routing", "starlette.middleware.errors", "omniforge_chat.http.hosts"} & {
-        *here
-    }
+    others = {"starlette.routing", "starlette.middleware.errors", "omniforge_chat.http.hosts"}
+    assert "omniforge_chat.http.chat" in responder.callers
+    assert not others & responder.callers

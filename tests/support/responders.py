@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
-from typing import Any, AsyncIterator, List
+from typing import Any, AsyncIterator, List, Set
 
 from omniforge_chat import Turn
 from omniforge_chat.core.reply import Reply, Responder, converse
@@ -41,6 +42,20 @@ def saying(*items: Any) -> Responder:
             yield item
 
     return respond
+
+
+class TellingCallers:
+    """A responder that says "hi", and tells the modules that have frames above its own."""
+
+    def __init__(self) -> None:
+        self.callers: Set[str] = set()
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[str]:
+        frame = sys._getframe()
+        while frame.f_back is not None:
+            frame = frame.f_back
+            self.callers.add(frame.f_globals["__name__"])
+        yield "hi"
 
 
 class PacedResponder:
