@@ -6,9 +6,8 @@ import contextlib
 import os
 import re
 import socket
-import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator
 
 import pytest
 
@@ -24,7 +23,7 @@ from omniforge_chat.server.descriptors import (
 
 from ..support.answers import refusal
 from ..support.client import Client
-from ..support.process import MODULE, running
+from ..support.process import COMMANDS, MODULE, limited, running
 from ..support.servers import WIRES, ServiceThread
 
 resource = pytest.importorskip("resource", reason="no limit of descriptors here")
@@ -39,18 +38,6 @@ async def respond(turn):
     await asyncio.Event().wait()
 """
 
-PLAIN = """
-import sys
-sys.modules["uvloop"] = sys.modules["httptools"] = None
-from omniforge_chat.cli import main
-sys.exit(main())
-"""
-
-
-def limited(command: List[str], limit: int = LIMIT) -> List[str]:
-    """The command under a limit that it cannot raise."""
-    return ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command]
-
 
 def healthy(port: int, path: str = "/health") -> None:
     with Client(port) as client:
@@ -58,13 +45,13 @@ def healthy(port: int, path: str = "/health") -> None:
         assert client.json()[0] == 200
 
 
-@pytest.mark.parametrize("wire", ["fast", "plain"])
+@pytest.mark.parametrize("wire", COMMANDS)
 def test_streams_that_use_up_the_descriptors_leave_some_for_probes(
     tmp_path: Path, wire: str
 ) -> None:
     """An orchestrator that gets no answer restarts the process, and cuts every stream."""
     (tmp_path / "wait.py").write_text(RESPONDER)
-    command = limited(MODULE if wire == "fast" else [sys.executable, "-c", PLAIN])
+    command = limited(COMMANDS[wire], LIMIT)
     with running(tmp_path, "--responder", "wait:respond", command=command) as service:
         told = service.wait_for(
             r"WARNING .*CHAT_MAX_STREAMS is lowered from 10000 to (\d+), "
@@ -110,40 +97,48 @@ def _begins(client: Client) -> bool:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit that leaves room for some connections of a server in this process.
+def service(wire: Dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceThread]:
+    """A server in this process, under a limit that leaves room for some connections to it.
 
     Both ends of a connection are in it.
     """
     with socket.socket() as lowest:
         limit = lowest.fileno() + RESERVE + 80
     monkeypatch.setattr("omniforge_chat.server.server.descriptor_limit", lambda: limit)
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_refused_chat_is_told_so_and_its_connection_ends(wire: Dict[str, Any]) -> None:
-    """As JSON, like every refusal; also if its body comes in pieces."""
     settings = Settings()
-    app = create_app(settings=settings)
-    with ServiceThread(app, settings, **wire) as service, contextlib.ExitStack() as clients:
-        for _ in range(60):
-            clients.enter_context(service.connect())
-        client = clients.enter_context(service.connect())
-        client.send(b"POST /api/v1/chat HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabc")
-        service.until(lambda: _is_asked(service))
-        client.send(b"def")
-        status, headers, body = client.json()
-        assert refusal(status, headers, body) == (
-            503,
-            "overloaded",
-            "Too many open connections for the limit of open files",
-        )
-        assert headers["connection"] == "close"
-        client.wait_closed()
-        healthy(service.port)
-        clients.close()
-        service.rest()
+    with ServiceThread(create_app(settings=settings), settings, **wire) as started:
+        yield started
+
+
+@pytest.fixture
+def clients(service: ServiceThread) -> Iterator[contextlib.ExitStack]:
+    """Those that are connected to it, which leave first."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_refused_chat_is_told_so_and_its_connection_ends(
+    service: ServiceThread, clients: contextlib.ExitStack
+) -> None:
+    """As JSON, like every refusal; also if its body comes in pieces."""
+    for _ in range(60):
+        clients.enter_context(service.connect())
+    client = clients.enter_context(service.connect())
+    client.send(b"POST /api/v1/chat HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabc")
+    service.until(lambda: _is_asked(service))
+    client.send(b"def")
+    status, headers, body = client.json()
+    assert refusal(status, headers, body) == (
+        503,
+        "overloaded",
+        "Too many open connections for the limit of open files",
+    )
+    assert headers["connection"] == "close"
+    client.wait_closed()
+    healthy(service.port)
+    clients.close()
+    service.rest()
 
 
 def _is_asked(service: ServiceThread) -> bool:
@@ -151,40 +146,36 @@ def _is_asked(service: ServiceThread) -> bool:
     return any(c.cycle is not None and not c.cycle.response_complete for c in connections)
 
 
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("wire", [WIRES[0], WIRES[-1]])
-def test_a_connection_that_was_answered_gives_way(wire: Dict[str, Any]) -> None:
+def test_a_connection_that_was_answered_gives_way(
+    service: ServiceThread, clients: contextlib.ExitStack
+) -> None:
     """A balancer's idle connections must not keep others out until they are too old."""
-    settings = Settings()
-    app = create_app(settings=settings)
-    with ServiceThread(app, settings, **wire) as service, contextlib.ExitStack() as clients:
-        headers: Dict[str, str] = {}
-        while "connection" not in headers:  # the first one that has only a place
-            client = clients.enter_context(service.connect())
-            client.ask("/health")
-            status, headers, _ = client.json()
-            assert status == 200
-        service.until(lambda: service.connections == 0)
-        with service.chat() as client:
-            assert client.head()[0] == 200
+    headers: Dict[str, str] = {}
+    while "connection" not in headers:  # the first one that has only a place
+        client = clients.enter_context(service.connect())
+        client.ask("/health")
+        status, headers, _ = client.json()
+        assert status == 200
+    service.until(lambda: service.connections == 0)
+    with service.chat() as client:
+        assert client.head()[0] == 200
 
 
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("wire", [WIRES[0], WIRES[-1]])
-def test_of_those_that_ask_nothing_the_oldest_gives_way(wire: Dict[str, Any]) -> None:
+def test_of_those_that_ask_nothing_the_oldest_gives_way(
+    service: ServiceThread, clients: contextlib.ExitStack
+) -> None:
     """Whoever asks gets an answer, however many others only connect."""
-    settings = Settings()
-    app = create_app(settings=settings)
-    with ServiceThread(app, settings, **wire) as service, contextlib.ExitStack() as clients:
-        silent = [clients.enter_context(service.connect()) for _ in range(100)]
-        healthy(service.port)  # it was accepted after all of them
-        told = [not _is_open(client) for client in silent]
-        first, count = told.index(True), told.count(True)
-        assert told == [False] * first + [True] * count + [False] * (PLACES - 1)
-        for client, is_told in zip(silent, told):
-            if is_told:
-                assert client.json()[0] == 503
-                client.wait_closed()
+    silent = [clients.enter_context(service.connect()) for _ in range(100)]
+    healthy(service.port)  # it was accepted after all of them
+    told = [not _is_open(client) for client in silent]
+    first, count = told.index(True), told.count(True)
+    assert told == [False] * first + [True] * count + [False] * (PLACES - 1)
+    for client, is_told in zip(silent, told):
+        if is_told:
+            assert client.json()[0] == 503
+            client.wait_closed()
 
 
 def _is_open(client: Client) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from ..support.process import MODULE, running
+from ..support.process import COMMANDS, limited, running
 
 pytest.importorskip("resource", reason="no limit of descriptors here")
 
@@ -27,23 +26,15 @@ async def respond(turn):
         file.close()
 """
 
-PLAIN = """
-import sys
-sys.modules["uvloop"] = sys.modules["httptools"] = None
-from omniforge_chat.cli import main
-sys.exit(main())
-"""
 
-
-@pytest.mark.parametrize("wire", ["fast", "plain"])
+@pytest.mark.parametrize("wire", COMMANDS)
 def test_running_out_is_one_line_and_it_recovers(tmp_path: Path, wire: str) -> None:
     """asyncio tells of each connection that waits, with a traceback, some MB a second.
 
     uvloop tells nobody, and resets the connections.
     """
     (tmp_path / "greedy.py").write_text(RESPONDER)
-    program = MODULE if wire == "fast" else [sys.executable, "-c", PLAIN]
-    command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *program]
+    command = limited(COMMANDS[wire], 64)
     with running(tmp_path, "--responder", "greedy:respond", command=command) as service:
         with service.connect() as client:
             client.post({"message": "hi"})

@@ -19,6 +19,20 @@ from .constants import PATIENCE
 
 MODULE = [sys.executable, "-m", "omniforge_chat"]
 
+_WITHOUT_EXTRA = """
+import sys
+sys.modules["uvloop"] = sys.modules["httptools"] = None
+from omniforge_chat.cli import main
+sys.exit(main())
+"""
+COMMANDS = {"fast": MODULE, "plain": [sys.executable, "-c", _WITHOUT_EXTRA]}
+"""The service with the extra `fast`, and without it."""
+
+
+def limited(command: List[str], descriptors: int) -> List[str]:
+    """The command under a limit of open files that it cannot raise."""
+    return ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+
 
 def environment(**variables: str) -> Dict[str, str]:
     """The environment of a child process: nothing of a chat's but `variables`."""
