@@ -148,34 +148,32 @@ def test_a_reader_tells_a_refusal_that_is_not_the_chat_s(read: Read) -> None:
         assert found == ([], "502")
 
 
-def test_a_reader_that_leaves_stops_the_reply(read: Read) -> None:
-    """Its process goes on, so nothing but its own care closes the connection."""
-    closed = threading.Event()
+class Waiting:
+    """A responder that says one word, and waits until it is closed."""
 
-    async def endless(turn: Turn) -> AsyncIterator[str]:
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[str]:
         try:
             yield "first"
             await asyncio.Event().wait()
         finally:
-            closed.set()
+            self.closed.set()
 
-    app = create_app(endless, settings=Settings())
+
+def test_a_reader_that_leaves_stops_the_reply(read: Read) -> None:
+    """Its process goes on, so nothing but its own care closes the connection."""
+    responder = Waiting()
+    app = create_app(responder, settings=Settings())
     with UvicornThread(app) as server, read(f"{server.url}/api/v1/chat", "hi", "1") as found:
         assert found == (["first"], None)
-        assert closed.wait(PATIENCE)
+        assert responder.closed.wait(PATIENCE)
 
 
 def test_an_abort_stops_the_reply_and_is_told_as_such(tmp_path: Path) -> None:
     """Whoever stops a reply gets the reason of the signal, and no failure of the chat's."""
-    closed = threading.Event()
-
-    async def endless(turn: Turn) -> AsyncIterator[str]:
-        try:
-            yield "first"
-            await asyncio.Event().wait()
-        finally:
-            closed.set()
-
+    responder = Waiting()
     put_reader(tmp_path)
     script = """
     import { chat } from "./reader.mjs";
@@ -187,7 +185,7 @@ def test_an_abort_stops_the_reply_and_is_told_as_such(tmp_path: Path) -> None:
       console.log(reason);
     }
     """
-    with UvicornThread(create_app(endless, settings=Settings())) as server:
+    with UvicornThread(create_app(responder, settings=Settings())) as server:
         done = subprocess.run(
             [*node(script), f"{server.url}/api/v1/chat"],
             cwd=tmp_path,
@@ -198,7 +196,7 @@ def test_an_abort_stops_the_reply_and_is_told_as_such(tmp_path: Path) -> None:
             check=True,
         )
         assert done.stdout == "enough\n"
-        assert closed.wait(PATIENCE)
+        assert responder.closed.wait(PATIENCE)
 
 
 def test_the_reader_sends_each_further_field(tmp_path: Path) -> None:
