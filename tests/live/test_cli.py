@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Dict, List
@@ -17,6 +16,7 @@ from typing import Any, Dict, List
 import pytest
 
 from omniforge_chat.cli import main
+from omniforge_chat.server import listen
 from omniforge_chat.server.signals import handle_signals
 
 from ..support.answers import last, refusal
@@ -386,10 +386,10 @@ def test_what_is_no_socket_is_not_listened_on(
     (here / "taken").touch()
     with socket.socket(socket.AF_UNIX) as used, open(here / "taken") as file:
         used.bind(str(here / "used"))
-        used.listen(1)
+        used.listen(0)
         for arguments, said in (
             (["--uds", "taken"], "taken: there is a file that is no socket"),
-            (["--uds", "used"], "used: Address already in use"),
+            *2 * [(["--uds", "used"], "used: Address already in use")],  # its backlog is full then
             (["--uds", "no/where"], "no/where: No such file or directory"),
             (["--uds", "x" * 200], f"{'x' * 200}: AF_UNIX path too long"),
             (["--fd", "999"], "the descriptor 999: Bad file descriptor"),
@@ -633,16 +633,10 @@ def test_a_failure_is_logged_with_its_traceback_under_the_request_id(
 
 def test_below_its_level_nothing_is_logged(directory: Path) -> None:
     """A service that is told to be quiet is."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with running(directory, "--log-level", "warning", PORT=str(port)) as service:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                assert service.reply()
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)  # it says nothing that could be waited for
-        assert service.end() == 0
-        assert service.log == []
+    with listen("127.0.0.1", 0) as listener:  # a client waits in it until the service is there
+        port, fd = listener.getsockname()[1], listener.fileno()
+        flags = ["--log-level", "warning", "--fd", str(fd)]
+        with running(directory, *flags, PORT=str(port), pass_fds=[fd]) as service:
+            assert service.reply()
+            assert service.end() == 0
+            assert service.log == []
