@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
-import ssl
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -15,13 +13,14 @@ import pytest
 from omniforge_chat import Settings, create_app
 from omniforge_chat.cli import main
 from omniforge_chat.server import listen, make_server
-from omniforge_chat.server.listener import listen_on_path
+from omniforge_chat.server.listener import listen_on_path, open_listener
 
 from ..support.app import call
 from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.process import MODULE, running
 from ..support.servers import ServiceThread
+from ..support.tls import connect, make_certificate
 
 
 @pytest.fixture
@@ -88,18 +87,29 @@ def test_a_unix_socket_of_another_service_is_not_removed(
         remove(*arguments)
 
 
+def test_a_unix_socket_of_another_program_is_listened_on(tmp_path: Path) -> None:
+    """systemd opens such ones, too; the kernel's limit for sends is TCP's alone."""
+    path = tmp_path / "chat.sock"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        with open_listener(Settings(), theirs.detach()) as opened, Client(path):
+            opened.accept()[0].close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel has this limit")
+def test_the_kernel_drops_who_takes_nothing_for_twice_the_limit_of_a_stream() -> None:
+    """A client may vanish when all of its reply was handed over, and no stream waits for it."""
+    settings = Settings(port=0, send_timeout=1.5)
+    theirs = socket.create_server(("127.0.0.1", 0)).detach()
+    for fd in (None, theirs):
+        with open_listener(settings, fd) as opened:
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A directory with a certificate for 127.0.0.1, and its key under a password."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl here")
-    made = (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -keyout key.pem -out cert.pem"
-    )
-    name = "-subj /CN=test -addext subjectAltName=IP:127.0.0.1 -days 2 -passout pass:word"
-    subprocess.run(
-        ["openssl", *made.split(), *name.split()], cwd=tmp_path, check=True, capture_output=True
-    )
+    make_certificate(tmp_path, "-passout", "pass:word")
     return tmp_path
 
 
@@ -110,10 +120,7 @@ def test_it_serves_tls_under_a_path(certificate: Path, listener: socket.socket) 
     flags, options = given(listener)
     flags += ["--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem"]
     with running(certificate, *flags, "--env-file", "env", **options) as service:
-        client = Client(listener.getsockname()[1])
-        context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
-        client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
-        with client:
+        with connect(listener.getsockname()[1], certificate) as client:
             client.post({"message": "hi"})
             assert client.head()[0] == 200
             assert client.frames()[-1].event == "done"

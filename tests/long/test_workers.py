@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import signal
-import ssl
-import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, List
@@ -17,6 +15,7 @@ from omniforge_chat.server import listen
 from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.process import MODULE, running
+from ..support.tls import connect, make_certificate
 
 RESPONDERS = """
 import asyncio, atexit, logging, sys, time
@@ -77,16 +76,11 @@ def test_workers_share_a_unix_socket(directory: Path) -> None:
 
 def test_workers_speak_tls(directory: Path) -> None:
     """Each reads the certificate for itself."""
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -keyout key -out cert -nodes"
-    name = "-subj /CN=test -addext subjectAltName=IP:127.0.0.1 -days 2"
-    command = ["openssl", *made.split(), *name.split()]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
-    tls = {"SSL_CERTFILE": "cert", "SSL_KEYFILE": "key"}
+    make_certificate(directory, "-nodes")
+    tls = {"SSL_CERTFILE": "cert.pem", "SSL_KEYFILE": "key.pem"}
     with running(directory, *flags("plain"), **tls) as service:
         port = int(service.wait_for(r"serving on https://127.0.0.1:(\d+)")[1])
-        context = ssl.create_default_context(cafile=str(directory / "cert"))
-        with Client(port) as client:
-            client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
+        with connect(port, directory) as client:
             chat(client)
         assert service.end() == 0
 
