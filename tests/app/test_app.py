@@ -187,7 +187,8 @@ def test_the_client_s_request_id_is_the_turn_s_and_the_answer_s() -> None:
     for body in ({"message": "hi"}, {"text": "hi"}):
         answer = call(app, body, headers={"X-Request-ID": "mine"})
         assert answer.headers["x-request-id"] == "mine"
-        assert call(app, body, headers={"X-Request-ID": "two words"}).headers["x-request-id"]
+        answer = call(app, body, headers={"X-Request-ID": "two words"})
+        assert answer.headers["x-request-id"] not in ("", "two words")
     assert seen[0] == "mine"
     assert "two words" not in seen
 

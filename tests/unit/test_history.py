@@ -108,7 +108,7 @@ def test_the_newest_turn_is_kept_whatever_the_bounds() -> None:
     keep(history, "a", "1", "2")
     keep(history, "a", "3" * 10_000, "4" * 10_000)
     text = contents(history, "a")
-    assert (text.count("3"), text.count("4")) == (text.count("4"), text.count("3"))
+    assert text.count("3") == text.count("4") > 100
     assert "1" not in text
     assert text.count(" [...] ") == 2
 

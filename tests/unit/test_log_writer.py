@@ -111,12 +111,15 @@ def test_a_flush_waits_for_a_slow_reader_but_not_for_one_that_does_not_read() ->
         writer.flush(PATIENCE, at_most=PATIENCE)  # there is nothing
         writer.write(LINE * 100)
         writer.flush(0.02, at_most=PATIENCE)
-        read = threading.Thread(target=read_until, args=(reader, b"end\n"))
-        read.start()
-        writer.write(b"end\n")
-        writer.flush(PATIENCE, at_most=PATIENCE)
-        read.join(PATIENCE)
-        assert not read.is_alive()
+        came: List[bytes] = []
+        with open(reader, "rb", closefd=False) as file:
+            read = threading.Thread(target=lambda: came.append(file.read()))
+            read.start()
+            writer.write(b"end\n")
+            writer.flush(PATIENCE, at_most=PATIENCE)
+            os.close(fd)  # what was not written until now is lost
+            read.join(PATIENCE)
+        assert came == [LINE * 100 + b"end\n"]
 
 
 def test_a_reader_that_is_gone_is_nobody_s_failure() -> None:
