@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Iterator, Tuple
 
 from ..support.docs import DOCS, blocks
 from ..support.process import ServiceProcess, running
 from .driving import free_port, wait_for_port
-from .table import Subject, program
-
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+from .table import Subject, executable, program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Proxy:
         (directory / "config").write_text(config.replace("DIRECTORY", str(directory)))
         words = [word.replace("DIRECTORY", str(directory)) for word in self.command]
         words = [word.replace("PORT", str(port)) for word in words]
-        words[0] = shutil.which(words[0], path=PATH) or words[0]
+        words[0] = executable(words[0]) or words[0]
         options = {"PORT": str(port), "HOME": str(directory)}
         with running(directory, command=words, **options) as process:
             wait_for_port(process, port)

@@ -14,8 +14,9 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional, Set, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple
 
 import pytest
 
@@ -115,10 +116,18 @@ class Subject:
 
 
 def missing(what: str) -> NoReturn:
-    """Skip a test for want of `what`; fail it where COMPAT_REQUIRED is set, as CI sets it."""
+    """Skip a test, or a module of tests, for want of `what`; fail it if COMPAT_REQUIRED is set."""
     if os.environ.get("COMPAT_REQUIRED"):
         pytest.fail(f"no {what} here, and COMPAT_REQUIRED is set")
-    pytest.skip(f"no {what} here: make test-compat")
+    pytest.skip(f"no {what} here: make test-compat", allow_module_level=True)
+
+
+def module(name: str) -> Any:
+    """The module of a package of PyPI whose results are in no table."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        missing(name)
 
 
 def package(kind: str, name: str, *, title: Optional[str] = None) -> Subject:
@@ -138,11 +147,15 @@ def npm_package(kind: str, name: str, *, title: Optional[str] = None) -> Subject
     return Subject(kind, title or name, json.loads(manifest.read_text("utf-8"))["version"])
 
 
+def executable(name: str) -> Optional[str]:
+    """The path of a program of this machine; Debian has servers where only root looks."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
 def program(kind: str, name: str, *command: str, title: Optional[str] = None) -> Subject:
     """A program of this machine; `command` prints its version. Its major and minor are told."""
-    if not shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
-        missing(name)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    path = executable(command[0]) or missing(name)
+    done = subprocess.run([path, *command[1:]], capture_output=True, text=True, check=True)
     found = re.search(r"\d+\.\d+", done.stdout + done.stderr)
     assert found, f"{command} tells no version"
     return Subject(kind, title or name, found[0], pinned=False)

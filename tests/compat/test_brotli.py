@@ -9,8 +9,9 @@ import pytest
 from ..support.provider import Provider, refusing
 from ..support.relay import ask, failed
 from ..support.wires import OPENAI
+from .table import module
 
-brotli = pytest.importorskip("brotli")
+brotli = module("brotli")
 
 
 @pytest.mark.parametrize("size", [10, 10_000_000])

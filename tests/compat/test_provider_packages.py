@@ -11,9 +11,10 @@ from typing import Any, Iterator, Tuple
 import pytest
 
 from ..support.variants import VARIANTS, Stage, Variant
+from .table import module
 
-anthropic = pytest.importorskip("anthropic", reason="no packages of providers: make test-compat")
-openai = pytest.importorskip("openai", reason="no packages of providers: make test-compat")
+anthropic = module("anthropic")
+openai = module("openai")
 
 # What ours leaves out on purpose is not about bytes.
 COMPARED = [variant for variant in VARIANTS if "hide_thoughts" not in variant.options]
