@@ -415,8 +415,3 @@ def seen_at(address: Tuple[str, int]) -> Dict[str, str]:
         checks = list(_OTHER_CHECKS.items())
         found.update(zip(dict(checks), threads.map(lambda check: check[1](address), checks)))
     return found
-
-
-def taken_at(address: Tuple[str, int], rule: str) -> List[str]:
-    """The names of the requests of REFUSED[rule] that a server takes."""
-    return [name for name, data in REFUSED[rule].items() if _is_taken(address, rule, data)]
