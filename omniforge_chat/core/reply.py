@@ -91,7 +91,7 @@ class Reply:
         if self.chunks == 0:
             self.first_at = self.oldest_at
         self.chunks += len(ready)
-        self.characters += len("".join(ready))  # faster than adding up their lengths
+        self.characters += len("".join(ready))  # faster than a sum: tests.bench.tricks
         ready.clear()
 
     def note(self, item: object) -> str:

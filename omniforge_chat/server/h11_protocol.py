@@ -4,7 +4,8 @@ h11 is lenient in lines: it takes a bare LF for the end of one, unfolds those th
 next, lets control characters pass, and joins two lengths that are equal. httptools is strict. So
 the buffer here, from which h11 takes its lines, looks at their bytes.
 
-What is called for each request names the class to go on with, as `super()` takes longer.
+What is called for each request names the class to go on with, as `super()` takes longer
+(`python -m tests.bench.tricks`).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class _Parser(h11.Connection):
                 self.refusal = too_large()
             # h11 leaves a cycle: a frame in the traceback has the error, and others have us.
             raise error.with_traceback(None) from None
-        kind = type(event)  # isinstance() would ask ABCMeta, for each event
+        kind = type(event)  # isinstance() asks ABCMeta: tests.bench.tricks
         if kind is h11.Request:
             return self._checked(event)
         if kind is h11.EndOfMessage and event.headers:

@@ -7,7 +7,8 @@ a body. The bytes of an unfinished head, of trailers and of the head of a chunk 
 takes a large read in slices, as the bytes of a slice before such a step are not told from those
 after it.
 
-What is called for each request names the class to go on with, as `super()` takes longer.
+What is called for each request names the class to go on with, as `super()` takes longer
+(`python -m tests.bench.tricks`).
 """
 
 from __future__ import annotations

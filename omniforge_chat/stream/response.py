@@ -314,7 +314,7 @@ class EventStream:
             state.gone or outcome,
             reply.chunks,
             0 if usage is None else usage.tokens,
-            # Milliseconds, with one decimal; round() takes longer.
+            # Milliseconds, with one decimal; round() takes longer (tests.bench.tricks).
             None if first is None else int(10_000 * (first - state.started) + 0.5) / 10,
             int(10_000 * (monotonic() - state.started) + 0.5) / 10,
         )

@@ -86,7 +86,7 @@ class StreamState:
         if (ready or not self._shown) and self._cleaning_since is None and not cancelled:
             if not self._beating:
                 self._sending_since = now
-            if self.phase is _W:  # the row of the table, without a lookup for each token
+            if self.phase is _W:  # the row of the table, in place: tests.bench.tricks
                 self.phase = _S
                 return _FLUSH
             return self._on(Event.READY)

@@ -98,7 +98,8 @@ TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
 }
 
 
-# The same as a list for each phase, with a place for each event, which is faster than the dict.
+# The same as a list for each phase, with a place for each event: faster than the dict
+# (tests.bench.tricks).
 TABLE: List[List[Tuple[Phase, Action]]] = [
     [TRANSITIONS.get((phase, event), (phase, _NOTHING)) for event in Event] for phase in Phase
 ]

@@ -9,6 +9,7 @@ from typing import List
 
 import pytest
 
+from ..bench import tricks
 from ..support.constants import PATIENCE
 
 pytestmark = [
@@ -31,6 +32,17 @@ def test_the_bench_reads_many_streams_in_processes_of_their_own() -> None:
     lines = run("--only many --many 200 --subjects omniforge")
     [line] = [line for line in lines if "| open streams" in line and "errors" in line]
     assert "pass, aim met" in line
+
+
+def test_a_trick_does_what_the_plain_way_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else its time says nothing."""
+    for plain, ours in tricks.ways().values():
+        assert plain() == ours()
+    monkeypatch.setattr(tricks, "CALLS", 1)
+    tricks.main()
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(tricks.ways())
 
 
 def run(options: str) -> List[str]:
