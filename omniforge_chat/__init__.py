@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UpstreamTimeout,
     )
     from .http.routes import chat_routes
-    from .models import Finish, Message, Turn, Usage
+    from .models import Finish, Message, Thought, Turn, Usage
     from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
     from .responders.providers.openai import OpenAIResponder as OpenAIResponder
     from .settings import Settings
@@ -43,6 +43,7 @@ __all__ = [
     "Responder",
     "Settings",
     "SettingsError",
+    "Thought",
     "Turn",
     "UpstreamError",
     "UpstreamRateLimited",
@@ -62,7 +63,7 @@ _HOMES = {
     "errors": "ChatError ConversationBusy SettingsError "
     "UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",
-    "models": "Finish Message Turn Usage",
+    "models": "Finish Message Thought Turn Usage",
     "responders.providers.anthropic": "AnthropicResponder",
     "responders.providers.openai": "OpenAIResponder",
     "settings": "Settings",

@@ -8,7 +8,8 @@ and not `| None`, which Python 3.9 does not have.
 
 from __future__ import annotations
 
-from typing import Annotated, Optional, Tuple, Union
+from types import MappingProxyType
+from typing import Annotated, Any, Mapping, Optional, Tuple, Union
 
 import msgspec
 from msgspec import Meta
@@ -66,10 +67,19 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class Turn(msgspec.Struct, frozen=True, gc=False):
     """One message to answer: the argument of a responder.
 
-    `message` is the text exactly as the client sent it. `conversation_id` is a canonical UUID,
-    which `done` carries too. `request_id` is the reference of this request in the log. `history`
-    holds the earlier messages of the conversation, oldest first. `remembered` tells whether the
-    service remembers conversations.
+    - `message`: the text exactly as the client sent it.
+    - `conversation_id`: a canonical UUID, or the client's own id of 1 to 128 visible ASCII
+      characters.
+    - `request_id`: the reference of this request in the log.
+    - `history`: the earlier messages of the conversation, oldest first. They come from the store,
+      or from the request if its format carries them.
+    - `remembered`: whether the service remembers this conversation.
+    - `system`: the instructions that came with the request, or "".
+    - `dialect`: the name of the wire format of the request.
+    - `parameters`: its other fields, such as `temperature` and `model`, as the client sent them.
+      Nothing has checked them; read-only.
+    - `parts`: the parts of the message that are no text, in the form of their format. There are
+      some only if the responder declares that it takes their type.
     """
 
     message: str
@@ -77,6 +87,19 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     request_id: str
     history: Tuple[Message, ...] = ()
     remembered: bool = False
+    system: str = ""
+    dialect: str = "native"
+    parameters: Mapping[str, Any] = MappingProxyType({})
+    parts: Tuple[Mapping[str, Any], ...] = ()
+
+
+class Thought(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the model's thoughts. A responder may yield it, before the reply or between.
+
+    Clients get it only if the setting `thoughts` is on. It is never remembered.
+    """
+
+    text: str
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -110,11 +110,20 @@ def _is_loopback(address: object) -> bool:
     return (getattr(given, "ipv4_mapped", None) or given).is_loopback
 
 
+def is_identifier(value: object) -> bool:
+    """Whether `value` is 1 to 128 visible ASCII characters: an id that any header can carry."""
+    return isinstance(value, str) and re.fullmatch(r"[!-~]{1,128}", value) is not None
+
+
+def _split(text: str) -> Tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _list_of(expected: str, holds: Callable[[object], bool]) -> Rule:
     return Rule(
         expected,
         lambda value: isinstance(value, tuple) and all(map(holds, value)),
-        lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+        _split,
     )
 
 
@@ -152,6 +161,18 @@ _HOSTS = _list_of(
 )
 
 
+DIALECTS = ("native", "openai", "ai_sdk", "ag_ui")
+"""The names of the wire formats; `dialects` has a module for each."""
+
+_DIALECTS = Rule(
+    f"one or more of {', '.join(DIALECTS)}, with commas between",
+    lambda value: isinstance(value, tuple) and 0 < len(value) == len({*value} & {*DIALECTS}),
+    _split,
+)
+_NAME = Rule("1 to 128 visible ASCII characters", is_identifier)
+_PARAMETERS = _list_of("names of fields with commas between", is_identifier)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The behaviour of one service, or of one mounted app.
 
@@ -182,9 +203,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: Annotated[Tuple[str, ...], _ORIGINS, "CORS_ORIGINS"] = ()
     cors_headers: Annotated[Tuple[str, ...], _HEADERS, "CORS_HEADERS"] = ("*",)
     responder: Annotated[str, _text("a name")] = "placeholder"
+    dialects: Annotated[Tuple[str, ...], _DIALECTS] = ("native",)
+    page: Annotated[bool, _SWITCH] = False
+    model_name: Annotated[str, _NAME] = "omniforge"
+    allow_parameters: Annotated[Tuple[str, ...], _PARAMETERS] = ()
+    thoughts: Annotated[bool, _SWITCH] = False
     hide_thoughts: Annotated[str, THOUGHTS] = "off"
     max_streams: Annotated[int, AT_LEAST_ONE] = 10_000
     max_body_bytes: Annotated[int, AT_LEAST_ONE] = 128 * 1024
+    max_history_body_bytes: Annotated[int, AT_LEAST_ONE] = 1024 * 1024
     body_timeout: Annotated[float, SECONDS] = 15.0
     heartbeat_interval: Annotated[Optional[float], _SECONDS_OR_OFF] = 15.0
     first_chunk_timeout: Annotated[Optional[float], _SECONDS_OR_OFF] = 60.0
@@ -244,11 +271,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """The settings in `environ`, and the defaults of those that are not in it.
 
-        If `CORS_ORIGINS` is not set, pages of every origin may call the service, without
-        credentials. Raises SettingsError with the variable, its value and the values that it may
-        have.
+        They are those of a service. So without `CORS_ORIGINS` pages of every origin may call it,
+        without credentials; without `CHAT_DIALECTS` it speaks all of them; and it has its page.
+        Raises SettingsError with the variable, its value and the values that it may have.
         """
-        values: Dict[str, Any] = {"cors_origins": ("*",)}
+        values: Dict[str, Any] = {"cors_origins": ("*",), "dialects": DIALECTS, "page": True}
         for field in cls.__struct_fields__:
             if variable(field) in environ:
                 values[field] = read(field, environ)

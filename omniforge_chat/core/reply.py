@@ -15,16 +15,16 @@ from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Proto
 
 from ..errors import ChatError, StreamError
 from ..logs import logger
-from ..models import Done, Error, Finish, Turn, Usage
+from ..models import Done, Error, Finish, Thought, Turn, Usage
 from .driver import checkpoint
 from .sse import MAX_TEXT_BYTES, encode, encode_chunks, encode_leading
 
-Item = Union[str, Usage, Finish]
+Item = Union[str, Thought, Usage, Finish]
 """A responder may yield these."""
 
 Responder = Callable[[Turn], AsyncIterator[Item]]
 """Any async generator function of text. It takes the turn and yields pieces of the reply; it may
-also yield a Usage and a Finish."""
+also yield Thoughts, a Usage and a Finish."""
 
 BUFFER_BYTES = 16 * 1024
 BUFFER_SECONDS = 0.005
@@ -117,7 +117,11 @@ class Reply:
                 raise StreamError(f"Finish.reason must be a str, not {item.reason!r}")
             self.finish_reason = str.__str__(item.reason)
             return ""
-        raise StreamError(f"a responder yields str, Usage or Finish, not {type(item).__name__}")
+        if isinstance(item, Thought):
+            return ""
+        raise StreamError(
+            f"a responder yields str, Thought, Usage or Finish, not {type(item).__name__}"
+        )
 
     def usage(self) -> Optional[Usage]:
         """The responder's report, or else an estimate from the text; None if there is neither.

@@ -52,6 +52,7 @@ def test_the_public_names_are_these() -> None:
         "Responder",
         "Settings",
         "SettingsError",
+        "Thought",
         "Turn",
         "UpstreamError",
         "UpstreamRateLimited",

@@ -404,7 +404,7 @@ def test_the_text_of_an_unexpected_exception_is_logged_and_not_shown(
     assert "raise item" in logged
 
 
-NO_TEXT = "a responder yields str, Usage or Finish, not "
+NO_TEXT = "a responder yields str, Thought, Usage or Finish, not "
 NO_COUNT = "a whole number >= 0, not "
 NO_BOOL: Any = "no"
 COUNTS: List[Any] = [-1, 1.5, True, "7", None]

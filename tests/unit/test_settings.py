@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from omniforge_chat import Settings
 from omniforge_chat.errors import SettingsError
-from omniforge_chat.settings import variable
+from omniforge_chat.settings import DIALECTS, variable
 
 FIELDS = Settings.__struct_fields__
 DEFAULTS: Dict[str, Any] = {field: getattr(Settings(), field) for field in FIELDS}
+OF_A_SERVICE: Dict[str, Any] = {"cors_origins": ("*",), "dialects": DIALECTS, "page": True}
 TEXTS = [field for field in FIELDS if isinstance(DEFAULTS[field], str)]
 MAY_BE_EMPTY = [field for field in TEXTS if DEFAULTS[field] == "" or "allow_ips" in field]
 SWITCHES = [field for field in FIELDS if isinstance(DEFAULTS[field], bool)]
@@ -47,6 +48,9 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "allowed_hosts": st.lists(
             st.sampled_from(["*", "a.example", "*.example.com", "[::1]", "10.0.0.1", "my_host"])
         ).map(tuple),
+        "dialects": st.lists(st.sampled_from(DIALECTS), min_size=1, unique=True).map(tuple),
+        "allow_parameters": st.lists(st.sampled_from(["temperature", "x.y"])).map(tuple),
+        "model_name": st.sampled_from(["omniforge", "acme/large:8b"]),
         "cors_headers": st.lists(st.sampled_from(["*", "Authorization", "x-a_b.c!"])).map(tuple),
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
@@ -89,7 +93,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 
 def test_without_an_environment_the_defaults_hold() -> None:
     """A service that is started with nothing said works, on this machine only."""
-    assert Settings.from_env({}) == Settings(cors_origins=("*",))
+    assert Settings.from_env({}) == Settings(**OF_A_SERVICE)
     assert (DEFAULTS["host"], DEFAULTS["port"]) == ("127.0.0.1", 8000)
     assert (DEFAULTS["log_level"], DEFAULTS["log_format"]) == ("INFO", "text")
     assert (DEFAULTS["responder"], DEFAULTS["history"]) == ("placeholder", "off")
@@ -106,6 +110,13 @@ def test_in_code_there_is_no_cors() -> None:
     """It belongs to the host app that a chat is mounted in; only a service speaks for itself."""
     assert Settings().cors_origins == ()
     assert Settings.from_env({"CORS_ORIGINS": ""}).cors_origins == ()
+
+
+def test_in_code_there_is_neither_a_page_nor_another_format() -> None:
+    """A host has asked for a chat: it gets no routes that it does not know of."""
+    assert (Settings().dialects, Settings().page) == (("native",), False)
+    told = Settings.from_env({"CHAT_DIALECTS": "openai, native", "CHAT_PAGE": "off"})
+    assert (told.dialects, told.page) == (("openai", "native"), False)
 
 
 def test_nothing_is_read_but_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +169,7 @@ def test_what_is_written_into_an_environment_is_what_code_would_have_said(
 ) -> None:
     """Each variable stands for its field, alone and among the others."""
     environ = {variable(field): as_text(value) for field, value in values.items()}
-    assert Settings.from_env(environ) == Settings(**{"cors_origins": ("*",), **values})
+    assert Settings.from_env(environ) == Settings(**{**OF_A_SERVICE, **values})
 
 
 @pytest.mark.parametrize(
@@ -256,6 +267,8 @@ def test_an_error_goes_from_one_process_to_another() -> None:
         *(("cors_origins", ["*"]), ("cors_origins", "*"), ("cors_origins", (17,))),
         ("cors_origins", ("example.com",)),
         *(("cors_headers", ["*"]), ("cors_headers", "*"), ("cors_headers", ("",))),
+        *(("dialects", value) for value in ((), ("native", "native"), ("x",), "native")),
+        *(("model_name", value) for value in ("", "a b", "ä", "x" * 129)),
         *(("allowed_hosts", ["*"]), ("allowed_hosts", None), ("allowed_hosts", ("a:1",))),
     ],
 )
