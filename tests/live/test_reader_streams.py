@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import httpx
 import pytest
 
 from omniforge_chat.core.sse import Decoder
+from omniforge_chat.reader import Chat, ChatFailed
 
 from ..support.constants import PATIENCE
-from ..support.docs import DOCS
 from ..support.node import node, put_reader
 from ..support.process import environment
 from ..support.streams import (
@@ -159,12 +157,6 @@ class _Reads(httpx.SyncByteStream):
 
 
 def _read_by_python(directory: Path) -> List[Result]:
-    sys.path.insert(0, str(DOCS / "examples"))
-    try:
-        reader = importlib.import_module("reader")
-    finally:
-        sys.path.pop(0)
-        sys.modules.pop("reader", None)
     results: List[Result] = []
     todo = iter(CASES)
 
@@ -175,11 +167,12 @@ def _read_by_python(directory: Path) -> List[Result]:
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
         for _ in CASES:
             pieces: List[str] = []
-            code, message, refused = "done", "", (None, None)
-            with reader.Chat(client, "http://127.0.0.1/", "hi") as reply:
+            code, message = "done", ""
+            refused: Tuple[Optional[int], Optional[int]] = (None, None)
+            with Chat(client, "http://127.0.0.1/", "hi") as reply:
                 try:
                     pieces.extend(reply)
-                except reader.ChatFailed as error:
+                except ChatFailed as error:
                     code, message = error.code, error.message
                     refused = (error.status, error.retry_after)
             results.append((Outcome(pieces, code, *refused), message, reply.done or None))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,20 +17,19 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import ChatError, Settings, Turn, create_app
+from omniforge_chat.models import UUID4_PATTERN
 
 from ..support.constants import CONVERSATION, PATIENCE
-from ..support.docs import DOCS
+from ..support.docs import DOCS, blocks
 from ..support.node import node, put_reader
 from ..support.process import environment
 from ..support.servers import UvicornThread
-
-EXAMPLES = DOCS / "examples"
 
 # A reader's driver gets an address, a message and perhaps the number of pieces after which it is to
 # leave. It prints the pieces and the outcome as JSON, and lives until its standard input ends.
 PYTHON = """
 import json, sys, httpx
-from reader import Chat, ChatFailed
+from omniforge_chat.reader import Chat, ChatFailed
 url, message, *most = sys.argv[1:]
 pieces, outcome = [], None
 with httpx.Client() as client:
@@ -82,7 +82,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path) -> Read:
         with subprocess.Popen(
             [*command, *arguments],
             cwd=tmp_path,
-            env=environment(PYTHONPATH=os.pathsep.join([str(EXAMPLES), *sys.path])),
+            env=environment(PYTHONPATH=os.pathsep.join(sys.path)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as process:
@@ -146,6 +146,16 @@ def test_a_reader_tells_a_refusal_that_is_not_the_chat_s(read: Read) -> None:
 
     with UvicornThread(proxy, lifespan="off") as server, read(server.url, "hi") as found:
         assert found == ([], "502")
+
+
+def test_the_reader_of_the_docs_prints_a_reply(capsys: pytest.CaptureFixture[str]) -> None:
+    """People copy it as it is."""
+    [code] = blocks(DOCS / "protocol.md", "python")
+    with UvicornThread(create_app(talkative, settings=Settings())) as server:
+        exec(code.replace("http://127.0.0.1:8000", server.url), {})
+    reply, tokens, conversation_id = capsys.readouterr().out.rsplit(" ", 2)
+    assert (reply, tokens) == ("Helloline\nbreak \u2028 é😀\n", "5")
+    assert re.fullmatch(UUID4_PATTERN, conversation_id.strip())
 
 
 class Waiting:

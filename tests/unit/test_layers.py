@@ -15,7 +15,7 @@ PACKAGE = Path(omniforge_chat.__file__).parent
 FLOORS: Tuple[Set[str], ...] = (
     {"errors", "models", "settings", "logs", "request_id"},
     {"core"},
-    {"responders", "conversations"},
+    {"responders", "conversations", "reader"},
     {"stream"},
     {"http"},
     {"app"},

@@ -1,20 +1,22 @@
-"""A reader of the stream in Python.
+"""A reader of the stream for clients in Python, on httpx: the extra `client`.
 
-    python reader.py http://127.0.0.1:8000/api/v1/chat "Hello"
+    with httpx.Client() as client, Chat(client, url, "Hello") as reply:
+        for text in reply:
+            print(text, end="")
+    print(reply.done["usage"])
 
-It needs httpx, and omniforge-chat for the decoder of server-sent events.
+`Chat` and `ChatFailed` are public.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from typing import Any, Dict, Generator, Iterator, Optional, Union
 
 import httpx
 
-from omniforge_chat.core.sse import Decoder
+from .core.sse import Decoder
 
 # A heartbeat comes every 15 seconds. If nothing comes for longer, the connection is dead.
 TIMEOUT = httpx.Timeout(10.0, read=45.0)
@@ -53,12 +55,7 @@ class ChatFailed(Exception):
 
 
 class Chat:
-    """One message and its reply.
-
-        with Chat(client, url, "Hello") as reply:
-            for text in reply:
-                print(text, end="")
-        print(reply.done["usage"])
+    """One message and its reply, to be read within a `with` block.
 
     The loop gives the pieces of the text, as they come. It raises ChatFailed unless the reply is
     complete, and httpx.TransportError if there is no connection. `done` is the data of the last
@@ -83,53 +80,55 @@ class Chat:
         self, client: httpx.Client, url: str, body: Dict[str, Any]
     ) -> Generator[str, None, None]:
         with client.stream("POST", url, json=body, timeout=TIMEOUT) as response:
-            if response.status_code != 200 or media_type(response) != "text/event-stream":
-                raise refusal(response)
+            if response.status_code != 200 or _media_type(response) != "text/event-stream":
+                raise _refusal(response)
             decoder = Decoder()
             try:
                 for read in response.iter_bytes():
                     for frame in decoder.feed(read):
                         if frame.event == "chunk":
-                            yield string(fields_of(frame.data), "content")
+                            yield _string(_fields_of(frame.data), "content")
                         elif frame.event == "error":
-                            raise failure(fields_of(frame.data))
+                            raise _failure(_fields_of(frame.data))
                         elif frame.event == "done":
-                            self.done = fields_of(frame.data)
+                            self.done = _fields_of(frame.data)
                             return
             except httpx.RequestError as error:
                 raise ChatFailed("cut", f"The connection broke: {error}") from error
         raise ChatFailed("cut", "The stream ended before the reply did")
 
 
-def refusal(response: httpx.Response) -> ChatFailed:
+def _refusal(response: httpx.Response) -> ChatFailed:
     """The failure of an answer that is no stream.
 
     A proxy may have sent it, in a form of its own, so the body is read only if it says that it is
     JSON.
     """
-    status, kind = response.status_code, media_type(response)
+    status, kind = response.status_code, _media_type(response)
     after = response.headers.get("Retry-After", "")
     # A date is none of the chat's, and int() refuses very many digits.
     retry_after = int(after) if after.isdecimal() and len(after) < 10 else None
     if kind.endswith(("/json", "+json")):
         with contextlib.suppress(ChatFailed, httpx.RequestError):
-            told = failure(fields_of(response.read()))
+            told = _failure(_fields_of(response.read()))
             return ChatFailed(told.code, told.message, status=status, retry_after=retry_after)
     message = f"The chat did not answer: status {status} with {kind or 'no Content-Type'}"
     return ChatFailed(str(status), message, status=status, retry_after=retry_after)
 
 
-def failure(fields: Dict[str, Any]) -> ChatFailed:
+def _failure(fields: Dict[str, Any]) -> ChatFailed:
     """The failure in the JSON of an error."""
-    return ChatFailed(string(fields, "code"), string(fields, "message"), usage=fields.get("usage"))
+    return ChatFailed(
+        _string(fields, "code"), _string(fields, "message"), usage=fields.get("usage")
+    )
 
 
-def media_type(response: httpx.Response) -> str:
+def _media_type(response: httpx.Response) -> str:
     kind: str = response.headers.get("Content-Type", "")
     return kind.partition(";")[0].strip().lower()
 
 
-def fields_of(data: Union[str, bytes]) -> Dict[str, Any]:
+def _fields_of(data: Union[str, bytes]) -> Dict[str, Any]:
     """The fields of an object in JSON."""
     try:
         fields = json.loads(data)
@@ -140,23 +139,8 @@ def fields_of(data: Union[str, bytes]) -> Dict[str, Any]:
     return fields
 
 
-def string(fields: Dict[str, Any], name: str) -> str:
+def _string(fields: Dict[str, Any], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         raise ChatFailed("unreadable", f"The data of an event have no {name}")
     return value
-
-
-def main() -> None:
-    url, message = sys.argv[1:]
-    with httpx.Client() as client, Chat(client, url, message) as reply:
-        try:
-            for text in reply:
-                print(text, end="", flush=True)
-        except ChatFailed as error:
-            sys.exit(str(error))
-    print()
-
-
-if __name__ == "__main__":
-    main()
