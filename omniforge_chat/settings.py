@@ -166,7 +166,9 @@ DIALECTS = ("native", "openai", "ai_sdk", "ag_ui")
 
 _DIALECTS = Rule(
     f"one or more of {', '.join(DIALECTS)}, with commas between",
-    lambda value: isinstance(value, tuple) and 0 < len(value) == len({*value} & {*DIALECTS}),
+    lambda value: (
+        isinstance(value, tuple) and 0 < len(value) == sum(name in value for name in DIALECTS)
+    ),
     _split,
 )
 _NAME = Rule("1 to 128 visible ASCII characters", is_identifier)
