@@ -68,6 +68,19 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "you use it [so](protocol.md#clients-that-ask-again)",
         "Last-Event-ID": "the answer if the client asks again with an id",
     },
+    "library": {
+        "format": "the wire format in which it talks to the service",
+        "reply": "you get all of a reply, and then its end; emoji, text from right to left and "
+        "line breaks of all kinds come as they were sent",
+        "2,000 chunks": "the same for a reply of so many pieces",
+        "silence": "heartbeats keep the stream open, and you see none",
+        "failure": "you get the text before a failure, and then the service's words for it",
+        "refusal": "you get the service's words for a refused request",
+        "once": "one request for each message, also behind a failure or a refusal",
+        "stop": "if you stop a reply, its responder ends",
+        "second turn": "the responder gets the messages before",
+        "not streamed": "you get a reply, or its failure, in one piece if you ask for that",
+    },
     "generator": {
         "generates": "it makes a client of the document, without a warning",
         "chat": "its chat returns you the whole stream as text",
@@ -85,6 +98,7 @@ TITLES = {
     "server": "Servers",
     "proxy": "Proxies",
     "client": "Clients",
+    "library": "Libraries of other formats",
     "generator": "Generators of clients",
     "tool": "Tools",
 }

@@ -33,8 +33,7 @@ class Stage:
 
     def run(self, ask: Callable[[str, str], Told], message: str, path: str) -> Told:
         """What `ask` has told; `asked` and `generations` are those of this run."""
-        self._scenes.asked.clear()
-        self._scenes.generations.clear()
+        self._scenes.forget()
         body = json.dumps({"message": message, "conversation_id": CONVERSATION})
         told = ask(f"{self._server.url}{path}", body)
         self.asked = list(self._scenes.asked)
