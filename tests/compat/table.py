@@ -67,6 +67,10 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "once": "one request for each message, also behind an error or a cut; `as documented`: if "
         "you use it [so](protocol.md#clients-that-ask-again)",
         "Last-Event-ID": "the answer if the client asks again with an id",
+        "2,000 chunks": "you get all of a reply of so many pieces, in order",
+        "refusal": "you get the service's words for a refused request",
+        "stop": "if you stop reading, the responder ends",
+        "second turn": "the responder gets the messages before, if the service has a memory",
     },
     "library": {
         "format": "the wire format in which it talks to the service",
@@ -79,6 +83,14 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "once": "one request for each message, also behind a failure or a refusal",
         "stop": "if you stop a reply, its responder ends",
         "second turn": "the responder gets the messages before",
+        "code": "you get the code of a failure",
+        "cut": "if the connection breaks, you get an error",
+        "regenerate": "the last reply is made anew; the responder does not see the old one",
+        "edit": "an edited message takes the place of the old one and of all behind it",
+        "usage": "you get the tokens of a reply",
+        "reason": "you get the reason why a reply ended",
+        "conversation": "the client and the responder know it by the same id",
+        "thoughts": "you get thoughts apart from the text, if the service shows them",
         "not streamed": "you get a reply, or its failure, in one piece if you ask for that",
     },
     "generator": {

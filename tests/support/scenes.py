@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import AsyncIterator, Dict, List, Optional
+from typing import Any, AsyncIterator, Callable, Dict, List, Mapping, Optional
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omniforge_chat import ChatError, Settings, Turn, create_app
+from omniforge_chat import ChatError, Finish, Settings, Thought, Turn, Usage, create_app
+from omniforge_chat.core.reply import Item
 from omniforge_chat.settings import DIALECTS
 
 from .constants import CONVERSATION
@@ -31,6 +32,9 @@ another language ends a line."""
 MANY = [f"{number} " for number in range(2_000)]
 """The reply to "many": each piece is sent alone."""
 
+THOUGHTS = ["first ", "second"]
+COUNTED = Usage(7, prompt_tokens=3, completion_tokens=4)
+
 FAILURE = {"code": "own_code", "message": "No more"}
 """How the reply to "fail" ends, after the text "half "."""
 
@@ -46,19 +50,23 @@ class Scenes:
     | whole | PIECES |
     | many | MANY |
     | pause | "before ", two heartbeats, "after" |
+    | think | THOUGHTS as thoughts, and "so" |
+    | short | "cut", the usage COUNTED, the reason `length` |
     | wait | "half ", and nothing more |
-    | fail, and others | "half ", then the error FAILURE |
+    | fail | "half ", then the error FAILURE |
+    | other | "you said: " and the message |
 
     And answers that are not the chat's: `/broken` and `/ended` are a stream that is cut, by a crash
     and by a proxy; `/proxy` is a proxy's page of 502; at `/identified` frames have ids, and a
     request with Last-Event-ID goes to the chat.
 
     `turns` are those that the responder was called with, `generations` their messages, and `asked`
-    the paths of all requests.
+    the paths of all requests. `options` are settings of the chat.
     """
 
-    def __init__(self) -> None:
-        settings = Settings(heartbeat_interval=0.05, dialects=DIALECTS)
+    def __init__(self, **options: Any) -> None:
+        options = {"heartbeat_interval": 0.05, "dialects": DIALECTS, "thoughts": True, **options}
+        settings = Settings(**options)
         self.app = create_app(self._respond, settings=settings)
         self.turns: List[Turn] = []
         self.asked: List[str] = []
@@ -88,26 +96,56 @@ class Scenes:
         self.asked.append(scope["path"])
         await self._others.get(scope["path"], self.app)(scope, receive, noticing)
 
-    async def _respond(self, turn: Turn) -> AsyncIterator[str]:
+    def _respond(self, turn: Turn) -> AsyncIterator[Item]:
         self.turns.append(turn)
-        if turn.message == "whole":
-            for piece in PIECES:
-                yield piece
-        elif turn.message == "many":
-            for piece in MANY:
-                yield piece
-                await asyncio.sleep(0)
-        elif turn.message == "pause":
-            self._beats = asyncio.Queue()
-            yield "before "
-            await self._beats.get()
-            await self._beats.get()
-            yield "after"
-        else:
-            yield "half "
-            if turn.message == "wait":
-                await asyncio.Event().wait()
-            raise ChatError(FAILURE["message"], code=FAILURE["code"])
+        return self._plays.get(turn.message, Scenes._other)(self)
+
+    async def _whole(self) -> AsyncIterator[Item]:
+        for piece in PIECES:
+            yield piece
+
+    async def _many(self) -> AsyncIterator[Item]:
+        for piece in MANY:
+            yield piece
+            await asyncio.sleep(0)
+
+    async def _pause(self) -> AsyncIterator[Item]:
+        self._beats = asyncio.Queue()
+        yield "before "
+        await self._beats.get()
+        await self._beats.get()
+        yield "after"
+
+    async def _think(self) -> AsyncIterator[Item]:
+        for piece in THOUGHTS:
+            yield Thought(piece)
+        yield "so"
+
+    async def _short(self) -> AsyncIterator[Item]:
+        yield "cut"
+        yield COUNTED
+        yield Finish("length")
+
+    async def _wait(self) -> AsyncIterator[Item]:
+        yield "half "
+        await asyncio.Event().wait()
+
+    async def _fail(self) -> AsyncIterator[Item]:
+        yield "half "
+        raise ChatError(FAILURE["message"], code=FAILURE["code"])
+
+    async def _other(self) -> AsyncIterator[Item]:
+        yield f"you said: {self.turns[-1].message}"
+
+    _plays: Mapping[str, Callable[[Scenes], AsyncIterator[Item]]] = {
+        "whole": _whole,
+        "many": _many,
+        "pause": _pause,
+        "think": _think,
+        "short": _short,
+        "wait": _wait,
+        "fail": _fail,
+    }
 
     async def _broken(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _start(send, 200, b"text/event-stream")
