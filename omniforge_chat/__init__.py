@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .app import ChatApp, create_app
     from .conversations.memory import MemoryHistory
     from .conversations.protocol import History
-    from .core.reply import Item, Responder
+    from .core.responder import Item, Responder
     from .errors import (
         ChatError,
         ConversationBusy,
@@ -59,7 +59,7 @@ _HOMES = {
     "app": "ChatApp create_app",
     "conversations.memory": "MemoryHistory",
     "conversations.protocol": "History",
-    "core.reply": "Item Responder",
+    "core.responder": "Item Responder",
     "errors": "ChatError ConversationBusy SettingsError "
     "UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",

@@ -6,9 +6,10 @@ import contextlib
 import inspect
 import os
 from functools import partial
-from typing import Any, AsyncIterator, Awaitable, List, Optional, Tuple
+from typing import AsyncIterator, Awaitable, List, Optional, Sequence, Tuple
 
 import anyio
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,17 +20,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .conversations.memory import MemoryHistory
 from .conversations.protocol import History, check_history
-from .core.reply import Responder
+from .core.responder import Responder
+from .dialects import Dialect
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .http import (
     CORS,
     FAILURE_LOGGED,
     AllowedHosts,
+    ChatEndpoint,
     chat_routes,
     error_response,
     front_route,
     internal_error,
     leads_to,
+    shape_at,
 )
 from .logs import logger
 from .request_id import RequestIDMiddleware, request_id
@@ -60,7 +64,11 @@ class ChatApp(Starlette):
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts  # these may have an `aclose`
-        self._chat = routes[0]
+        self._chats = [route for route in routes if isinstance(route.endpoint, ChatEndpoint)]
+        self._dialects: List[Dialect] = [
+            route.endpoint.dialect  # type: ignore[attr-defined] # it is a ChatEndpoint
+            for route in self._chats
+        ]
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's layers outside, then those that others have added, then ours."""
@@ -73,12 +81,12 @@ class ChatApp(Starlette):
             or self.debug
             or getattr(self, "max_body_size", None) is not None
         )
-        direct = Middleware(_DirectWay, router=self.router, route=self._chat)
+        direct = Middleware(_DirectWay, router=self.router, routes=self._chats)
         # Starlette reads its lists here, and only here.
         self.user_middleware = [Middleware(RequestIDMiddleware), *others, *ours, direct]
         self.exception_handlers = {
-            HTTPException: partial(_http_error, self._lifecycle.refusals),
-            Exception: _server_error,
+            HTTPException: partial(_http_error, self._lifecycle.refusals, self._dialects),
+            Exception: partial(_server_error, self._dialects),
             **handlers,
         }
         try:
@@ -86,7 +94,7 @@ class ChatApp(Starlette):
         finally:
             self.user_middleware, self.exception_handlers = others, handlers
         # The chat puts its request's id on its responses itself.
-        stack = _DirectWay(stack, self.router, self._chat) if bare else stack
+        stack = _DirectWay(stack, self.router, self._chats) if bare else stack
         hosts = self._settings.allowed_hosts
         if not hosts or "*" in hosts:
             return stack
@@ -97,7 +105,9 @@ class ChatApp(Starlette):
         origins = self._settings.cors_origins
         if not origins:
             return []
-        return [Middleware(CORS, origins=origins, headers=self._settings.cors_headers)]
+        exposed = [name for dialect in self._dialects for name in dialect.exposed_headers]
+        headers = self._settings.cors_headers
+        return [Middleware(CORS, origins=origins, headers=headers, exposed=exposed)]
 
     @property
     def open_streams(self) -> int:
@@ -155,6 +165,7 @@ def create_app(
     *,
     settings: Optional[Settings] = None,
     history: Optional[History] = None,
+    dialects: Optional[Sequence[str]] = None,
 ) -> ChatApp:
     """A chat service: an ASGI app to serve on its own, or to mount in another app.
 
@@ -165,6 +176,9 @@ def create_app(
     one exception: a provider that `settings.responder` names takes its address, key and model from
     there.
 
+    `dialects` are the wire formats that it speaks, in place of those of the settings: some of
+    "native", "openai", "ai_sdk" and "ag_ui".
+
     `history` stores conversations. Without it there is a MemoryHistory if `settings.history` is
     "memory", or else no memory at all.
 
@@ -173,6 +187,8 @@ def create_app(
     """
     if settings is None:
         settings = Settings.from_env(os.environ)
+    if dialects is not None:
+        settings = replace(settings, dialects=tuple(dialects))
     if responder is None:
         responder = load_responder(settings.responder, settings)
     if history is not None:
@@ -208,51 +224,52 @@ class _Default:
 
 
 class _DirectWay:
-    """Calls the chat directly, past the router, because most requests are for its path.
+    """Calls a chat directly, past the router, because most requests are for its path.
 
     The router and Starlette's layers for errors take a good part of the time of a short chat, and
     some more calls for each token of a long one. The route still exists: for other methods, for
     tools that list the routes, and for a host that has put something around it.
     """
 
-    def __init__(self, app: ASGIApp, router: Router, route: Any) -> None:
+    def __init__(self, app: ASGIApp, router: Router, routes: Sequence[Route]) -> None:
         self._app = app
         self._router = router
-        self._route = route
-        self._path: str = route.path
-        self._endpoint: ASGIApp = route.endpoint
+        self._routes = routes
+        self._by_path = {route.path: route for route in routes}
 
     # A plain function, but no app of ASGI 2: see RequestIDMiddleware.
     _asgi_single_callable = True
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if (
-            scope["type"] == "http"
-            and scope["method"] == "POST"
-            and (scope["path"] == self._path or leads_to(scope, self._path))
-            and self._is_first()
-        ):
-            # The router sets these too, for middleware that counts by route.
-            scope.setdefault("router", self._router)
-            scope["endpoint"] = self._endpoint
-            scope["route"] = self._route
-            scope.setdefault("path_params", {})
-            return self._endpoint(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self._by_path.get(scope["path"]) or self._led_to(scope)
+            if route is not None and self._is_first(route):
+                # The router sets these too, for middleware that counts by route.
+                scope.setdefault("router", self._router)
+                endpoint: ASGIApp = route.endpoint
+                scope["endpoint"] = endpoint
+                scope["route"] = route
+                scope.setdefault("path_params", {})
+                return endpoint(scope, receive, send)
         return self._app(scope, receive, send)
 
-    def _is_first(self) -> bool:
+    def _led_to(self, scope: Scope) -> Optional[Route]:
+        return next((route for route in self._routes if leads_to(scope, route.path)), None)
+
+    def _is_first(self, route: Route) -> bool:
         """Whether the router would come to the chat, with nothing of a host's before it."""
-        router, route = self._router, self._route
+        router = self._router
         return (
             type(router) is Router  # else it is the host's
             and router.middleware_stack == router.app  # else the host has wrapped it
-            and route.app == self._endpoint  # the same
-            and bool(router.routes)
-            and router.routes[0] is route  # else a route in front of it may match
+            and route.app == route.endpoint  # the same
+            and router.routes[: len(self._routes)] == self._routes  # else one in front may match
         )
 
 
-async def _http_error(refusals: Refusals, request: Request, error: Exception) -> Response:
+async def _http_error(
+    refusals: Refusals, dialects: Sequence[Dialect], request: Request, error: Exception
+) -> Response:
     """The answer to the 404 and 405 that the router raises, and to what a host's route raises."""
     assert isinstance(error, HTTPException)
     if error.status_code not in (404, 405):
@@ -266,12 +283,18 @@ async def _http_error(refusals: Refusals, request: Request, error: Exception) ->
     reference = request_id(request.scope)
     refusals.note(problem, reference)
     headers = {"X-Request-ID": reference, **(error.headers or {})}
-    return error_response(problem, headers)
+    return error_response(problem, headers, shape=shape_at(request.scope, dialects))
 
 
-async def _server_error(request: Request, error: Exception) -> Response:
+async def _server_error(
+    dialects: Sequence[Dialect], request: Request, error: Exception
+) -> Response:
     """The answer to any other exception. All middleware is inside, so it adds X-Request-ID."""
     reference = request_id(request.scope)
     if not request.scope.get(FAILURE_LOGGED):
         logger.error("request failed request_id=%s", reference, exc_info=error)
-    return error_response(internal_error(request.scope), {"X-Request-ID": reference})
+    return error_response(
+        internal_error(request.scope),
+        {"X-Request-ID": reference},
+        shape=shape_at(request.scope, dialects),
+    )

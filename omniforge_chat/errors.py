@@ -18,14 +18,15 @@ ChatError                     processing_error        500
 │   └── Unavailable           (with Retry-After)      503
 │       ├── Overloaded        overloaded              503
 │       └── ShuttingDown      shutting_down           503
-├── ReplyTimeout              timeout
-├── StreamError               stream_error
-└── UpstreamError             upstream_error
-    ├── UpstreamTimeout       upstream_timeout
-    └── UpstreamRateLimited   upstream_rate_limited
+├── ReplyTimeout              timeout                 504
+├── StreamError               stream_error            500
+└── UpstreamError             upstream_error          502
+    ├── UpstreamTimeout       upstream_timeout        504
+    └── UpstreamRateLimited   upstream_rate_limited   429
 
 A RequestError is the answer to a request, before any stream. The others, and ShuttingDown, are the
-last event of a stream. Code and HTTP status are data on the class. `http/openapi.py` reads them
+last event of a stream; if the reply is one document, they are its HTTP status. Code and status are
+data on the class. `http/openapi.py` reads them
 from here.
 
 Raise ChatError in a responder, or a class of your own derived from it, if the client should see the
@@ -192,6 +193,7 @@ class ReplyTimeout(ChatError):
     """The first chunk, the next chunk or the whole reply took longer than allowed."""
 
     code = "timeout"
+    status = 504
 
 
 class StreamError(ChatError):
@@ -204,18 +206,21 @@ class UpstreamError(ChatError):
     """A model provider failed, refused, or cut its reply off."""
 
     code = "upstream_error"
+    status = 502
 
 
 class UpstreamTimeout(UpstreamError):
     """A model provider was silent for longer than allowed."""
 
     code = "upstream_timeout"
+    status = 504
 
 
 class UpstreamRateLimited(UpstreamError):
     """A model provider refused for now. `retry_after` is its wait in seconds, if it gave one."""
 
     code = "upstream_rate_limited"
+    status = 429
 
     def __init__(self, message: str, *, retry_after: Optional[float] = None) -> None:
         if retry_after is not None:

@@ -101,6 +101,10 @@ class Thought(msgspec.Struct, frozen=True, gc=False):
 
     text: str
 
+    def __len__(self) -> int:
+        """Its number of characters."""
+        return len(self.text)
+
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The tokens of a reply, in all and in parts. A responder may yield it; the last one counts.

@@ -161,7 +161,7 @@ _HOSTS = _list_of(
 )
 
 
-DIALECTS = ("native", "openai", "ai_sdk", "ag_ui")
+DIALECTS = ("native",)
 """The names of the wire formats; `dialects` has a module for each."""
 
 _DIALECTS = Rule(

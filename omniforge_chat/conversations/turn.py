@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, AsyncIterator, Coroutine, List, Sequence, Set, Tuple
 
-from ..core.reply import Item, Responder, close, iterate
+from ..core.responder import Item, Responder, close, iterate
 from ..logs import logger
 from ..models import Message, Turn
 from .protocol import ABANDONED_SECONDS, History

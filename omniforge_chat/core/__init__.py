@@ -9,7 +9,19 @@ reads with it, and `conversations` stores what passes through. The modules:
 - `cancellation`: cancels a task, and tells that from the cancellations of others.
 """
 
-from .reply import Item, Reply, Responder, converse
+from .frames import Document, Frames, Part
+from .reply import Reply
+from .responder import Item, Responder, converse
 from .sse import Decoder, Frame
 
-__all__ = ["Decoder", "Frame", "Item", "Reply", "Responder", "converse"]
+__all__ = [
+    "Decoder",
+    "Document",
+    "Frame",
+    "Frames",
+    "Item",
+    "Part",
+    "Reply",
+    "Responder",
+    "converse",
+]

@@ -1,41 +1,19 @@
-"""The core: a turn and a responder in, a reply out. It knows nothing of HTTP.
+"""The reply to one turn: the pieces of a responder, how they end, and their frames.
 
-The text of a responder is gathered in `Reply.ready`. Whoever drives `converse` takes it from there
-when something is about to wait, and only then (driver.py). So a piece is on its way before the
-responder waits for the next one. A responder that never waits is made to wait, at a bound in
-characters and in time. So it neither hides from its own client nor starves the others.
+Pieces are gathered in `Reply.ready`. Whoever runs the responder (responder.py) takes them when
+something is about to wait, and only then (driver.py).
 """
 
 from __future__ import annotations
 
-import inspect
-from time import monotonic
-from types import AsyncGeneratorType
-from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Protocol, Union
+from itertools import groupby, takewhile
+from typing import Any, Iterator, List, Optional, Union
 
 from ..errors import ChatError, StreamError
 from ..logs import logger
 from ..models import Done, Error, Finish, Thought, Turn, Usage
-from .driver import checkpoint
-from .sse import MAX_TEXT_BYTES, encode, encode_chunks, encode_leading
-
-Item = Union[str, Thought, Usage, Finish]
-"""A responder may yield these."""
-
-Responder = Callable[[Turn], AsyncIterator[Item]]
-"""Any async generator function of text. It takes the turn and yields pieces of the reply; it may
-also yield Thoughts, a Usage and a Finish."""
-
-BUFFER_BYTES = 16 * 1024
-BUFFER_SECONDS = 0.005
-"""How much is gathered at most before it goes out, in bytes of ASCII, and for how long. (Other
-alphabets have up to four bytes a character, and control characters six in JSON.)"""
-
-_FRAME_BYTES = 36
-"""The bytes of a frame without the text of its piece."""
-
-SILENT_ITEMS = 100
-"""How many items without text are read before the event loop gets a turn."""
+from .frames import Frames, Part
+from .sse import MAX_TEXT_BYTES, encode_texts, is_encodable
 
 ERROR_CHARACTERS = 2_000
 """How much of a message of an error is shown: in any JSON escaping it fits into a frame."""
@@ -44,22 +22,41 @@ CHARACTERS_PER_TOKEN = 4
 """The usual rule of thumb for English text, if a responder does not count tokens itself."""
 
 
-class Reply:
-    """The reply to one turn, as far as it has come.
+class _Open:
+    """The part of a stream that its client has open: pieces of one kind that follow each other."""
 
-    `ready` is the text that has not been sent, piece by piece; `chunks` and `characters` count the
-    text that has. `first_at` is when the first piece came, and `oldest_at` when the first one of
-    `ready` came, on the monotonic clock. It has ended when it is `complete`, or there is an
-    `error`. `last` is the event that ends it, once it was encoded; nothing may follow it.
+    __slots__ = ("kind", "number", "part")
+
+    def __init__(self, kind: Optional[type], number: int, part: Part) -> None:
+        self.kind = kind
+        self.number = number
+        self.part = part
+
+
+class Reply:
+    """The reply to one turn, as far as it has come, and its frames.
+
+    `ready` are the pieces that have not been sent: text, and Thoughts if they are shown. `chunks`
+    and `characters` count those that have. `first_at` is when the first piece came, and `oldest_at`
+    when the first one of `ready` came, on the monotonic clock. It has ended when it is `complete`,
+    or there is an `error`, of which `cause` is the exception if somebody has raised it on purpose.
+    `last` is the event that ends it, once it was encoded; nothing may follow it.
     """
 
     __slots__ = (
+        "_began",
+        "_next",
+        "_open",
+        "_thinks",
+        "_thoughts",
+        "cause",
         "characters",
         "chunks",
         "complete",
         "error",
         "finish_reason",
         "first_at",
+        "format",
         "last",
         "oldest_at",
         "ready",
@@ -67,9 +64,15 @@ class Reply:
         "turn",
     )
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, frames: Frames, *, thoughts: bool = False) -> None:
         self.turn = turn
-        self.ready: List[str] = []
+        self.format = frames
+        self._thoughts = thoughts  # they are shown
+        self._thinks = False  # there is one in `ready`
+        self._began = False  # the client has the frames of the start
+        self._open = _CLOSED
+        self._next = _CLOSED  # the same, as soon as `ready` is sent
+        self.ready: List[Union[str, Thought]] = []
         self.chunks = 0
         self.characters = 0
         self.first_at: Optional[float] = None
@@ -77,6 +80,7 @@ class Reply:
         self.reported: Optional[Usage] = None
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
+        self.cause: Optional[ChatError] = None
         self.last: Union[Done, Error, None] = None
         self.complete = False
 
@@ -86,16 +90,27 @@ class Reply:
         return self.complete or self.error is not None
 
     def sent(self) -> None:
-        """Count the pieces of `ready` as sent."""
+        """The frames were sent: count the pieces of `ready`."""
+        self._began = True
+        self._open = self._next
         ready = self.ready
+        if not ready:
+            return
         if self.chunks == 0:
             self.first_at = self.oldest_at
         self.chunks += len(ready)
-        self.characters += len("".join(ready))  # faster than a sum: tests.bench.tricks
+        self.characters += self._gathered()
+        self._thinks = False
         ready.clear()
 
-    def note(self, item: object) -> str:
-        """Note a Usage or a Finish; the text of an item that is some other kind of str.
+    def _gathered(self) -> int:
+        """The characters of `ready`."""
+        if self._thinks:
+            return sum(map(len, self.ready))
+        return len("".join(self.ready))  # type: ignore[arg-type] # faster: tests.bench.tricks
+
+    def note(self, item: object) -> Union[str, Thought]:
+        """Note a Usage or a Finish; the piece that another item is, or "".
 
         Raises StreamError for an item that a responder may not yield.
         """
@@ -118,7 +133,12 @@ class Reply:
             self.finish_reason = str.__str__(item.reason)
             return ""
         if isinstance(item, Thought):
-            return ""
+            if not isinstance(item.text, str):
+                raise StreamError(f"Thought.text must be a str, not {item.text!r}")
+            if not (self._thoughts and item.text):
+                return ""
+            self._thinks = True
+            return Thought(str.__str__(item.text))
         raise StreamError(
             f"a responder yields str, Thought, Usage or Finish, not {type(item).__name__}"
         )
@@ -139,8 +159,7 @@ class Reply:
         return Usage(prompt + completion, prompt, completion, estimated=True)
 
     def _estimate(self) -> int:
-        characters = self.characters + len("".join(self.ready))
-        return max(1, characters // CHARACTERS_PER_TOKEN)
+        return max(1, (self.characters + self._gathered()) // CHARACTERS_PER_TOKEN)
 
     def fail(self, error: BaseException) -> None:
         """End the reply with `error`, as far as a client may see it.
@@ -151,6 +170,7 @@ class Reply:
         """
         causes = list(_causes(error))
         intended = [cause for cause in causes if _is_intended(cause)]
+        self.cause = intended[0] if intended else None
         if len(intended) < len(causes):
             logger.error("reply failed request_id=%s", self.turn.request_id, exc_info=error)
         if intended:
@@ -177,91 +197,69 @@ class Reply:
         return Done(turn.conversation_id, usage, self.finish_reason, known)
 
     def frames(self, *, last: bool) -> bytes:
-        """The frames of `ready`, and of the event that ends it if they are the `last`.
+        """The frames of the start and of `ready` that the client does not have yet.
 
-        If a piece cannot be encoded, it ends with that error, before the piece.
+        If they are the `last`, those of the end too. If a piece cannot be encoded, it ends with
+        that error, before the piece. Until `sent` is called, a second call returns the same.
         """
         try:
-            body = encode_chunks(self.ready)
+            body = self._frames()
         except (TypeError, ValueError) as error:
-            body, self.ready[:] = encode_leading(self.ready)
-            self.fail(_unencodable("a piece of text", error))
+            self.ready[:] = takewhile(lambda piece: is_encodable(_text(piece)), self.ready)
+            body = self._frames()
+            self.fail(unencodable("a piece of text", error))
         if not last:
             return body
         try:
             return body + self._end()
         except (TypeError, ValueError) as error:
-            self.fail(_unencodable("the end", error))
+            self.fail(unencodable("the end", error))
             self.reported = None  # it may be the part that cannot be encoded
             return body + self._end()
 
+    def _frames(self) -> bytes:
+        opened = self._open
+        if opened.kind is str and not self._thinks:  # the usual case
+            return encode_texts(self.ready, opened.part.before, opened.part.after)  # type: ignore[arg-type]
+        frames = [] if self._began else [self.format.start()]
+        pieces: List[Union[str, Thought]] = []
+        for kind, run in groupby(self.ready, type):
+            if kind is not opened.kind:
+                number = opened.number + 1
+                make = self.format.thought if kind is Thought else self.format.text
+                frames.append(opened.part.closing)
+                opened = _Open(kind, number, make(number))
+                frames.append(opened.part.opening)
+            texts = [*map(_text, run)]
+            frames.append(encode_texts(texts, opened.part.before, opened.part.after))
+            pieces += [Thought(text) for text in texts] if kind is Thought else texts
+        self.ready[:] = pieces
+        self._next = opened
+        return b"".join(frames)
+
     def _end(self) -> bytes:
         self.last = self.terminal()
-        frame = encode(self.last)
-        if len(frame) > MAX_TEXT_BYTES:
-            raise ValueError(f"the frame has {len(frame)} bytes")
-        return frame
+        if isinstance(self.last, Done):
+            frames = self._next.part.closing + self.format.done(self.last)
+        else:
+            frames = self.format.error(self.last)
+        if len(frames) > MAX_TEXT_BYTES:
+            raise ValueError(f"the frames have {len(frames)} bytes")
+        return frames
 
 
-def _unencodable(what: str, error: Exception) -> StreamError:
+_CLOSED = _Open(None, 0, Part(b"", b"", b"", b""))
+
+
+def _text(piece: Union[str, Thought]) -> str:
+    return piece.text if isinstance(piece, Thought) else piece
+
+
+def unencodable(what: str, error: Exception) -> StreamError:
+    """The failure if `what` the responder has yielded cannot be encoded, because of `error`."""
     failure = StreamError(f"{what} cannot be encoded")
     failure.__cause__ = error
     return failure
-
-
-class Control(Protocol):
-    """Whoever drives `converse` decides by this when it stops."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing that the responder still yields is read."""
-
-    def responder_ended(self, decided: bool) -> None:
-        """The responder has no more to say, and cleans up; `decided`: the reply has ended."""
-
-
-async def converse(turn: Turn, responder: Responder, reply: Reply, control: Control) -> None:
-    """Answer `turn`: `reply` gets the text as it comes, and the error if there was one.
-
-    No exception of the responder leaves it; only cancellation passes through. The responder is
-    closed in every case.
-    """
-    ready = reply.ready
-    items: Any = None
-    room = silent = 0
-    due = 0.0
-    try:
-        items = iterate(responder(turn))
-        async for item in items:
-            if control.stopped:
-                break  # it swallowed its cancellation
-            if type(item) is not str:
-                item = reply.note(item)
-            if not item:
-                silent += 1
-                if silent % SILENT_ITEMS == 0:
-                    await checkpoint()
-                continue
-            now = monotonic()
-            if not ready:
-                reply.oldest_at = now
-                due, room = now + BUFFER_SECONDS, BUFFER_BYTES
-            ready.append(item)
-            room -= len(item) + _FRAME_BYTES
-            if room <= 0 or now > due:
-                await checkpoint()
-        else:
-            reply.complete = not control.stopped  # or it swallowed its cancellation, and is cut
-    except Exception as error:
-        if control.stopped:
-            logger.exception("responder failed to end request_id=%s", turn.request_id)
-        else:
-            reply.fail(error)
-    finally:
-        control.responder_ended(reply.ended)
-        # A generator that has come to its end has closed itself.
-        if not (reply.complete and type(items) is AsyncGeneratorType):
-            await close(items, turn)
 
 
 def _causes(error: BaseException) -> Iterator[Any]:
@@ -282,25 +280,3 @@ def _is_intended(error: BaseException) -> bool:
         and isinstance(error.code, str)
         and isinstance(getattr(error, "message", None), str)  # a subclass may have forgotten it
     )
-
-
-def iterate(reply: Any) -> Any:
-    """The iterator of a responder's reply. Raises TypeError if it cannot be iterated."""
-    if hasattr(reply, "__aiter__"):
-        return reply.__aiter__()
-    if inspect.iscoroutine(reply):
-        reply.close()  # or Python warns that it was never awaited
-    raise TypeError(
-        f"the responder returned {type(reply).__name__}; "
-        "write it as an async generator function, `async def` with `yield`"
-    )
-
-
-async def close(reply: Any, turn: Turn) -> None:
-    """Close the responder. An exception of its cleanup is logged: the client has been answered."""
-    aclose = getattr(reply, "aclose", None)
-    if aclose is not None:
-        try:
-            await aclose()
-        except Exception:
-            logger.exception("responder failed to close request_id=%s", turn.request_id)

@@ -1,7 +1,8 @@
 """Server-sent events, both ways and without I/O: WHATWG HTML, section 9.2.
 
-`encode` makes the bytes of one frame from one event. `Decoder` takes bytes in any split and gives
-back the frames that are complete, as section 9.2.6 ("Interpreting an event stream") has it.
+`encode` makes the bytes of one frame, `encode_texts` those of many that are alike. `Decoder` takes
+bytes in any split and gives back the frames that are complete, as section 9.2.6 ("Interpreting an
+event stream") has it.
 
 Two things make frames easy to read for more than readers of the standard:
 
@@ -9,57 +10,44 @@ Two things make frames easy to read for more than readers of the standard:
   splits at U+0085, U+2028 and U+2029. JSON leaves them as they are, so they are escaped here. (The
   other such characters are below U+0020, and JSON escapes them.)
 - A line of ours is short. Clients that read line by line have limits: asyncio's `readline` 64 KiB,
-  for example. So a long text becomes several chunks.
+  for example. So a long text becomes several frames.
 """
 
 from __future__ import annotations
 
-import contextlib
-from typing import Dict, Iterator, List, Optional, Tuple, Type, Union
+import re
+from typing import Iterator, List, Optional, Union
 
 import msgspec
 
-from ..models import Chunk, Done, Error, Event
-
-HEARTBEAT = b":\n"
-"""A comment: it keeps proxies and clients from taking silence for the end.
-
-A blank line behind it would end an event: one without data, which the standard drops (9.2.6) and
-some clients hand to their users.
-"""
-
 MAX_TEXT_BYTES = 16 * 1024
-"""The most bytes of JSON that the text of one chunk has, without its quotation marks."""
+"""The most bytes of JSON that the text of one frame has, without its quotation marks."""
 
 _BOM = b"\xef\xbb\xbf"
-
-_PREFIXES: Dict[Type[Event], bytes] = {
-    Chunk: b"event: chunk\ndata: ",
-    Done: b"event: done\ndata: ",
-    Error: b"event: error\ndata: ",
-}
-_END = b"\n\n"
-
-_CHUNK = b'event: chunk\ndata: {"content":'
-_CHUNK_END = b"}\n\n"
 
 _encoder = msgspec.json.Encoder()
 _encode_json = _encoder.encode
 _encode_json_lines = _encoder.encode_lines
 
 
-def encode(event: Event) -> bytes:
-    """The frame of `event`: its name, its fields as one line of compact JSON, and a blank line.
+def encode(data: object, event: str = "") -> bytes:
+    """The frame of `event`, with `data` as one line of compact JSON, and a blank line.
 
     Raises UnicodeEncodeError for text that has no UTF-8 (a lone surrogate).
     """
-    return b"".join((_PREFIXES[type(event)], _escape(_encode_json(event)), _END))
+    name = b"event: %b\n" % event.encode() if event else b""
+    return b"%bdata: %b\n\n" % (name, escaped_json(data))
 
 
-def encode_chunks(texts: List[str]) -> bytes:
-    """The frames of chunks with these texts, as `encode` makes them, with one call of the encoder.
+def escaped_json(data: object) -> bytes:
+    """`data` as JSON that is one line to everybody. Raises UnicodeEncodeError as `encode` does."""
+    return _escape(_encode_json(data))
 
-    A text of more than MAX_TEXT_BYTES is replaced in `texts` by its parts, a chunk for each. Raises
+
+def encode_texts(texts: List[str], before: bytes, after: bytes) -> bytes:
+    """A frame for each of `texts`: `before`, the text as JSON, `after`. The encoder is called once.
+
+    A text of more than MAX_TEXT_BYTES is replaced in `texts` by its parts, a frame for each. Raises
     UnicodeEncodeError as `encode` does, and TypeError for an object that is no text.
     """
     if not texts:
@@ -71,22 +59,18 @@ def encode_chunks(texts: List[str]) -> bytes:
         lines = _escape(lines)
     if len(lines) > _MAX_LINE and _has_long_line(lines):
         texts[:] = [part for text in texts for part in _parts(text)]
-        return encode_chunks(texts)
+        return encode_texts(texts, before, after)
     if len(texts) > 1:
-        lines = lines.replace(b"\n", _CHUNK_END + _CHUNK)
-    return b"".join((_CHUNK, lines, _CHUNK_END))
+        lines = lines.replace(b"\n", after + before)
+    return b"".join((before, lines, after))
 
 
-def encode_leading(texts: List[str]) -> Tuple[bytes, List[str]]:
-    """The frames of the first `texts`, up to one that cannot be encoded; and the texts in them."""
-    frames: List[bytes] = []
-    encoded: List[str] = []
-    with contextlib.suppress(TypeError, ValueError):
-        for text in texts:
-            parts = [text]
-            frames.append(encode_chunks(parts))
-            encoded += parts
-    return b"".join(frames), encoded
+_has_surrogate = re.compile("[\ud800-\udfff]").search
+
+
+def is_encodable(text: object) -> bool:
+    """Whether `text` is text that has UTF-8."""
+    return isinstance(text, str) and not _has_surrogate(text)
 
 
 _MAX_LINE = MAX_TEXT_BYTES + len(b'""')
@@ -116,7 +100,7 @@ def _has_long_line(lines: bytes) -> bool:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """`text` in parts that each fit into a chunk. They end behind any code point."""
+    """`text` in parts that each fit into a frame. They end behind any code point."""
     start = 0
     while start < len(text):
         part = text[start : start + MAX_TEXT_BYTES]

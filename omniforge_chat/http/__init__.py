@@ -1,13 +1,13 @@
 """From bytes to the core and back: the routes of the service, its pages and its errors.
 
 `app` uses the names that are exported here, and `chat_routes` is public. The checks of a request
-(`validation`) and the OpenAPI document (`openapi`) are private to this room.
+(`body`) and the OpenAPI document (`openapi`) are private to this room.
 """
 
-from .chat import FAILURE_LOGGED
+from .chat import FAILURE_LOGGED, ChatEndpoint
 from .cors import CORS
 from .hosts import AllowedHosts
-from .paths import leads_to
+from .paths import leads_to, shape_at
 from .responses import error_response, internal_error
 from .routes import chat_routes, front_route
 
@@ -15,9 +15,11 @@ __all__ = [
     "CORS",
     "FAILURE_LOGGED",
     "AllowedHosts",
+    "ChatEndpoint",
     "chat_routes",
     "error_response",
     "front_route",
     "internal_error",
     "leads_to",
+    "shape_at",
 ]

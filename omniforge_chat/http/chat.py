@@ -1,4 +1,4 @@
-"""The chat: a request in; a stream, or an error, out."""
+"""The chat in one wire format: a request in; a stream, or an error, out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from starlette.types import Receive, Scope, Send
 
 from ..conversations.protocol import History
 from ..conversations.turn import ConversationTurn, late_history
-from ..core.reply import Responder
+from ..core.reply import Reply
+from ..core.responder import Responder
+from ..dialects import Dialect, Request
 from ..errors import RequestError, RequestTimeout
 from ..logs import logger
-from ..models import ChatRequest, Message, Turn
+from ..models import Message, Turn
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
 from ..stream.lifecycle import Lifecycle
 from ..stream.response import ABORT, UNSENT, EventStream
-from . import validation
+from ..stream.whole import HeldBack, WholeReply
+from . import body
 from .responses import error_response, internal_error
 
 try:
@@ -35,28 +38,33 @@ FAILURE_LOGGED = "omniforge_chat.failure_logged"
 
 
 class ChatEndpoint:
-    """POST /api/v1/chat, as an ASGI app, because it needs `receive` and `send` as they are.
+    """The POST of a dialect, as an ASGI app, because it needs `receive` and `send` as they are.
 
     It puts the request's id on its responses itself.
     """
 
     def __init__(
         self,
+        dialect: Dialect,
         responder: Responder,
         settings: Settings,
         lifecycle: Lifecycle,
         history: Optional[History],
     ) -> None:
+        self.dialect = dialect
         self._responder = responder
         self._settings = settings
         self._lifecycle = lifecycle
-        self._history = history
+        self._history = None if dialect.carries_history else history
+        self._max_bytes = (
+            settings.max_history_body_bytes if dialect.carries_history else settings.max_body_bytes
+        )
 
     # A plain function, but no app of ASGI 2: see RequestIDMiddleware.
     _asgi_single_callable = True
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        limit = self._settings.max_body_bytes
+        limit = self._max_bytes
         host_limit = scope.get(MAX_BODY_SIZE_SCOPE_KEY)
         if host_limit is None:
             return self._respond(scope, receive, send, limit)
@@ -101,20 +109,36 @@ class ChatEndpoint:
 
     def _refuse(self, error: RequestError, scope: Scope) -> Response:
         self._lifecycle.refusals.count(error, request_id(scope))
-        return error_response(error)
+        return error_response(error, shape=self.dialect.refusal)
 
     async def _recall(
-        self, conversation: ConversationTurn, request: ChatRequest
+        self, conversation: ConversationTurn, request: Request
     ) -> Tuple[Message, ...]:
         """Begin the turn: the earlier messages that the responder gets."""
         settings = self._settings
         beginning = conversation.begin(
             request.message,
             context_chars=settings.context_chars,
-            regenerate=bool(request.regenerate),
+            regenerate=request.regenerate,
         )
         deadline = Deadline(settings.body_timeout, late_history, self._lifecycle)
         return await deadline.run(beginning)
+
+    async def _decoded(
+        self, headers: Mapping[bytes, bytes], receive: Receive, limit: int
+    ) -> Request:
+        body.check_headers(headers, max_body_bytes=limit)
+        reading = body.read_body(receive, max_bytes=limit)
+        deadline = Deadline(self._settings.body_timeout, body.late_body, self._lifecycle)
+        return self.dialect.decode(await deadline.run(reading), headers)
+
+    def _reply(self, request: Request, turn: Turn, send: Send) -> Tuple[Reply, Send]:
+        """The reply to `turn`, and the `send` that suits it."""
+        thoughts = self._settings.thoughts
+        if not request.whole:
+            return Reply(turn, request.frames(turn), thoughts=thoughts), send
+        whole = WholeReply(turn, request.document(turn), thoughts=thoughts)
+        return whole, HeldBack(send, whole)
 
     async def _answer(
         self,
@@ -129,14 +153,10 @@ class ChatEndpoint:
         conversation: Optional[ConversationTurn] = None
         try:
             try:
-                validation.check_headers(headers, max_body_bytes=limit)
-                body = await Deadline(
-                    settings.body_timeout, validation.late_body, self._lifecycle
-                ).run(validation.read_body(receive, max_bytes=limit))
-                request = validation.parse(body)
+                request = await self._decoded(headers, receive, limit)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
                 responder = self._responder
-                history: Tuple[Message, ...] = ()
+                history = request.history or ()
                 if self._history is not None:
                     # The responder's own clean-up may need the other half of the time.
                     conversation = ConversationTurn(
@@ -154,12 +174,16 @@ class ChatEndpoint:
                 return response
             except Exception:
                 logger.exception("request failed request_id=%s", request_id(scope))
-                return error_response(internal_error(scope))
-            remembered = conversation is not None
-            turn = Turn(request.message, conversation_id, request_id(scope), history, remembered)
+                return error_response(internal_error(scope), shape=self.dialect.refusal)
+            turn = Turn(
+                *(request.message, conversation_id, request_id(scope), history),
+                *(conversation is not None, request.system, self.dialect.name),
+                *(request.parameters, request.parts),
+            )
+            reply, send = self._reply(request, turn, send)
             extensions = scope.get("extensions", {})
             await EventStream(
-                turn,
+                reply,
                 responder,
                 settings,
                 self._lifecycle,

@@ -18,13 +18,19 @@ class CORS(CORSMiddleware):
     A page of the internet may ask for a service in a private network only if its origin is named.
     """
 
-    def __init__(self, app: ASGIApp, origins: Sequence[str], headers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        origins: Sequence[str],
+        headers: Sequence[str],
+        exposed: Sequence[str] = (),
+    ) -> None:
         super().__init__(
             app,
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=[*headers, "X-Request-ID"],
-            expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After", *exposed],
         )
         self._names_origins = "*" not in origins
 

@@ -10,34 +10,43 @@ Sentences come from docstrings. `python -OO` has none, so then the document has 
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any, Dict, List, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Type
 
 import msgspec
 
+from ..dialects import Dialect, Event, Operation, Resource
 from ..errors import ChatError, RequestError, all_errors
-from ..models import ChatRequest, Chunk, Done, Error, Usage
+from ..models import ChatRequest, Error
 
-_EVENTS: Tuple[Tuple[str, type], ...] = (("chunk", Chunk), ("done", Done), ("error", Error))
 # Patterns are ECMA-262, and its `\s` is not Python's. So the characters are listed here.
 _NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
-_EXAMPLE_ID = "550e8400-e29b-41d4-a716-446655440000"
 
 LATEST = "3.2"
 VERSIONS = {"3.1": "3.1.1", LATEST: "3.2.0"}
 """The versions of OpenAPI that the document can be written in."""
 
 
-def document(chat_path: str, root_path: str, version: str = LATEST) -> Dict[str, Any]:
-    """The document of a service that is mounted at `root_path`, with the chat at `chat_path`.
+def document(dialects: Sequence[Dialect], root_path: str, version: str = LATEST) -> Dict[str, Any]:
+    """The document of a service that is mounted at `root_path`, and speaks `dialects`.
 
     `version` is one of VERSIONS.
     """
+    requests = {dialect.operation.request for dialect in dialects}
+    others = {Error, *(struct for each in dialects for struct in _structs(each.operation))}
     _, schemas = msgspec.json.schema_components(
-        [ChatRequest, Chunk, Done, Error, Usage], ref_template="#/components/schemas/{name}"
+        [*requests, *others], ref_template="#/components/schemas/{name}"
     )
-    schemas["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
+    if ChatRequest in requests:
+        schemas["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
+    sent = {struct.__name__ for struct in requests}
+    paths: Dict[str, Any] = {}
+    for dialect in dialects:
+        paths[dialect.path] = {"post": _chat(dialect.operation, streamed=version == LATEST)}
+        for resource in dialect.resources():
+            paths[resource.path.replace(":path}", "}")] = {"get": _resource(resource)}
     return {
         "openapi": VERSIONS[version],
         "info": {
@@ -47,17 +56,23 @@ def document(chat_path: str, root_path: str, version: str = LATEST) -> Dict[str,
         },
         "servers": [{"url": root_path or "/"}],
         "paths": {
-            chat_path: {"post": _chat(_EVENT_STREAM if version == LATEST else _TEXT_STREAM)},
+            **paths,
             "/health": {"get": _probe("health", "Whether the process is up", "healthy")},
             "/ready": {"get": _ready()},
         },
         "components": {
             "schemas": {
-                name: (_without_defaults if name == "ChatRequest" else _without_null)(schema)
+                name: (_without_defaults if name in sent else _without_null)(schema)
                 for name, schema in schemas.items()
             }
         },
     }
+
+
+def _structs(operation: Operation) -> List[type]:
+    """The Structs that the service sends."""
+    sent = [operation.document, operation.refusal, *(event.data for event in operation.events)]
+    return [struct for struct in sent if struct is not None]
 
 
 def _without_defaults(schema: Dict[str, Any]) -> Dict[str, Any]:
@@ -82,16 +97,15 @@ def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
     return {**schema, "properties": properties}
 
 
-def _chat(stream: Dict[str, Any]) -> Dict[str, Any]:
-    example = {"message": "Hello, help me create an agent", "conversation_id": _EXAMPLE_ID}
+def _chat(operation: Operation, *, streamed: bool) -> Dict[str, Any]:
+    content = {"text/event-stream": _stream(operation) if streamed else _TEXT_STREAM}
+    if operation.document is not None:
+        content["application/json"] = {"schema": _ref(operation.document.__name__)}
     responses: Dict[str, Any] = {
         "200": {
-            "description": (
-                "The reply: `chunk` any number of times, then exactly one `done` or `error`. "
-                "Lines that begin with `:` are heartbeats."
-            ),
-            "headers": {**_request_id_header(), **_header("X-Conversation-ID", "Also in `done`.")},
-            "content": {"text/event-stream": stream},
+            "description": operation.description,
+            "headers": {**_request_id_header(), **_header("X-Conversation-ID", _OF_DONE)},
+            "content": content,
         },
         "204": {
             "description": "The request has a `Last-Event-ID`: no stream can be resumed.",
@@ -103,10 +117,10 @@ def _chat(stream: Dict[str, Any]) -> Dict[str, Any]:
         if error.refuses_chat:
             by_status.setdefault(error.status, []).append(error)
     for status, classes in sorted(by_status.items()):
-        responses[str(status)] = _error(classes)
+        responses[str(status)] = _error(classes, operation.refusal)
     return {
-        "operationId": "chat",
-        "summary": "Send a message, and read the reply as a stream of server-sent events",
+        "operationId": operation.id,
+        "summary": operation.summary,
         "parameters": [
             {
                 "name": "X-Request-ID",
@@ -119,12 +133,31 @@ def _chat(stream: Dict[str, Any]) -> Dict[str, Any]:
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": _ref("ChatRequest"),
-                    "examples": {"first": {"value": example}},
+                    "schema": _ref(operation.request.__name__),
+                    "examples": {"first": {"value": operation.example}},
                 }
             },
         },
         "responses": responses,
+    }
+
+
+def _resource(resource: Resource) -> Dict[str, Any]:
+    names = re.findall(r"{(\w+)", resource.path)
+    schema = {"type": "string"}
+    return {
+        "operationId": resource.id,
+        "summary": resource.summary,
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": schema} for name in names
+        ],
+        "responses": {
+            "200": {
+                "description": resource.summary,
+                "headers": _request_id_header(),
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            }
+        },
     }
 
 
@@ -151,35 +184,49 @@ def _status(description: str, status: str) -> Dict[str, Any]:
     }
 
 
-def _error(classes: List[Type[RequestError]]) -> Dict[str, Any]:
+def _error(
+    classes: List[Type[RequestError]], shape: Optional[Type[msgspec.Struct]]
+) -> Dict[str, Any]:
     codes = sorted({refusal.code for refusal in classes})
-    schema = {"allOf": [_ref("Error"), {"properties": {"code": {"enum": codes}}}]}
+    content: Dict[str, Any]
+    if shape is None:
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    else:
+        schema = _ref(shape.__name__)
+        if shape is Error:
+            schema = {"allOf": [schema, {"properties": {"code": {"enum": codes}}}]}
+        content = {"application/json": {"schema": schema}}
     headers = _request_id_header()
     if classes[0].retry_after is not None:
         headers.update(_header("Retry-After", "Seconds to wait before the next try."))
     phrase = HTTPStatus(classes[0].status).phrase
     description = " ".join((refusal.__doc__ or phrase).splitlines()[0] for refusal in classes)
-    return {
-        "description": description,
-        "headers": headers,
-        "content": {"application/json": {"schema": schema}},
-    }
+    return {"description": description, "headers": headers, "content": content}
 
 
-def _event(name: str, struct: type) -> Dict[str, Any]:
-    data: Dict[str, Any] = {
-        "type": "string",
-        "contentMediaType": "application/json",
-        "contentSchema": _ref(struct.__name__),
-    }
-    if struct is Error:
+def _stream(operation: Operation) -> Dict[str, Any]:
+    return {"itemSchema": {"oneOf": [_event(event) for event in operation.events]}}
+
+
+def _event(event: Event) -> Dict[str, Any]:
+    data: Dict[str, Any] = {"type": "string"}
+    description = event.description or event.name
+    if event.data is None:
+        data["const"] = event.name
+    else:
+        data.update(contentMediaType="application/json", contentSchema=_ref(event.data.__name__))
+        description = event.description or event.data.__doc__ or event.name
+    if event.data is Error:
         codes = ", ".join(f"`{error.code}`" for error in all_errors(ChatError) if error.ends_stream)
         data["description"] = f"Codes: {codes}, and those that a responder chooses itself."
+    properties: Dict[str, Any] = {"data": data}
+    if event.name and event.data is not None:
+        properties = {"event": {"const": event.name}, "data": data}
     return {
         "type": "object",
-        "description": struct.__doc__ or name,
-        "properties": {"event": {"const": name}, "data": data},
-        "required": ["event", "data"],
+        "description": description,
+        "properties": properties,
+        "required": [*properties],
     }
 
 
@@ -195,6 +242,7 @@ def _header(name: str, description: str) -> Dict[str, Any]:
     return {name: {"description": description, "schema": {"type": "string"}}}
 
 
-_EVENT_STREAM: Dict[str, Any] = {"itemSchema": {"oneOf": [_event(*event) for event in _EVENTS]}}
 _TEXT_STREAM: Dict[str, Any] = {"schema": {"type": "string"}}
-"""The stream of a chat in OpenAPI 3.2, and before it."""
+"""The stream of a chat before OpenAPI 3.2."""
+
+_OF_DONE = "The conversation; also in the end of the stream."

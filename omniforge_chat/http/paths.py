@@ -9,11 +9,14 @@ with that of a route, and nothing but a part of `root_path` is before it.
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Callable, Sequence, Tuple
 from urllib.parse import unquote
 
 from starlette.routing import Match, Route
 from starlette.types import Scope
+
+from ..dialects import Dialect, refusal
+from ..errors import RequestError
 
 
 def leads_to(scope: Scope, path: str) -> bool:
@@ -45,6 +48,20 @@ def mount_path(scope: Scope, path: str) -> str:
     root_path: str = scope.get("root_path", "").rstrip("/")
     sent = unquote((scope.get("raw_path") or b"").decode("latin-1")).rstrip("/")
     return root_path or (sent[: -len(path)] if sent.endswith(path) else "")
+
+
+def shape_at(
+    scope: Scope, dialects: Sequence[Dialect]
+) -> Callable[[RequestError], Tuple[bytes, str]]:
+    """The form of errors at the path of a request: that of the format whose path it is."""
+    for dialect in dialects:
+        if leads_to(scope, dialect.path):
+            return dialect.refusal
+    root_path, path = scope.get("root_path", ""), scope["path"]
+    for dialect in dialects:
+        if dialect.base and path.startswith((dialect.base, root_path + dialect.base)):
+            return dialect.refusal
+    return refusal
 
 
 class ChatRoute(Route):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional
+from typing import Callable, Mapping, Optional, Tuple
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
+from ..dialects import refusal
 from ..errors import InternalError, RequestError
-from ..models import Error
 from ..request_id import request_id
 
 
@@ -22,12 +22,18 @@ def json_response(
     return Response(body, status, headers=headers, media_type="application/json")
 
 
-def error_response(error: RequestError, headers: Optional[Mapping[str, str]] = None) -> Response:
-    """`error` as JSON: the one shape of errors outside a stream."""
-    headers = dict(headers or {})
+def error_response(
+    error: RequestError,
+    headers: Optional[Mapping[str, str]] = None,
+    *,
+    shape: Callable[[RequestError], Tuple[bytes, str]] = refusal,
+) -> Response:
+    """`error` in place of a stream, in the one shape of errors or in that of a wire format."""
+    body, media_type = shape(error)
+    headers = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    return json_response(Error(error.code, error.message), status=error.status, headers=headers)
+    return Response(body, error.status, headers=headers, media_type=media_type)
 
 
 def internal_error(scope: Scope) -> InternalError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -11,18 +11,17 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ..conversations.protocol import History
-from ..core.reply import Responder
-from ..errors import InvalidFields
+from ..core.responder import Responder
+from ..dialects import Dialect, Resource, make_dialect
+from ..errors import InvalidFields, RequestError
 from ..request_id import RequestIDMiddleware, request_id
-from ..responders import check_responder
+from ..responders import check_responder, parts_taken
 from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
 from .chat import ChatEndpoint
 from .openapi import LATEST, VERSIONS, document
 from .paths import ChatRoute, mount_path
 from .responses import error_response, json_response
-
-CHAT_PATH = "/api/v1/chat"
 
 
 def chat_routes(
@@ -34,14 +33,17 @@ def chat_routes(
 ) -> List[Route]:
     """The routes of a chat service, for the route table of your own app.
 
-    They are `POST /api/v1/chat`, which `responder` answers, and `GET /health`, `/ready`,
-    `/openapi.json`, `/docs` and `/reader.js`. Their responses carry X-Request-ID. Your app answers
+    They are the POST of each of `settings.dialects`, which `responder` answers (`/api/v1/chat` is
+    the native one); the documents of those; and `GET /health`, `/ready`, `/openapi.json`, `/docs`
+    and `/reader.js`. Their responses carry X-Request-ID. Your app answers
     404 and 405 itself. Without `settings` the defaults hold; the environment is not read. Without
     `history` nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises
     TypeError if `responder` cannot be one.
     """
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
+    parts = parts_taken(check_responder(responder))
+    dialects = [make_dialect(name, settings, parts) for name in settings.dialects]
     pages = files(__package__) / "pages"
     page = (pages / "docs.html").read_text("utf-8")
     script = (pages / "reader.js").read_text("utf-8")
@@ -61,7 +63,7 @@ def chat_routes(
             error = InvalidFields(f"version: must be {expected}, not {version!r}")
             lifecycle.refusals.note(error, request_id(request.scope))
             return error_response(error)
-        shown = document(CHAT_PATH, mount_path(request.scope, "/openapi.json"), version)
+        shown = document(dialects, mount_path(request.scope, "/openapi.json"), version)
         return json_response(shown, headers=_ASK_AGAIN)
 
     async def docs(request: Request) -> Response:
@@ -73,15 +75,51 @@ def chat_routes(
         return Response(script, headers=_ASK_AGAIN, media_type="text/javascript")
 
     middleware = [Middleware(RequestIDMiddleware)]
-    endpoint = ChatEndpoint(check_responder(responder), settings, lifecycle, history)
     return [
-        ChatRoute(CHAT_PATH, endpoint, methods=["POST"], name="chat"),
+        *_chats(responder, dialects, settings, lifecycle, history),
+        *_resources(dialects, lifecycle),
         ChatRoute("/health", health, middleware=middleware),
         ChatRoute("/ready", ready, middleware=middleware),
         ChatRoute("/openapi.json", openapi, middleware=middleware),
         ChatRoute("/docs", docs, middleware=middleware),
         ChatRoute("/reader.js", reader, middleware=middleware),
     ]
+
+
+def _chats(
+    responder: Responder,
+    dialects: Sequence[Dialect],
+    settings: Settings,
+    lifecycle: Lifecycle,
+    history: Optional[History],
+) -> List[Route]:
+    """The POST of each dialect. These come first: see `_DirectWay` in app.py."""
+    return [
+        ChatRoute(
+            dialect.path,
+            ChatEndpoint(dialect, responder, settings, lifecycle, history),
+            methods=["POST"],
+            name=dialect.operation.id,
+        )
+        for dialect in dialects
+    ]
+
+
+def _resources(dialects: Sequence[Dialect], lifecycle: Lifecycle) -> List[Route]:
+    """The documents of the dialects."""
+
+    def route(dialect: Dialect, found: Resource) -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                return json_response(found.answer(request.path_params))
+            except RequestError as error:
+                lifecycle.refusals.note(error, request_id(request.scope))
+                return error_response(error, shape=dialect.refusal)
+
+        middleware = [Middleware(RequestIDMiddleware)]
+        return ChatRoute(found.path, answer, middleware=middleware, name=found.id)
+
+    return [route(dialect, found) for dialect in dialects for found in dialect.resources()]
 
 
 def front_route() -> Route:

@@ -4,7 +4,13 @@
 the extra of the same name: `load_responder` and the package's `__init__` import it when asked to.
 """
 
-from .loading import check_responder, descriptors_per_stream, load_responder
+from .loading import check_responder, descriptors_per_stream, load_responder, parts_taken
 from .placeholder import placeholder
 
-__all__ = ["check_responder", "descriptors_per_stream", "load_responder", "placeholder"]
+__all__ = [
+    "check_responder",
+    "descriptors_per_stream",
+    "load_responder",
+    "parts_taken",
+    "placeholder",
+]

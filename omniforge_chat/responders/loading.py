@@ -6,9 +6,9 @@ import functools
 import importlib
 import inspect
 import os
-from typing import Any, Optional
+from typing import Any, FrozenSet, Optional
 
-from ..core.reply import Responder
+from ..core.responder import Responder
 from ..errors import SettingsError
 from ..settings import Settings, variable
 from .placeholder import placeholder
@@ -55,6 +55,17 @@ def check_responder(candidate: object) -> Responder:
     except ValueError:
         pass  # written in C, without a signature
     return candidate
+
+
+def parts_taken(responder: Responder) -> FrozenSet[str]:
+    """The types of parts of a message, besides text, that `responder` declares in `takes_parts`.
+
+    Raises TypeError if they are no names.
+    """
+    taken = getattr(responder, "takes_parts", ())
+    if isinstance(taken, str) or not all(isinstance(name, str) for name in taken):
+        raise TypeError(f"takes_parts must be names such as 'image_url', not {taken!r}")
+    return frozenset(taken)
 
 
 def descriptors_per_stream(name: str) -> int:

@@ -22,11 +22,12 @@ from starlette.types import Receive, Send
 from .. import request_id
 from ..core.cancellation import COUNTS_CANCELLATIONS, Cancellation
 from ..core.driver import Abandoned, drive
-from ..core.reply import Reply, Responder, converse
-from ..core.sse import HEARTBEAT
+from ..core.frames import HEARTBEAT
+from ..core.reply import Reply
+from ..core.responder import Responder, converse
 from ..errors import ShuttingDown
 from ..logs import chat_ended, logger
-from ..models import Done, Turn
+from ..models import Done
 from ..settings import Settings
 from .lifecycle import Lifecycle
 from .state import StreamState
@@ -50,7 +51,7 @@ _NOTHING, _FLUSH, _CANCEL = Action.NOTHING, Action.FLUSH, Action.CANCEL
 
 
 class EventStream:
-    """The response to one chat: it answers `turn` with `responder`, and tells how it ended.
+    """The response to one chat: `responder` answers into `reply`, which tells how it ended.
 
     Exactly one terminal frame is the last thing sent, unless the client has left or does not read;
     then the responder is cancelled and closed, and `abort`, if the server offers it, drops the
@@ -60,7 +61,7 @@ class EventStream:
 
     def __init__(
         self,
-        turn: Turn,
+        reply: Reply,
         responder: Responder,
         settings: Settings,
         lifecycle: Lifecycle,
@@ -69,7 +70,8 @@ class EventStream:
         abort: Optional[Callable[[], None]] = None,
         unsent: Optional[Callable[[], int]] = None,
     ) -> None:
-        self._turn = turn
+        self._reply = reply
+        self._turn = reply.turn
         self._responder = responder
         self._settings = settings
         self._lifecycle = lifecycle
@@ -77,7 +79,6 @@ class EventStream:
         self._send = send
         self._abort = abort
         self._unsent = unsent
-        self._reply = Reply(turn)
         self._state = StreamState(settings, monotonic())
         self._beat: Optional[asyncio.Task[None]] = None
 
@@ -178,8 +179,7 @@ class EventStream:
             self._not_sent(error, last)
             raise
         pieces = bool(reply.ready)
-        if pieces:
-            reply.sent()  # only now: if a cancelled send took nothing, nothing is lost
+        reply.sent()  # only now: if a cancelled send took nothing, nothing is lost
         if state.taken(monotonic(), pieces) is _CANCEL:
             raise asyncio.CancelledError
 
@@ -201,11 +201,10 @@ class EventStream:
                 raise asyncio.CancelledError from None
 
     def _start(self) -> ASGIMessage:
-        turn = self._turn
         headers = [
-            *_HEADERS,
-            (b"x-conversation-id", turn.conversation_id.encode("ascii")),
-            (request_id.HEADER, turn.request_id.encode("ascii")),
+            *(*_HEADERS, *self._reply.format.headers),
+            (b"x-conversation-id", self._turn.conversation_id.encode("ascii")),
+            (request_id.HEADER, self._turn.request_id.encode("ascii")),
         ]
         return {"type": "http.response.start", "status": 200, "headers": headers}
 

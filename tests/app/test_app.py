@@ -281,7 +281,7 @@ def test_what_breaks_unexpectedly_before_the_stream_is_an_internal_error(
     def fail(body: bytes) -> None:
         raise RuntimeError("the secret cause")
 
-    monkeypatch.setattr("omniforge_chat.http.validation.parse", fail)
+    monkeypatch.setattr("omniforge_chat.dialects.native.parse", fail)
     with Records() as records:
         answer = call(create_app(settings=Settings()), headers={"X-Request-ID": "ref-1"})
     status, code, message = refusal(*answer.json())

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, chat_routes, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.core.reply import Responder
+from omniforge_chat.core.responder import Responder
 from omniforge_chat.responders import placeholder
 
 from ..support.answers import last, refusal

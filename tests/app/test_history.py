@@ -12,7 +12,7 @@ from omniforge_chat import ChatError, Message, Settings, Turn, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.conversations.memory import MemoryHistory
 from omniforge_chat.conversations.protocol import ABANDONED_SECONDS, History
-from omniforge_chat.core.reply import Item
+from omniforge_chat.core.responder import Item
 from omniforge_chat.errors import ConversationBusy
 
 from ..support.answers import last, refusal, text

@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.errors import Overloaded, RequestTimeout, ShuttingDown
-from omniforge_chat.http.validation import late_body, read_body
+from omniforge_chat.http.body import late_body, read_body
 from omniforge_chat.responders import placeholder
 from omniforge_chat.stream.deadline import Deadline
 from omniforge_chat.stream.lifecycle import Lifecycle

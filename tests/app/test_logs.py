@@ -17,7 +17,7 @@ from typing import Any, Coroutine, Iterator, List
 import pytest
 
 from omniforge_chat import ChatError, Settings, Usage, create_app
-from omniforge_chat.core.reply import Responder
+from omniforge_chat.core.responder import Responder
 from omniforge_chat.logs import (
     BatchingStreamHandler,
     JSONFormatter,

@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Finish, Settings, Turn, Usage, chat_routes, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.core.reply import Item
+from omniforge_chat.core.responder import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
 

@@ -321,7 +321,7 @@ def test_past_the_router_the_scope_has_all_that_the_router_leaves(
     for left in (past, by):
         assert left.pop("omniforge_chat.request_id")
     assert past == by
-    assert past["route"] is by["route"] is app._chat
+    assert past["route"] is by["route"] is app._chats[0]
     assert past["router"] is by["router"]
 
 

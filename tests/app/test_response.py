@@ -20,8 +20,9 @@ from starlette.types import Message
 
 from omniforge_chat import Settings, Turn, Usage, create_app
 from omniforge_chat.core.cancellation import COUNTS_CANCELLATIONS
-from omniforge_chat.core.reply import BUFFER_BYTES, BUFFER_SECONDS
-from omniforge_chat.core.sse import HEARTBEAT, Decoder, encode_chunks
+from omniforge_chat.core.frames import HEARTBEAT
+from omniforge_chat.core.responder import BUFFER_BYTES, BUFFER_SECONDS
+from omniforge_chat.core.sse import Decoder, encode_texts
 
 from ..support.answers import last, text
 from ..support.app import HandDrivenRequest
@@ -59,11 +60,11 @@ async def test_each_piece_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> No
     """To ask the encoder how much is gathered cost a quarter of a long reply's time."""
     encoded: List[int] = []
 
-    def encode(texts: List[str]) -> bytes:
+    def encode(texts: List[str], before: bytes, after: bytes) -> bytes:
         encoded.append(len(texts))
-        return encode_chunks(texts)
+        return encode_texts(texts, before, after)
 
-    monkeypatch.setattr("omniforge_chat.core.reply.encode_chunks", encode)
+    monkeypatch.setattr("omniforge_chat.core.reply.encode_texts", encode)
     line = Line(Script(*(f"word {number} " for number in range(5_000))))
     await line.end()
     assert sum(encoded) == 5_000

@@ -7,8 +7,9 @@ from typing import Any, List
 
 import pytest
 
-from omniforge_chat import ChatError, Finish, Message, Turn, Usage
+from omniforge_chat import ChatError, Finish, Message, Settings, Turn, Usage
 from omniforge_chat.core import sse
+from omniforge_chat.dialects import make_dialect
 from omniforge_chat.errors import UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from omniforge_chat.http.openapi import document
 from omniforge_chat.models import Chunk, Done, Error, Event
@@ -78,7 +79,7 @@ def test_a_turn_carries_the_earlier_messages() -> None:
 
 def test_the_failures_of_a_provider_are_shown_as_they_are() -> None:
     """Each is a ChatError, and the document names its code."""
-    text = str(document("/chat", ""))
+    text = str(document([make_dialect("native", Settings())], ""))
     failures: List[ChatError] = [
         UpstreamError("m"),
         UpstreamTimeout("m"),

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from omniforge_chat.http.routes import CHAT_PATH
+from omniforge_chat.dialects.native import Native
 from omniforge_chat.models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN
 
 from .subjects import RESPONDERS, UPSTREAM, tokens
@@ -58,7 +58,7 @@ def fastapi_stream(workload: str) -> ASGIApp:
         async for name, fields in _events(request, workload):
             yield f"event: {name}\ndata: {_json(fields)}\n\n"
 
-    @app.post(CHAT_PATH)
+    @app.post(Native.path)
     async def chat(request: ChatRequest) -> StreamingResponse:
         return StreamingResponse(frames(request), media_type="text/event-stream", headers=_HEADERS)
 
@@ -71,7 +71,7 @@ def fastapi_sse(workload: str) -> ASGIApp:
 
     app = FastAPI()
 
-    @app.post(CHAT_PATH, response_class=EventSourceResponse)
+    @app.post(Native.path, response_class=EventSourceResponse)
     async def chat(request: ChatRequest) -> AsyncIterator[ServerSentEvent]:
         async for name, fields in _events(request, workload):
             yield ServerSentEvent(event=name, data=fields)
@@ -95,7 +95,7 @@ def sse_starlette(workload: str) -> ASGIApp:
         response: Response = EventSourceResponse(events(asked), headers=_HEADERS, sep="\n")
         return response
 
-    return Starlette(routes=[Route(CHAT_PATH, chat, methods=["POST"])])
+    return Starlette(routes=[Route(Native.path, chat, methods=["POST"])])
 
 
 def fastapi_openai(workload: str) -> ASGIApp:
@@ -130,7 +130,7 @@ def fastapi_openai(workload: str) -> ASGIApp:
         done = {"conversation_id": conversation_id, "usage": usage, "finish_reason": finish_reason}
         yield f"event: done\ndata: {_json(done)}\n\n"
 
-    @app.post(CHAT_PATH)
+    @app.post(Native.path)
     async def chat(request: ChatRequest) -> StreamingResponse:
         return StreamingResponse(frames(request), media_type="text/event-stream", headers=_HEADERS)
 

@@ -9,7 +9,7 @@ import re
 import time
 from typing import Awaitable, Dict, List, Mapping, Optional
 
-from omniforge_chat.http.routes import CHAT_PATH
+from omniforge_chat.dialects.native import Native
 
 from .server import Server, waited_seconds
 from .subjects import CONVERSATION, INTERVALS, MESSAGE, RELAYED_TOKENS
@@ -45,7 +45,7 @@ Figures = Dict[str, float]
 
 def _request(message: str) -> bytes:
     body = json.dumps({"message": message, "conversation_id": CONVERSATION})
-    head = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = f"POST {Native.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
 
 

@@ -24,14 +24,15 @@ import uvloop
 
 from omniforge_chat import OpenAIResponder, Settings, Turn, create_app
 from omniforge_chat.core.driver import drive
-from omniforge_chat.core.reply import Reply, converse
-from omniforge_chat.core.sse import encode_chunks
-from omniforge_chat.http.routes import CHAT_PATH, chat_routes
+from omniforge_chat.core.responder import converse
+from omniforge_chat.dialects.native import Native
+from omniforge_chat.http.routes import chat_routes
 from omniforge_chat.logs import BatchingStreamHandler, TextFormatter
 from omniforge_chat.stream.lifecycle import Lifecycle
 from omniforge_chat.stream.response import EventStream
 from omniforge_chat.stream.state import StreamState
 
+from ..support.native import encode_chunks, native_reply
 from .load import REQUESTS
 from .server import Server
 from .subjects import CONVERSATION, MESSAGE, RESPONDERS
@@ -59,7 +60,7 @@ def _scope() -> Dict[str, Any]:
         "type": "http",
         "http_version": "1.1",
         "method": "POST",
-        "path": CHAT_PATH,
+        "path": Native.path,
         "root_path": "",
         "query_string": b"",
         "headers": [(b"host", b"bench"), (b"content-type", b"application/json")],
@@ -83,10 +84,12 @@ def layers(workload: str) -> Dict[str, Layer]:
         logger.setLevel(logging.INFO)
 
     def stream() -> Awaitable[object]:
-        return EventStream(_TURN, responder, settings, lifecycle, _receive, _send).respond()
+        return EventStream(
+            native_reply(_TURN), responder, settings, lifecycle, _receive, _send
+        ).respond()
 
     def core() -> Awaitable[object]:
-        reply = Reply(_TURN)
+        reply = native_reply(_TURN)
         control = StreamState(settings, 0.0)
         return drive(converse(_TURN, responder, reply, control), reply.sent)
 

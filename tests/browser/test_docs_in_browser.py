@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
-from omniforge_chat.core.reply import Responder
+from omniforge_chat.core.responder import Responder
 from omniforge_chat.models import UUID4_PATTERN
 
 from ..support.constants import CONVERSATION, PATIENCE

@@ -13,7 +13,7 @@ from typing import Any, AsyncIterator, Dict, Iterator, List
 import pytest
 
 from omniforge_chat import Settings, Turn, create_app
-from omniforge_chat.core.reply import Item, Responder
+from omniforge_chat.core.responder import Item, Responder
 from omniforge_chat.responders import placeholder
 
 from ..support.answers import last, refusal, text

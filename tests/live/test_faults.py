@@ -22,7 +22,7 @@ from typing import Any, AsyncIterator, Dict, Iterator, List, Tuple
 import pytest
 
 from omniforge_chat import Settings, Turn, create_app
-from omniforge_chat.core.reply import Responder
+from omniforge_chat.core.responder import Responder
 from omniforge_chat.responders import placeholder
 from omniforge_chat.server import Server
 from omniforge_chat.stream.response import EventStream

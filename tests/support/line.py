@@ -8,8 +8,8 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Optional
 from starlette.types import Message
 
 from omniforge_chat import Settings, Turn, Usage, create_app
-from omniforge_chat.core.reply import Responder
-from omniforge_chat.core.sse import HEARTBEAT
+from omniforge_chat.core.frames import HEARTBEAT
+from omniforge_chat.core.responder import Responder
 from omniforge_chat.stream.response import ABORT
 
 from .answers import last, text

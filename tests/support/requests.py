@@ -6,8 +6,8 @@ from typing import Any, Union
 
 from hypothesis import strategies as st
 
+from omniforge_chat.dialects.native import parse
 from omniforge_chat.errors import RequestError
-from omniforge_chat.http.validation import parse
 from omniforge_chat.models import ChatRequest
 
 

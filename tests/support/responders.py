@@ -9,10 +9,11 @@ import threading
 from typing import Any, AsyncIterator, List, Set
 
 from omniforge_chat import Turn
-from omniforge_chat.core.reply import Reply, Responder, converse
+from omniforge_chat.core.responder import Responder, converse
 from omniforge_chat.models import Chunk, Event
 
 from .constants import PATIENCE
+from .native import native_reply
 
 
 class Uncontrolled:
@@ -25,9 +26,9 @@ class Uncontrolled:
 
 async def events_of(turn: Turn, responder: Responder) -> List[Event]:
     """What the answer of `responder` comes to, without a transport: chunks and what ended it."""
-    reply = Reply(turn)
+    reply = native_reply(turn)
     await converse(turn, responder, reply, Uncontrolled())
-    return [*map(Chunk, reply.ready), reply.terminal()]
+    return [*(Chunk(str(piece)) for piece in reply.ready), reply.terminal()]
 
 
 def saying(*items: Any) -> Responder:

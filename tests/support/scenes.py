@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Callable, Dict, List, Mapping, Optional
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omniforge_chat import ChatError, Finish, Settings, Thought, Turn, Usage, create_app
-from omniforge_chat.core.reply import Item
+from omniforge_chat.core.responder import Item
 from omniforge_chat.settings import DIALECTS
 
 from .constants import CONVERSATION

@@ -79,7 +79,7 @@ def timeless(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
     def run(*arguments: Any, **options: Any) -> None:
         loop = TimelessLoop()
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("core.reply", "stream.response"):
+            for module in ("core.responder", "stream.response"):
                 patch.setattr(f"omniforge_chat.{module}.monotonic", loop.time)
             try:
                 loop.run_until_complete(test(*arguments, **options))

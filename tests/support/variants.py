@@ -191,7 +191,7 @@ class Stage:
             transport=httpx.AsyncHTTPTransport(uds=self.path, verify=False)
         )
         self._patch = pytest.MonkeyPatch()
-        for module in ("core.reply", "stream.response"):
+        for module in ("core.responder", "stream.response"):
             self._patch.setattr(f"omniforge_chat.{module}.monotonic", self.loop.time)
 
     def close(self) -> None:

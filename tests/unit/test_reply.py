@@ -24,12 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat import ChatError, Finish, Message, Turn, Usage
-from omniforge_chat.core.reply import SILENT_ITEMS, Reply, converse
+from omniforge_chat.core.responder import SILENT_ITEMS, converse
 from omniforge_chat.errors import StreamError
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders import placeholder
 
 from ..support.constants import CONVERSATION
+from ..support.native import native_reply
 from ..support.responders import Uncontrolled, events_of
 
 REFERENCE = "ticket-17"
@@ -203,7 +204,7 @@ def test_done_tells_how_much_the_reply_knew(
     history: Tuple[Message, ...], remembered: bool, known: Optional[int]
 ) -> None:
     """A conversation that was forgotten goes on as if it were new, and nobody would know."""
-    reply = Reply(Turn("hi", CONVERSATION, REFERENCE, history, remembered))
+    reply = native_reply(Turn("hi", CONVERSATION, REFERENCE, history, remembered))
     end = reply.terminal()
     assert isinstance(end, Done)
     assert end.history == known
@@ -231,7 +232,7 @@ def test_an_error_carries_the_usage_of_what_was_produced(
 
 def test_what_was_sent_counts_and_what_is_ready_is_in_the_usage() -> None:
     """Whoever logs the end of a reply that was cut off has nothing else to go by."""
-    reply = Reply(TURN)
+    reply = native_reply(TURN)
     asyncio.run(converse(TURN, saying("abcd", "", "efgh"), reply, Uncontrolled()))
     assert (reply.ready, reply.chunks, reply.characters) == (["abcd", "efgh"], 0, 0)
     assert reply.usage() == estimate(2)
@@ -243,7 +244,7 @@ def test_what_was_sent_counts_and_what_is_ready_is_in_the_usage() -> None:
 
 def test_a_reply_of_nothing_has_cost_nothing_until_it_is_complete() -> None:
     """An error before the first token carries no usage."""
-    reply = Reply(TURN)
+    reply = native_reply(TURN)
     assert reply.usage() is None
     assert not reply.ended
     reply.fail(ChatError("no"))
@@ -302,7 +303,7 @@ def test_an_end_that_is_too_long_for_a_line_is_a_stream_error(
     items: List[object], errors: Errors
 ) -> None:
     """It is sent all the same, in a line that every client can read."""
-    reply = Reply(TURN)
+    reply = native_reply(TURN)
     asyncio.run(converse(TURN, saying("abcd", *items), reply, Uncontrolled()))
     body = reply.frames(last=True)
     assert max(map(len, body.split(b"\n"))) < 16 * 1024
@@ -534,7 +535,7 @@ def test_a_reply_that_is_stopped_is_not_read_any_further_and_closes_its_responde
 ) -> None:
     """A responder that swallows its cancellation and goes on has nobody to talk to."""
     watched = Watched("a", "b")
-    reply, control = Reply(TURN), Uncontrolled()
+    reply, control = native_reply(TURN), Uncontrolled()
 
     async def stopped(turn: Turn) -> AsyncIterator[Any]:
         async for item in watched(turn):
@@ -549,7 +550,7 @@ def test_a_reply_that_is_stopped_is_not_read_any_further_and_closes_its_responde
 
 def test_a_responder_that_yields_nothing_for_ever_gives_the_loop_its_turns() -> None:
     """`while True: yield ""` must not stop everybody else."""
-    reply = Reply(TURN)
+    reply = native_reply(TURN)
     items = 0
 
     async def nothing(turn: Turn) -> AsyncIterator[Any]:
@@ -574,7 +575,7 @@ def test_cancellation_closes_the_responder_and_decides_nothing(errors: Errors) -
 
     async def run() -> None:
         watched = Watched("a", ...)
-        reply = Reply(TURN)
+        reply = native_reply(TURN)
         async with anyio.create_task_group() as group:
             group.start_soon(converse, TURN, watched, reply, Uncontrolled())
             await watched.waiting.wait()

@@ -11,18 +11,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from omniforge_chat.core.frames import HEARTBEAT
 from omniforge_chat.core.sse import (
-    HEARTBEAT,
     Decoder,
     Frame,
     FrameTooLarge,
-    encode,
-    encode_chunks,
-    encode_leading,
+    is_encodable,
 )
-from omniforge_chat.models import Chunk, Done, Error, Event, Usage
+from omniforge_chat.models import Chunk, Done, Error, Event, Turn, Usage
 
 from ..support.constants import CONVERSATION
+from ..support.native import encode_chunks, encode_event, native_reply
 
 BOM = b"\xef\xbb\xbf"
 
@@ -135,7 +134,7 @@ def test_an_event_becomes_a_frame_of_its_name_and_its_compact_json(
     event: Event, frame: bytes
 ) -> None:
     """The contract shows these bytes, and an event says nothing of what is not known."""
-    assert encode(event) == frame
+    assert encode_event(event) == frame
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,9 @@ def test_an_event_becomes_a_frame_of_its_name_and_its_compact_json(
 )
 def test_only_what_json_cannot_hold_is_escaped(content: str, escaped: str) -> None:
     """Non-Latin text should not triple in size."""
-    assert encode(Chunk(content)) == f'event: chunk\ndata: {{"content":{escaped}}}\n\n'.encode()
+    assert (
+        encode_event(Chunk(content)) == f'event: chunk\ndata: {{"content":{escaped}}}\n\n'.encode()
+    )
 
 
 LINE_ENDS = "".join(c for c in map(chr, range(0xD800)) if len(f"a{c}b".splitlines()) > 1)
@@ -171,7 +172,7 @@ def test_a_line_of_a_frame_is_a_line_to_everybody(character: str) -> None:
         Error("a_code", text),
         Error(text, "a message"),
     ]
-    frames = [*map(encode, events), encode_chunks([text]), encode_chunks(["a", text, "é"])]
+    frames = [*map(encode_event, events), encode_chunks([text]), encode_chunks(["a", text, "é"])]
     for frame in frames:
         whole = frame.decode()
         assert whole.splitlines() == whole.split("\n")[:-1]
@@ -184,10 +185,11 @@ def test_a_line_of_a_frame_is_a_line_to_everybody(character: str) -> None:
 @example(["\u2028é\x85", "\u2029"])
 def test_chunks_are_encoded_together_as_each_is_alone(contents: List[str]) -> None:
     """A burst of tokens goes through the encoder at once, which the client must not see."""
-    assert encode_chunks(contents) == b"".join(encode(Chunk(content)) for content in contents)
+    assert encode_chunks(contents) == b"".join(encode_event(Chunk(content)) for content in contents)
     with pytest.raises(UnicodeEncodeError):
         encode_chunks([*contents, "\ud83d"])
-    assert encode_leading([*contents, "\ud83d", "a"]) == (encode_chunks(contents), contents)
+    assert all(map(is_encodable, contents))
+    assert not is_encodable("a\ud83d")
 
 
 # A long text
@@ -211,7 +213,7 @@ def test_a_long_text_becomes_chunks_whose_lines_are_short(
     parts = [json.loads(each.data)["content"] for each in decode(frame)]
     assert parts == contents
     assert "".join(parts) == "".join([*neighbours, content, *neighbours])
-    size = len(encode(Chunk(content)))
+    size = len(encode_event(Chunk(content)))
     assert len(parts) <= size / (16 * KIB - 6) + 2 + 2 * len(neighbours)
 
 
@@ -237,15 +239,17 @@ def test_a_long_text_that_cannot_be_encoded_is_refused_whole() -> None:
     """No part of it is sent: the reply ends before the piece, as with a short one."""
     with pytest.raises(UnicodeEncodeError):
         encode_chunks(["x" * 100 * KIB + "\ud83d"])
-    body, contents = encode_leading(["é" * 9 * KIB, "x" * 100 * KIB + "\ud83d"])
-    assert list(map(len, contents)) == [8 * KIB, KIB]
-    assert len(decode(body)) == 2
+    reply = native_reply(Turn("hi", CONVERSATION, "r"))
+    reply.ready += ["é" * 9 * KIB, "x" * 100 * KIB + "\ud83d"]
+    assert len(decode(reply.frames(last=False))) == 2
+    assert list(map(len, reply.ready)) == [8 * KIB, KIB]
+    assert reply.error is not None
 
 
 @given(events)
 def test_whatever_an_event_holds_its_frame_is_two_lines_and_a_blank_one(event: Event) -> None:
     """Content that could end a line could also forge an event."""
-    frame = encode(event)
+    frame = encode_event(event)
     assert b"\r" not in frame
     name, data, *blank = frame.decode("utf-8").split("\n")
     assert blank == ["", ""]
@@ -264,7 +268,7 @@ def test_whatever_an_event_holds_its_frame_is_two_lines_and_a_blank_one(event: E
 def test_text_that_has_no_utf8_is_refused(event: type[Chunk], text: str) -> None:
     """A stream with bytes that are not UTF-8 would reach the client as something else."""
     with pytest.raises(UnicodeEncodeError):
-        encode(event(text))
+        encode_event(event(text))
 
 
 # Both ends together
@@ -273,7 +277,7 @@ def test_text_that_has_no_utf8_is_refused(event: type[Chunk], text: str) -> None
 @given(events, events)
 def test_what_is_encoded_decodes_to_the_same_at_every_split(event: Event, other: Event) -> None:
     """A network parts a stream where it likes, and puts a frame's neighbour into the same read."""
-    first, second = encode(event), encode(other)
+    first, second = encode_event(event), encode_event(other)
     expected = [
         Frame(type(e).__name__.lower(), frame.split(b"data: ", 1)[1].decode()[:-2], "")
         for e, frame in ((event, first), (other, second))
@@ -288,7 +292,7 @@ def test_what_is_encoded_decodes_to_the_same_at_every_split(event: Event, other:
 def test_heartbeats_decode_to_nothing() -> None:
     """They only tell proxies and clients that somebody is still there."""
     assert decode(HEARTBEAT) == []
-    chunk = encode(Chunk("hi"))
+    chunk = encode_event(Chunk("hi"))
     assert decode(HEARTBEAT + chunk + HEARTBEAT * 2 + chunk + HEARTBEAT) == decode(chunk) * 2
 
 
@@ -445,7 +449,7 @@ def test_a_retry_of_thousands_of_digits_breaks_nothing() -> None:
 def test_a_stream_without_a_bound_may_hold_a_frame_of_any_size() -> None:
     """The standard knows no bound, and none holds unless it is asked for."""
     content = "x" * 1_000_000
-    frame = encode(Chunk(content))
+    frame = encode_event(Chunk(content))
     assert decode(frame[:-1], frame[-1:]) == [Frame("chunk", f'{{"content":"{content}"}}', "")]
 
 

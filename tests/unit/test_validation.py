@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from omniforge_chat import Settings
+from omniforge_chat.dialects.native import parse
 from omniforge_chat.errors import (
     InvalidBody,
     InvalidFields,
@@ -24,7 +25,7 @@ from omniforge_chat.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from omniforge_chat.http.validation import check_headers, late_body, parse, read_body
+from omniforge_chat.http.body import check_headers, late_body, read_body
 from omniforge_chat.models import ChatRequest
 from omniforge_chat.stream.deadline import Deadline
 

@@ -1,0 +1,67 @@
+"""The wire format of one reply, as the core sees it: text goes in, bytes come out.
+
+The rooms above choose the format. All methods are pure: they may be called again with the same
+arguments, because a send may be cancelled, and then its frames are made anew.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, Sequence, Tuple
+
+from ..models import Done, Error
+
+HEARTBEAT = b":\n"
+"""A comment: it keeps proxies and clients from taking silence for the end.
+
+A blank line behind it would end an event: one without data, which the standard drops (9.2.6) and
+some clients hand to their users.
+"""
+
+Headers = Sequence[Tuple[bytes, bytes]]
+
+
+class Part(NamedTuple):
+    """Pieces of one kind that follow each other, as bytes.
+
+    `before` and `after` stand around the JSON string of each piece, and make a frame of it.
+    `opening` and `closing` stand around them all.
+    """
+
+    opening: bytes
+    before: bytes
+    after: bytes
+    closing: bytes
+
+
+class Frames(Protocol):
+    """A reply as a stream of server-sent events."""
+
+    headers: Headers
+    """The response headers that only this format has."""
+
+    def start(self) -> bytes:
+        """The frames before the first piece. They are sent at once."""
+
+    def text(self, number: int) -> Part:
+        """Pieces of the reply: the part with this number, counted from 1, of the whole reply."""
+
+    def thought(self, number: int) -> Part:
+        """Pieces of thoughts; parts are counted together with those of text."""
+
+    def done(self, done: Done) -> bytes:
+        """The frames at the end of a complete reply, behind the closing of its last part."""
+
+    def error(self, error: Error) -> bytes:
+        """The frames at the end of a reply that failed; its last part is not closed."""
+
+
+class Document(Protocol):
+    """A reply as one JSON document, which is sent when the reply has ended."""
+
+    headers: Headers
+
+    def done(self, done: Done, text: str, thoughts: str) -> bytes:
+        """The document of a complete reply."""
+
+    def error(self, error: Error, status: int) -> bytes:
+        """The document of a reply that failed. It is sent with this HTTP status."""

@@ -1,0 +1,123 @@
+"""The protocol that a wire format follows, for whoever adds one. No I/O."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Type,
+)
+
+import msgspec
+
+from ..core.frames import Document, Frames
+from ..errors import RequestError
+from ..models import Error, Message, Turn
+from ..settings import Settings
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A decoded request; each format derives its own.
+
+    The fields are those of Turn. `conversation_id` is None if the client has none. `history` is
+    None if the format does not carry it. `whole` asks for a `document` in place of a stream.
+    """
+
+    message: str
+    conversation_id: Optional[str] = None
+    regenerate: bool = False
+    history: Optional[Tuple[Message, ...]] = None
+    system: str = ""
+    parameters: Mapping[str, Any] = MappingProxyType({})
+    parts: Tuple[Mapping[str, Any], ...] = ()
+    whole: bool = False
+
+    def frames(self, turn: Turn) -> Frames:
+        """The frames of the reply to this request, which has become `turn`."""
+        raise NotImplementedError
+
+    def document(self, turn: Turn) -> Document:
+        """The document of the reply, if the request is `whole`."""
+        raise NotImplementedError
+
+
+class Event(NamedTuple):
+    """An event of a stream, for the OpenAPI document: its name, if it has one, and its data."""
+
+    name: str
+    data: Optional[type]
+    description: str = ""
+
+
+class Operation(NamedTuple):
+    """A chat as the OpenAPI document shows it: its Structs, and sentences."""
+
+    id: str
+    summary: str
+    description: str
+    request: Type[msgspec.Struct]
+    example: Mapping[str, Any]
+    events: Sequence[Event]
+    document: Optional[Type[msgspec.Struct]] = None
+    refusal: Optional[Type[msgspec.Struct]] = Error
+    """The Struct of a refusal; None if that is plain text."""
+
+
+class Resource(NamedTuple):
+    """A document that clients of a format ask for by GET.
+
+    `path` may have parameters in Starlette's notation; `answer` gets them and returns what is sent
+    as JSON. It raises RequestError if there is nothing.
+    """
+
+    path: str
+    id: str
+    summary: str
+    answer: Callable[[Mapping[str, str]], object]
+
+
+class Dialect(Protocol):
+    """A wire format. One object is made for each app.
+
+    `parts` are the types of parts of a message, besides text, that the responder takes.
+    """
+
+    name: str
+    path: str
+    carries_history: bool
+    """Whether clients send the earlier messages: then no store is asked for them."""
+    operation: Operation
+    base: str = ""
+    """Further paths that begin with it are this format's, too: their errors have its form."""
+    exposed_headers: Sequence[str] = ()
+    """The response headers that pages of other origins have to see."""
+
+    def __init__(self, settings: Settings, parts: Collection[str]) -> None: ...
+
+    def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
+        """The request in `body`.
+
+        Raises InvalidBody if that is no JSON object in UTF-8, and InvalidFields with the names of
+        all wrong fields.
+        """
+
+    def refusal(self, error: RequestError) -> Tuple[bytes, str]:
+        """The body of a refusal, and its media type."""
+        return refusal(error)
+
+    def resources(self) -> Sequence[Resource]:
+        """The documents that this format has besides the chat."""
+        return ()
+
+
+def refusal(error: RequestError) -> Tuple[bytes, str]:
+    """The one shape of errors, unless a format has another."""
+    return msgspec.json.encode(Error(error.code, error.message)), "application/json"
