@@ -8,8 +8,9 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
-import omniforge_chat
+import omniforge_chat.dialects
 
+EXPORTED = omniforge_chat.dialects.__all__
 PACKAGE = Path(omniforge_chat.__file__).parent
 
 FLOORS: Tuple[Set[str], ...] = (
@@ -103,6 +104,16 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
     for known in _known(room):
         below = FLOOR[known] < FLOOR[room]
         assert below or (room, known) in GROUND_FLOOR, f"{room} must not import {known}"
+
+
+@pytest.mark.parametrize("room", sorted(set(FLOOR) - {"dialects"}))
+def test_nobody_knows_a_wire_format_by_name(room: str) -> None:
+    """So that a further one is one module, and its name in the settings."""
+    exported = {"omniforge_chat.dialects", *(f"omniforge_chat.dialects.{n}" for n in EXPORTED)}
+    for path in ROOMS[room]:
+        for imported in _imports(path, SOURCES[path]):
+            if imported.startswith("omniforge_chat.dialects"):
+                assert imported in exported, f"{path.name} imports {imported}"
 
 
 @pytest.mark.parametrize("room", TRANSPORT_FREE)
