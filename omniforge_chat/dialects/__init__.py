@@ -1,7 +1,7 @@
 """The wire formats: a body becomes a request, a reply becomes frames. No I/O.
 
 - `protocol`: Dialect and Request, which a format derives.
-- `documents`: the JSON of a body.
+- `documents`: the JSON of a body; `messages`: the conversation in it.
 - A module for each format. Its `dialect` is the class; its name is in `settings.DIALECTS`, and that
   is all that a further one needs.
 

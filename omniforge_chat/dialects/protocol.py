@@ -18,7 +18,8 @@ from typing import (
 
 import msgspec
 
-from ..core.frames import Document, Frames
+from ..core.frames import Document, Frames, Part
+from ..core.sse import encode
 from ..errors import RequestError
 from ..models import Error, Message, Turn
 from ..settings import Settings
@@ -47,6 +48,14 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     def document(self, turn: Turn) -> Document:
         """The document of the reply, if the request is `whole`."""
         raise NotImplementedError
+
+
+def make_part(
+    opening: Sequence[msgspec.Struct], piece: msgspec.Struct, closing: Sequence[msgspec.Struct]
+) -> Part:
+    """The part whose frames are these events, without names. Only the text of `piece` is ""."""
+    before, after = encode(piece).split(b'""')
+    return Part(b"".join(map(encode, opening)), before, after, b"".join(map(encode, closing)))
 
 
 class Event(NamedTuple):

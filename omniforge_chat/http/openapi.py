@@ -13,13 +13,13 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any, Dict, List, Optional, Sequence, Type
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Type
 
 import msgspec
 
 from ..dialects import Dialect, Event, Operation, Resource
 from ..errors import ChatError, RequestError, all_errors
-from ..models import ChatRequest, Error
+from ..models import Error
 
 # Patterns are ECMA-262, and its `\s` is not Python's. So the characters are listed here.
 _NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
@@ -34,14 +34,10 @@ def document(dialects: Sequence[Dialect], root_path: str, version: str = LATEST)
 
     `version` is one of VERSIONS.
     """
-    requests = {dialect.operation.request for dialect in dialects}
-    others = {Error, *(struct for each in dialects for struct in _structs(each.operation))}
-    _, schemas = msgspec.json.schema_components(
-        [*requests, *others], ref_template="#/components/schemas/{name}"
-    )
-    if ChatRequest in requests:
-        schemas["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
-    sent = {struct.__name__ for struct in requests}
+    asked = _schemas([dialect.operation.request for dialect in dialects])
+    answered = _schemas([Error, *(each for one in dialects for each in _structs(one.operation))])
+    if "ChatRequest" in asked:
+        asked["ChatRequest"]["properties"]["message"]["pattern"] = _NOT_BLANK
     paths: Dict[str, Any] = {}
     for dialect in dialects:
         paths[dialect.path] = {"post": _chat(dialect.operation, streamed=version == LATEST)}
@@ -62,11 +58,18 @@ def document(dialects: Sequence[Dialect], root_path: str, version: str = LATEST)
         },
         "components": {
             "schemas": {
-                name: (_without_defaults if name in sent else _without_null)(schema)
-                for name, schema in schemas.items()
+                **{name: _without_defaults(schema) for name, schema in asked.items()},
+                **{name: _without_null(schema) for name, schema in answered.items()},
             }
         },
     }
+
+
+def _schemas(structs: Iterable[type]) -> Dict[str, Any]:
+    """The schemas of Structs and of those inside them."""
+    once = dict.fromkeys(structs)
+    _, found = msgspec.json.schema_components(once, ref_template="#/components/schemas/{name}")
+    return found
 
 
 def _structs(operation: Operation) -> List[type]:
@@ -205,7 +208,10 @@ def _error(
 
 
 def _stream(operation: Operation) -> Dict[str, Any]:
-    return {"itemSchema": {"oneOf": [_event(event) for event in operation.events]}}
+    events = operation.events
+    # The schema of an event without a name does not look into its data, so it fits the others too.
+    some = "oneOf" if all(event.name for event in events) else "anyOf"
+    return {"itemSchema": {some: [_event(event) for event in events]}}
 
 
 def _event(event: Event) -> Dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Union
 
 from hypothesis import strategies as st
 
+from omniforge_chat.dialects import Dialect, Request
 from omniforge_chat.dialects.native import parse
 from omniforge_chat.errors import RequestError
 from omniforge_chat.models import ChatRequest
@@ -37,3 +39,27 @@ objects = st.fixed_dictionaries(
         "stream": values,
     },
 )
+
+
+def judged_request(dialect: Dialect, body: bytes) -> Union[Request, RequestError]:
+    """What becomes of a body in another format; nothing else may come of it."""
+    try:
+        return dialect.decode(body, {})
+    except RequestError as error:
+        return error
+
+
+def ui_bodies(*contents: str) -> st.SearchStrategy[bytes]:
+    """Bodies of formats that carry the conversation, whose messages have these fields."""
+    part = st.fixed_dictionaries(
+        {}, optional={"type": st.sampled_from(["text", "file"]) | values, "text": texts | values}
+    )
+    content = texts | st.lists(part | values, max_size=3) | values
+    role = st.sampled_from(["user", "assistant", "system", "tool"]) | values
+    fields = dict.fromkeys(contents, content)
+    message = st.fixed_dictionaries({"role": role}, optional=fields)
+    body = st.fixed_dictionaries(
+        {"messages": st.lists(message | values, max_size=4) | values},
+        optional=dict.fromkeys(("id", "threadId", "runId", "system", "trigger"), ids | values),
+    )
+    return body.map(lambda fields: json.dumps(fields).encode())
