@@ -26,6 +26,8 @@ Workloads
              10,200 open files
     `relay`  500 tokens of an upstream that speaks OpenAI's chat completions, a write for each as
              soon as it can; 8 connections. What is counted is tokens
+    `short-openai`, `long-openai` and so on: the same replies in the other wire formats; the bare
+             app sends the bytes of our reply, a send for each frame
     `relay-paced`  300 streams of such an upstream, paced as above. The delay is from the upstream's
              yield to the load generator; what a relay adds to it is the difference to `direct`
 
@@ -75,6 +77,7 @@ from .server import Server
 from .subjects import (
     BEFORE,
     CONVERSATION,
+    IN_FORMATS,
     INTERVALS,
     RELAYED_TEXT,
     RELAYED_TOKENS,
@@ -225,6 +228,8 @@ def _events(subject: str, workload: str, cores: List[int]) -> Events:
     with _upstream(workload, cores[-1]), Server(subject, workload, cores[0]) as server:
         status, body = server.ask(REQUESTS[workload])
     frames = Decoder().feed(body) if status == 200 else []
+    if workload in IN_FORMATS:  # their ids are new in each reply
+        return [(frame.event, len(frame.data)) for frame in frames]
     events = [(frame.event, json.loads(frame.data)) for frame in frames]
     if workload.startswith("relay"):  # what one read brings may be one chunk
         text = "".join(data["content"] for event, data in events if event == "chunk")

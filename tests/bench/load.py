@@ -12,9 +12,10 @@ from typing import Awaitable, Dict, List, Mapping, Optional
 from omniforge_chat.dialects.native import Native
 
 from .server import Server, waited_seconds
-from .subjects import CONVERSATION, INTERVALS, MESSAGE, RELAYED_TOKENS
+from .subjects import CONVERSATION, IN_FORMATS, INTERVALS, MESSAGE, RELAYED_TOKENS, question
 
 CONNECTIONS = {"short": 32, "long": 8, "relay": 8}
+CONNECTIONS.update({workload: CONNECTIONS[kind] for workload, (kind, _) in IN_FORMATS.items()})
 """How many ask at once where the rate is measured."""
 
 STREAMS = {"paced": 900, "relay-paced": 300, "many": 10_000}
@@ -45,8 +46,12 @@ Figures = Dict[str, float]
 
 def _request(message: str) -> bytes:
     body = json.dumps({"message": message, "conversation_id": CONVERSATION})
-    head = f"POST {Native.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
+    return _post(Native.path, body.encode())
+
+
+def _post(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
 
 
 REQUESTS = {
@@ -56,6 +61,7 @@ REQUESTS = {
     "many": _request("1"),
     "relay": _request(str(RELAYED_TOKENS)),
     "relay-paced": _request("3"),
+    **{workload: _post(*question(workload)) for workload in IN_FORMATS},
 }
 """The bytes that ask for one reply of each workload; a paced one has few tokens."""
 

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Dict, List, NamedTuple, Sequence
 
 from .load import STREAMS, Figures
+from .subjects import FORMATS
 
 Samples = Dict[str, Dict[str, List[Figures]]]
 """By workload and subject, the figures of each round."""
@@ -74,6 +75,14 @@ PROMISES = [
     Promise(f"{_MANY}, errors", "many", "errors", "", 0.5, 0),
     Promise("short reply, of fastapi-stream", "short", "per_second", "fastapi-stream", 5.5, 7),
     Promise("long reply, of fastapi-stream", "long", "per_second", "fastapi-stream", 30, 60),
+    *(
+        Promise(f"{work} in {name}, of bare", f"{kind}-{name}", "per_second", "bare", *demands)
+        for kind, work, demands in (
+            ("short", "short reply", (0.6, 0.75)),
+            ("long", "long reply", (6.0, 9.0)),
+        )
+        for name in FORMATS
+    ),
     Promise("relayed tokens per CPU", "relay", "per_cpu_second", "fastapi-openai", 4.5, 6),
     Promise(f"{_RELAYED}, p99 added, ms", "relay-paced", "delay_p99_ms", "direct", 3, 1, True),
     Promise(f"{_RELAYED}, KiB per stream", "relay-paced", "kib_per_stream", "", 60, 40),

@@ -12,21 +12,30 @@ import importlib
 import json
 import os
 import time
-from typing import Any, AsyncIterator, Callable, Dict, List, Optional, Sequence
+from typing import Any, AsyncIterator, Callable, Dict, List, Optional, Sequence, Tuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omniforge_chat import OpenAIResponder, Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import CHARACTERS_PER_TOKEN
-from omniforge_chat.core.sse import encode
+from omniforge_chat.dialects import make_dialect
 from omniforge_chat.models import Chunk, Done
 from omniforge_chat.responders import placeholder
+from omniforge_chat.settings import DIALECTS
+
+from ..support.native import encode_event
 
 INTERVALS = {"paced": 0.05, "relay-paced": 0.05, "many": 1.0}
 """Seconds between two tokens of a stream, where there is time between them."""
 
 MESSAGE = "Hello, help me create an agent"
 CONVERSATION = "550e8400-e29b-41d4-a716-446655440000"
+
+FORMATS = [name for name in DIALECTS if name != "native"]
+"""The other wire formats, whose clients send the conversation with each message."""
+
+IN_FORMATS = {f"{kind}-{name}": (kind, name) for kind in ("short", "long") for name in FORMATS}
+"""The workloads that are short or long replies in one of them."""
 
 _WORDS = [f"word {number} " for number in range(1000)]
 
@@ -68,6 +77,9 @@ def tokens(characters: int) -> int:
 
 
 def omniforge(workload: str) -> ASGIApp:
+    if workload in IN_FORMATS:
+        kind, name = IN_FORMATS[workload]
+        return create_app(RESPONDERS[kind], settings=Settings(dialects=(name,)))
     responder: Any = RESPONDERS.get(workload)
     if responder is None:
         responder = OpenAIResponder(base_url=os.environ[UPSTREAM], model="bench")
@@ -93,14 +105,52 @@ def bare(workload: str) -> ASGIApp:
     """The limit: constants, a send for each, and not even a look at the request."""
     if workload in INTERVALS:
         return _bare_paced(INTERVALS[workload])
-    texts: List[str] = asyncio.run(_collect(RESPONDERS[workload](_turn())))
-    messages = [_START, *(_body(encode(Chunk(text))) for text in texts), _done(texts)]
+    if workload in IN_FORMATS:
+        frames = asyncio.run(_frames(workload)).split(b"\n\n")[:-1]
+        bodies = [_body(frame + b"\n\n") for frame in frames]
+        messages = [_START, *bodies[:-1], {**bodies[-1], "more_body": False}]
+    else:
+        texts: List[str] = asyncio.run(_collect(RESPONDERS[workload](_turn())))
+        messages = [_START, *(_body(encode_event(Chunk(text))) for text in texts), _done(texts)]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         for message in messages:
             await send(message)
 
     return app
+
+
+async def _frames(workload: str) -> bytes:
+    """The bytes of the reply that our app gives."""
+    path, body = question(workload)
+    sent: List[Message] = []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "headers": [(b"content-type", b"application/json")],
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await omniforge(workload)(scope, receive, send)
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+def question(workload: str) -> Tuple[str, bytes]:
+    """The path and the body that ask for a reply in another format; one body does for all."""
+    _, name = IN_FORMATS[workload]
+    text = {"type": "text", "text": MESSAGE}
+    message = {"id": "m", "role": "user", "content": [text], "parts": [text]}
+    ids = {"id": CONVERSATION, "threadId": CONVERSATION, "runId": CONVERSATION}
+    body = {"model": "bench", "stream": True, "messages": [message], **ids}
+    return make_dialect(name, Settings()).path, json.dumps(body).encode()
 
 
 def _bare_paced(interval: float) -> ASGIApp:
@@ -117,7 +167,7 @@ def _bare_paced(interval: float) -> ASGIApp:
 
 def _done(texts: Sequence[str]) -> Message:
     usage = Usage(tokens(sum(map(len, texts))), estimated=True)
-    return _body(encode(Done(CONVERSATION, usage)), more=False)
+    return _body(encode_event(Done(CONVERSATION, usage)), more=False)
 
 
 def _turn() -> Turn:
@@ -214,6 +264,7 @@ WORKLOADS = {
     "many": ("bare", "omniforge"),
     "relay": _RELAYS,
     "relay-paced": (*_RELAYS, "direct"),
+    **dict.fromkeys(IN_FORMATS, ("bare", "omniforge")),
 }
 """What is done, and who does it."""
 
