@@ -6,7 +6,7 @@ arguments, because a send may be cancelled, and then its frames are made anew.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, Sequence, Tuple
+from typing import NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from ..models import Done, Error
 
@@ -33,8 +33,27 @@ class Part(NamedTuple):
     closing: bytes
 
 
+class Opened(NamedTuple):
+    """The part that a client has open: its kind (None for no part), its number, its bytes."""
+
+    kind: Optional[type]
+    number: int
+    part: Part
+
+
+UNOPENED = Opened(None, 0, Part(b"", b"", b"", b""))
+"""A stream before its start."""
+
+STARTED = Opened(None, 0, Part(b"", b"", b"", b""))
+"""A stream behind its start, with no part."""
+
+
 class Frames(Protocol):
     """A reply as a stream of server-sent events."""
+
+    opened: Opened
+    """UNOPENED; or an open part of text, if the format has no start and no parts. That is faster
+    (`make bench`, short)."""
 
     headers: Headers
     """The response headers that only this format has."""

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Optional, Union
 from ..errors import ChatError, StreamError
 from ..logs import logger
 from ..models import Done, Error, Finish, Thought, Turn, Usage
-from .frames import Frames, Part
+from .frames import STARTED, UNOPENED, Frames, Opened
 from .sse import MAX_TEXT_BYTES, encode_texts, is_encodable
 
 ERROR_CHARACTERS = 2_000
@@ -20,17 +20,6 @@ ERROR_CHARACTERS = 2_000
 
 CHARACTERS_PER_TOKEN = 4
 """The usual rule of thumb for English text, if a responder does not count tokens itself."""
-
-
-class _Open:
-    """The part of a stream that its client has open: pieces of one kind that follow each other."""
-
-    __slots__ = ("kind", "number", "part")
-
-    def __init__(self, kind: Optional[type], number: int, part: Part) -> None:
-        self.kind = kind
-        self.number = number
-        self.part = part
 
 
 class Reply:
@@ -44,7 +33,6 @@ class Reply:
     """
 
     __slots__ = (
-        "_began",
         "_next",
         "_open",
         "_thinks",
@@ -69,9 +57,8 @@ class Reply:
         self.format = frames
         self._thoughts = thoughts  # they are shown
         self._thinks = False  # there is one in `ready`
-        self._began = False  # the client has the frames of the start
-        self._open = _CLOSED
-        self._next = _CLOSED  # the same, as soon as `ready` is sent
+        self._open = frames.opened  # as the client has it
+        self._next = frames.opened  # and as it will, when `ready` is sent
         self.ready: List[Union[str, Thought]] = []
         self.chunks = 0
         self.characters = 0
@@ -91,7 +78,6 @@ class Reply:
 
     def sent(self) -> None:
         """The frames were sent: count the pieces of `ready`."""
-        self._began = True
         self._open = self._next
         ready = self.ready
         if not ready:
@@ -99,15 +85,12 @@ class Reply:
         if self.chunks == 0:
             self.first_at = self.oldest_at
         self.chunks += len(ready)
-        self.characters += self._gathered()
-        self._thinks = False
-        ready.clear()
-
-    def _gathered(self) -> int:
-        """The characters of `ready`."""
         if self._thinks:
-            return sum(map(len, self.ready))
-        return len("".join(self.ready))  # type: ignore[arg-type] # faster: tests.bench.tricks
+            self._thinks = False
+            self.characters += sum(map(len, ready))
+        else:  # faster than a sum: tests.bench.tricks
+            self.characters += len("".join(ready))  # type: ignore[arg-type]
+        ready.clear()
 
     def note(self, item: object) -> Union[str, Thought]:
         """Note a Usage or a Finish; the piece that another item is, or "".
@@ -159,7 +142,7 @@ class Reply:
         return Usage(prompt + completion, prompt, completion, estimated=True)
 
     def _estimate(self) -> int:
-        return max(1, (self.characters + self._gathered()) // CHARACTERS_PER_TOKEN)
+        return max(1, (self.characters + sum(map(len, self.ready))) // CHARACTERS_PER_TOKEN)
 
     def fail(self, error: BaseException) -> None:
         """End the reply with `error`, as far as a client may see it.
@@ -219,23 +202,43 @@ class Reply:
 
     def _frames(self) -> bytes:
         opened = self._open
+        texts: List[str] = self.ready  # type: ignore[assignment] # unless it thinks
         if opened.kind is str and not self._thinks:  # the usual case
-            return encode_texts(self.ready, opened.part.before, opened.part.after)  # type: ignore[arg-type]
-        frames = [] if self._began else [self.format.start()]
+            return encode_texts(texts, opened.part.before, opened.part.after)
+        self._next = opened
+        if self._thinks:
+            return self._runs()
+        start = self._start()
+        return start + self._run(str, texts) if texts else start
+
+    def _start(self) -> bytes:
+        if self._open is not UNOPENED:
+            return b""
+        self._next = STARTED
+        return self.format.start()
+
+    def _runs(self) -> bytes:
+        """The same of pieces with thoughts among them."""
+        frames = [self._start()]
         pieces: List[Union[str, Thought]] = []
         for kind, run in groupby(self.ready, type):
-            if kind is not opened.kind:
-                number = opened.number + 1
-                make = self.format.thought if kind is Thought else self.format.text
-                frames.append(opened.part.closing)
-                opened = _Open(kind, number, make(number))
-                frames.append(opened.part.opening)
-            texts = [*map(_text, run)]
-            frames.append(encode_texts(texts, opened.part.before, opened.part.after))
+            texts = [piece.text if isinstance(piece, Thought) else piece for piece in run]
+            frames.append(self._run(kind, texts))
             pieces += [Thought(text) for text in texts] if kind is Thought else texts
         self.ready[:] = pieces
-        self._next = opened
         return b"".join(frames)
+
+    def _run(self, kind: type, texts: List[str]) -> bytes:
+        """The frames of pieces of one kind; a part is opened for them if none is."""
+        opened, lead = self._next, b""
+        if opened.kind is not kind:
+            number = opened.number + 1
+            part = (self.format.thought if kind is Thought else self.format.text)(number)
+            lead = opened.part.closing + part.opening
+            opened = Opened(kind, number, part)
+        frames = lead + encode_texts(texts, opened.part.before, opened.part.after)
+        self._next = opened
+        return frames
 
     def _end(self) -> bytes:
         self.last = self.terminal()
@@ -246,9 +249,6 @@ class Reply:
         if len(frames) > MAX_TEXT_BYTES:
             raise ValueError(f"the frames have {len(frames)} bytes")
         return frames
-
-
-_CLOSED = _Open(None, 0, Part(b"", b"", b"", b""))
 
 
 def _text(piece: Union[str, Thought]) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Collection, Dict, Mapping, Tuple, Union
 
 import msgspec
 
-from ..core.frames import Headers, Part
-from ..core.sse import encode
+from ..core.frames import Headers, Opened, Part
+from ..core.sse import escaped_json
 from ..errors import InvalidFields, MessageTooLong
 from ..models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN, ChatRequest, Chunk, Done, Error, Turn
 from ..settings import Settings
@@ -49,9 +49,7 @@ class Native(Dialect):
 
     def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
         request = parse(body)
-        return _NativeRequest(
-            request.message, request.conversation_id, regenerate=bool(request.regenerate)
-        )
+        return _NativeRequest(request.message, request.conversation_id, bool(request.regenerate))
 
 
 class _NativeRequest(Request, frozen=True, gc=False):
@@ -66,6 +64,8 @@ class NativeFrames:
     _text = Part(b"", b'event: chunk\ndata: {"content":', b"}\n\n", b"")
     _thought = Part(b"", b'event: thought\ndata: {"content":', b"}\n\n", b"")
 
+    opened = Opened(str, 0, _text)
+
     def start(self) -> bytes:
         return b""
 
@@ -76,10 +76,10 @@ class NativeFrames:
         return self._thought
 
     def done(self, done: Done) -> bytes:
-        return encode(done, "done")
+        return b"event: done\ndata: %b\n\n" % escaped_json(done)
 
     def error(self, error: Error) -> bytes:
-        return encode(error, "error")
+        return b"event: error\ndata: %b\n\n" % escaped_json(error)
 
 
 FRAMES = NativeFrames()

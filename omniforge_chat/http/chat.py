@@ -124,16 +124,36 @@ class ChatEndpoint:
         deadline = Deadline(settings.body_timeout, late_history, self._lifecycle)
         return await deadline.run(beginning)
 
-    async def _decoded(
+    def _body(
         self, headers: Mapping[bytes, bytes], receive: Receive, limit: int
-    ) -> Request:
+    ) -> Awaitable[bytes]:
+        """The body of a request, if its head allows to read it."""
         body.check_headers(headers, max_body_bytes=limit)
         reading = body.read_body(receive, max_bytes=limit)
         deadline = Deadline(self._settings.body_timeout, body.late_body, self._lifecycle)
-        return self.dialect.decode(await deadline.run(reading), headers)
+        return deadline.run(reading)
 
-    def _reply(self, request: Request, turn: Turn, send: Send) -> Tuple[Reply, Send]:
-        """The reply to `turn`, and the `send` that suits it."""
+    def _reply(
+        self,
+        request: Request,
+        conversation_id: str,
+        scope: Scope,
+        history: Tuple[Message, ...],
+        remembered: bool,
+        send: Send,
+    ) -> Tuple[Reply, Send]:
+        """The reply to a request, and the `send` that suits it."""
+        turn = Turn(
+            request.message,
+            conversation_id,
+            request_id(scope),
+            history,
+            remembered,
+            request.system,
+            self.dialect.name,
+            request.parameters,
+            request.parts,
+        )
         thoughts = self._settings.thoughts
         if not request.whole:
             return Reply(turn, request.frames(turn), thoughts=thoughts), send
@@ -153,7 +173,8 @@ class ChatEndpoint:
         conversation: Optional[ConversationTurn] = None
         try:
             try:
-                request = await self._decoded(headers, receive, limit)
+                sent = await self._body(headers, receive, limit)
+                request = self.dialect.decode(sent, headers)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
                 responder = self._responder
                 history = request.history or ()
@@ -175,12 +196,8 @@ class ChatEndpoint:
             except Exception:
                 logger.exception("request failed request_id=%s", request_id(scope))
                 return error_response(internal_error(scope), shape=self.dialect.refusal)
-            turn = Turn(
-                *(request.message, conversation_id, request_id(scope), history),
-                *(conversation is not None, request.system, self.dialect.name),
-                *(request.parameters, request.parts),
-            )
-            reply, send = self._reply(request, turn, send)
+            remembered = conversation is not None
+            reply, send = self._reply(request, conversation_id, scope, history, remembered, send)
             extensions = scope.get("extensions", {})
             await EventStream(
                 reply,

@@ -202,7 +202,8 @@ class EventStream:
 
     def _start(self) -> ASGIMessage:
         headers = [
-            *(*_HEADERS, *self._reply.format.headers),
+            *_HEADERS,
+            *self._reply.format.headers,
             (b"x-conversation-id", self._turn.conversation_id.encode("ascii")),
             (request_id.HEADER, self._turn.request_id.encode("ascii")),
         ]

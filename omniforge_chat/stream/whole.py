@@ -10,7 +10,7 @@ from typing import List, Optional
 
 from starlette.types import Message, Send
 
-from ..core.frames import Document, Headers, Part
+from ..core.frames import UNOPENED, Document, Headers, Part
 from ..core.reply import Reply, unencodable
 from ..errors import ChatError
 from ..models import Done, Error, Thought, Turn
@@ -25,6 +25,7 @@ _OF_A_STREAM = (b"content-type", b"cache-control", b"x-accel-buffering")
 class _NoFrames:
     """Nothing goes out before the end."""
 
+    opened = UNOPENED
     _part = Part(b"", b"", b"", b"")
 
     def __init__(self, headers: Headers) -> None:

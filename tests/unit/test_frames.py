@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat import Finish, Thought, Turn
-from omniforge_chat.core.frames import Headers, Part
+from omniforge_chat.core.frames import UNOPENED, Headers, Part
 from omniforge_chat.core.reply import Reply
 from omniforge_chat.core.responder import converse
 from omniforge_chat.models import Done, Error
@@ -24,6 +24,7 @@ class Parted:
     """`[` and `]` stand around the parts, `<` before all, and `>` or `!` behind."""
 
     headers: Headers = ()
+    opened = UNOPENED
 
     def start(self) -> bytes:
         return b"<"
