@@ -51,11 +51,11 @@ STARTED = Opened(None, 0, Part(b"", b"", b"", b""))
 class Frames(Protocol):
     """A reply as a stream of server-sent events."""
 
-    opened: Opened
-    """UNOPENED; or an open part of text, if the format has no start and no parts. That is faster
+    opened: Opened = UNOPENED
+    """Or an open part of text, if the format has no start and no parts. That is faster
     (`make bench`, short)."""
 
-    headers: Headers
+    headers: Headers = ()
     """The response headers that only this format has."""
 
     def start(self) -> bytes:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import Meta
 
-from ..core.frames import Headers, Part
+from ..core.frames import Frames, Part
 from ..core.sse import encode
 from ..models import Done, Error, Turn, Usage
 from ..settings import Settings
@@ -249,13 +249,11 @@ class _AGUIRequest(Request, frozen=True, gc=False, kw_only=True):
         return AGUIFrames(turn.conversation_id, self.run_id, message_id, reasons=self.reasons)
 
 
-class AGUIFrames:
+class AGUIFrames(Frames):
     """The events of one run; `reasons` tells that the client knows REASONING_*.
 
     The ids of its messages begin with `message_id`.
     """
-
-    headers: Headers = ()
 
     def __init__(self, thread_id: str, run_id: str, message_id: str, *, reasons: bool) -> None:
         self._thread_id = thread_id

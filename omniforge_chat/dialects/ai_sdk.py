@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import Meta
 
-from ..core.frames import Headers, Part
+from ..core.frames import Frames, Headers, Part
 from ..core.sse import encode
 from ..errors import RequestError
 from ..models import Done, Error, Turn, Usage
@@ -217,7 +217,7 @@ class _AISDKRequest(Request, frozen=True, gc=False):
         return AISDKFrames(turn.conversation_id, f"msg-{uuid4().hex}")
 
 
-class AISDKFrames:
+class AISDKFrames(Frames):
     """Chunks of a UI message stream, for the message with the id `message_id`."""
 
     headers: Headers = ((HEADER.encode(), b"v1"),)

@@ -7,7 +7,7 @@ from typing import Any, Collection, Dict, Mapping, Tuple, Union
 
 import msgspec
 
-from ..core.frames import Headers, Opened, Part
+from ..core.frames import Frames, Opened, Part
 from ..core.sse import escaped_json
 from ..errors import InvalidFields, MessageTooLong
 from ..models import MAX_MESSAGE_CHARACTERS, UUID4_PATTERN, ChatRequest, Chunk, Done, Error, Turn
@@ -57,10 +57,9 @@ class _NativeRequest(Request, frozen=True, gc=False):
         return FRAMES
 
 
-class NativeFrames:
+class NativeFrames(Frames):
     """The events `chunk`, `thought`, `done` and `error`."""
 
-    headers: Headers = ()
     _text = Part(b"", b'event: chunk\ndata: {"content":', b"}\n\n", b"")
     _thought = Part(b"", b'event: thought\ndata: {"content":', b"}\n\n", b"")
 

@@ -10,7 +10,7 @@ from typing import List, Optional
 
 from starlette.types import Message, Send
 
-from ..core.frames import UNOPENED, Document, Headers, Part
+from ..core.frames import Document, Frames, Headers, Part
 from ..core.reply import Reply, unencodable
 from ..errors import ChatError
 from ..models import Done, Error, Thought, Turn
@@ -22,10 +22,9 @@ _HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-stor
 _OF_A_STREAM = (b"content-type", b"cache-control", b"x-accel-buffering")
 
 
-class _NoFrames:
+class _NoFrames(Frames):
     """Nothing goes out before the end."""
 
-    opened = UNOPENED
     _part = Part(b"", b"", b"", b"")
 
     def __init__(self, headers: Headers) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat import Finish, Thought, Turn
-from omniforge_chat.core.frames import UNOPENED, Headers, Part
+from omniforge_chat.core.frames import Frames, Part
 from omniforge_chat.core.reply import Reply
 from omniforge_chat.core.responder import converse
 from omniforge_chat.models import Done, Error
@@ -20,11 +20,8 @@ from ..support.responders import Uncontrolled, saying
 TURN = Turn("hi", CONVERSATION, "r")
 
 
-class Parted:
+class Parted(Frames):
     """`[` and `]` stand around the parts, `<` before all, and `>` or `!` behind."""
-
-    headers: Headers = ()
-    opened = UNOPENED
 
     def start(self) -> bytes:
         return b"<"
