@@ -1,48 +1,55 @@
-"""The service's command line.
+"""The command line: the service, and commands beside it.
 
 The modules:
 
-- `command`: what the command does.
+- `serve`: the service, if no command is named.
 - `flags`: its flags, as the variables that they stand for.
 
-They import the whole service, which takes a while. So `main`, which imports nothing of it, takes
-care of the signals that come meanwhile.
+They import much, which takes a while. So `main`, which imports nothing of it, takes care of the
+signals that come meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from importlib import import_module
 
 TYPE_CHECKING = False  # see the package's `__init__`
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import List, Optional
+    from typing import Dict, List, Optional
+
+COMMANDS: Dict[str, str] = {}
+"""Each command, and its help. Its module has a `run`: its arguments in, the exit status out."""
 
 _BY_DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the service until a signal stops it.
+    """Run the command that the first argument names, or else the service.
 
-    Returns the exit status: 0 after a stop, 1 if it cannot listen on the address, 2 for a bad
-    setting.
+    Returns the exit status.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    name = given[0] if given and given[0] in COMMANDS else "serve"
+
+    def end_at_once(number: int, frame: Optional[FrameType]) -> None:
+        # Nothing has begun: a service that is stopped is a success, a command is not.
+        os._exit(0 if name == "serve" else 128 + number)
+
     # The kernel drops a signal to the first process of a container if nothing handles it.
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     numbers = [signal.Signals[name] for name in names]
     before = {n: h for n in numbers if (h := signal.getsignal(n)) in _BY_DEFAULT}
     for number in before:
-        signal.signal(number, _end_at_once)
+        signal.signal(number, end_at_once)
     try:
-        status: int = import_module(".command", __name__).run(arguments)
+        rest = given if name == "serve" else given[1:]
+        status: int = import_module(f".{name}", __name__).run(rest)
         return status
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is _end_at_once:
+            if signal.getsignal(number) is end_at_once:
                 signal.signal(number, handler)
-
-
-def _end_at_once(number: int, frame: Optional[FrameType]) -> None:
-    os._exit(0)  # nothing has begun

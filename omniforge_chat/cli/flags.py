@@ -1,4 +1,4 @@
-"""The flags of the command line, most of which stand for an environment variable."""
+"""The flags of the service, most of which stand for an environment variable."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..settings import Settings, variable
+from . import COMMANDS
 
 FLAGS = {
     "--host": ("host", "address to listen on"),
@@ -40,7 +41,7 @@ class Options(argparse.Namespace):
     reload: bool
 
 
-def parse(arguments: Optional[List[str]]) -> Tuple[Dict[str, str], Options]:
+def parse(arguments: List[str]) -> Tuple[Dict[str, str], Options]:
     """The given flags of settings, by the names of their variables, and the others."""
     parser = argparse.ArgumentParser(
         prog="omniforge-chat",
@@ -72,7 +73,13 @@ def parse(arguments: Optional[List[str]]) -> Tuple[Dict[str, str], Options]:
         "--check", action="store_true", default=False, help="check the settings, and end"
     )
     parser.add_argument("--version", action="version", version=_versions())
-    given = vars(parser.parse_args(arguments))
+    commands = "; ".join(f"`{name}` {text}" for name, text in COMMANDS.items())
+    parser.add_argument_group("commands, in the first place", commands)
+    known, others = parser.parse_known_args(arguments)
+    if others:
+        late = [f"{name} must come first" for name in COMMANDS if name in others]
+        parser.error(late[0] if late else f"unrecognized arguments: {' '.join(others)}")
+    given = vars(known)
     own = {name: given.pop(name) for name in ("fd", "env_file", "reload", "check")}
     texts = {True: "on", False: "off"}
     flags = {name: texts.get(value, value) for name, value in given.items()}

@@ -11,7 +11,6 @@ The modules:
 - `descriptors`: the limit of open files, and the connections beyond it.
 - `forwarded`: the path under which a proxy shows the service.
 - `signals`: who handles SIGINT, SIGTERM and SIGHUP meanwhile, and the end of the process.
-- `stdio`: standard input, output and error.
 - `rules`: the limits and rules for the head of a request.
 - `http10`: the answer to a request of HTTP/1.0.
 - `protocol`: what a connection does beyond uvicorn's, whichever parser it has.
@@ -25,7 +24,6 @@ from .descriptors import fit_streams, raise_descriptor_limit
 from .listener import listen, open_listener
 from .reloading import serve_reloading
 from .server import Server, configure_log, make_server, serve
-from .stdio import open_standard_streams
 from .tls import check_tls
 from .workers import serve_workers
 
@@ -37,7 +35,6 @@ __all__ = [
     "listen",
     "make_server",
     "open_listener",
-    "open_standard_streams",
     "raise_descriptor_limit",
     "serve",
     "serve_reloading",

@@ -18,13 +18,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..app import ChatApp
 from ..logs import log_config, logger
 from ..settings import Settings
+from ..stdio import flush_standard_streams
 from .descriptors import ACCEPTED_AT_ONCE, Crowd, descriptor_limit
 from .forwarded import ForwardedPrefix
 from .h11_protocol import CheckedH11Protocol
 from .listener import BACKLOG, url_of
 from .protocol import CheckedProtocol
 from .signals import ExitTimer, end_process, handle_signals
-from .stdio import flush_standard_streams
 from .tls import check_tls, tls_options
 
 try:

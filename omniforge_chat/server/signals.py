@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Callable, Iterator, Optional
 
 from ..logs import logger
-from .stdio import flush_standard_streams
+from ..stdio import flush_standard_streams
 
 STOP_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

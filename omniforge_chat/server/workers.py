@@ -23,9 +23,9 @@ from typing import Iterator, List, NamedTuple, Optional
 from ..app import create_app
 from ..logs import logger
 from ..settings import Settings
+from ..stdio import flush_standard_streams
 from .server import Server, configure_log, make_server
 from .signals import handle_signals
-from .stdio import flush_standard_streams
 
 _SHORTEST_LIFE = 1.0
 """Seconds: a worker that lived less is not replaced sooner than this after its start."""

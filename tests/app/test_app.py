@@ -89,7 +89,7 @@ def test_importing_the_package_starts_reads_and_patches_nothing(tmp_path: Path) 
         sys.addaudithook(lambda name, _: events.append(name) if name.startswith(watched) else None)
         environ, os.environ = os.environ, Forbidden()
 
-        import omniforge_chat, omniforge_chat.cli.command, omniforge_chat.server
+        import omniforge_chat, omniforge_chat.cli.serve, omniforge_chat.server
         from omniforge_chat import *
 
         os.environ = environ

@@ -14,7 +14,7 @@ EXPORTED = omniforge_chat.dialects.__all__
 PACKAGE = Path(omniforge_chat.__file__).parent
 
 FLOORS: Tuple[Set[str], ...] = (
-    {"errors", "models", "settings", "logs", "request_id"},
+    {"errors", "models", "settings", "logs", "request_id", "stdio"},
     {"core"},
     {"responders", "conversations", "dialects", "reader"},
     {"stream"},

@@ -1,4 +1,4 @@
-"""What the command does: flags over environment over defaults, and then it serves."""
+"""The service: flags over environment over defaults, and then it serves."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from ..server import (
     configure_log,
     fit_streams,
     open_listener,
-    open_standard_streams,
     raise_descriptor_limit,
     serve,
     serve_reloading,
     serve_workers,
 )
 from ..settings import Settings, variable
+from ..stdio import open_standard_streams
 from .flags import Options, parse
 
 
-def run(arguments: Optional[List[str]] = None) -> int:
-    """What `main` does, and its exit status."""
+def run(arguments: List[str]) -> int:
+    """Serve until a signal stops it.
+
+    Returns the exit status: 0 after a stop, 1 if it cannot listen on the address, 2 for a bad
+    setting.
+    """
     open_standard_streams()
     raise_descriptor_limit()
     # `python -m` has the current directory on the path, the script does not.
