@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any, Dict, Generator, Iterator, Optional, Union
+from typing import Any, Callable, Dict, Generator, Iterator, Optional, Union
 
 import httpx
 
@@ -59,12 +59,22 @@ class Chat:
 
     The loop gives the pieces of the text, as they come. It raises ChatFailed unless the reply is
     complete, and httpx.TransportError if there is no connection. `done` is the data of the last
-    event then. To stop the reply, leave the block. `fields` are further fields of the request, such
-    as `conversation_id`.
+    event then. To stop the reply, leave the block. `on_thought` gets the pieces of the model's
+    thoughts, if the service shows them. `fields` are further fields of the request, such as
+    `conversation_id`.
     """
 
-    def __init__(self, client: httpx.Client, url: str, message: str, **fields: Any) -> None:
+    def __init__(
+        self,
+        client: httpx.Client,
+        url: str,
+        message: str,
+        *,
+        on_thought: Optional[Callable[[str], None]] = None,
+        **fields: Any,
+    ) -> None:
         self.done: Dict[str, Any] = {}
+        self._on_thought = on_thought
         self._pieces = self._read(client, url, {**fields, "message": message})
 
     def __enter__(self) -> Chat:
@@ -88,6 +98,8 @@ class Chat:
                     for frame in decoder.feed(read):
                         if frame.event == "chunk":
                             yield _string(_fields_of(frame.data), "content")
+                        elif frame.event == "thought" and self._on_thought is not None:
+                            self._on_thought(_string(_fields_of(frame.data), "content"))
                         elif frame.event == "error":
                             raise _failure(_fields_of(frame.data))
                         elif frame.event == "done":

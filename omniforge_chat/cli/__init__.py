@@ -4,6 +4,7 @@ The modules:
 
 - `serve`: the service, if no command is named.
 - `flags`: its flags, as the variables that they stand for.
+- `talk`: a conversation with a service.
 
 They import much, which takes a while. So `main`, which imports nothing of it, takes care of the
 signals that come meanwhile.
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Dict, List, Optional
 
-COMMANDS: Dict[str, str] = {}
+COMMANDS: Dict[str, str] = {"talk": "holds a conversation with a service, or sends it one message"}
 """Each command, and its help. Its module has a `run`: its arguments in, the exit status out."""
 
 _BY_DEFAULT = (signal.SIG_DFL, signal.default_int_handler)

@@ -199,6 +199,14 @@ def test_help_names_every_flag(directory: Path) -> None:
     assert done.stderr == ""
     for flag in ("host", "port", "uds", "workers", "log-level", "responder", "reload", "check"):
         assert f"--{flag}" in done.stdout
+    assert "`talk` holds a conversation" in done.stdout
+
+
+def test_a_command_comes_first(directory: Path) -> None:
+    """The flags before it would be another program's."""
+    done = refused(directory, "--port", "1", "talk")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("omniforge-chat: error: talk must come first\n")
 
 
 # What cannot start

@@ -13,11 +13,13 @@ import threading
 from pathlib import Path
 from typing import AsyncIterator, Callable, ContextManager, Iterator, List, Optional, Tuple
 
+import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import ChatError, Settings, Turn, create_app
 from omniforge_chat.models import UUID4_PATTERN
+from omniforge_chat.reader import Chat
 
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS, blocks
@@ -156,6 +158,22 @@ def test_the_reader_of_the_docs_prints_a_reply(capsys: pytest.CaptureFixture[str
     reply, tokens, conversation_id = capsys.readouterr().out.rsplit(" ", 2)
     assert (reply, tokens) == ("Helloline\nbreak \u2028 é😀\n", "5")
     assert re.fullmatch(UUID4_PATTERN, conversation_id.strip())
+
+
+def test_the_reader_tells_thoughts_to_whoever_asks_for_them() -> None:
+    """They are no part of the reply, and others skip them as they do any event they do not know."""
+    body = b"".join(
+        f'event: {event}\ndata: {{"content":"{text}"}}\n\n'.encode()
+        for event, text in (("thought", "a"), ("chunk", "b"), ("thought", "c"), ("chunk", "d"))
+    )
+    headers = {"Content-Type": "text/event-stream"}
+    answer = httpx.Response(200, headers=headers, content=body + b"event: done\ndata: {}\n\n")
+    thoughts: List[str] = []
+    with httpx.Client(transport=httpx.MockTransport(lambda _: answer)) as client:
+        with Chat(client, "http://127.0.0.1/", "hi", on_thought=thoughts.append) as reply:
+            assert (list(reply), thoughts) == (["b", "d"], ["a", "c"])
+        with Chat(client, "http://127.0.0.1/", "hi") as reply:
+            assert list(reply) == ["b", "d"]
 
 
 class Waiting:

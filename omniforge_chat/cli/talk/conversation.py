@@ -1,0 +1,95 @@
+"""Messages to a chat, and their replies."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import httpx
+
+from ...reader import Chat, ChatFailed
+from ...responders.providers.address import is_loopback, without_secrets
+from .interrupts import Interrupts
+from .terminal import Terminal, Trouble
+
+
+class Conversation:
+    """The messages to the chat at `url` under one id.
+
+    Raises Trouble if httpx cannot use the address, or the proxy or certificates that the
+    environment names.
+    """
+
+    def __init__(self, url: str, headers: List[Tuple[str, str]], terminal: Terminal) -> None:
+        self.shown_url = without_secrets(url)
+        self._url = url
+        self._headers = headers
+        self._terminal = terminal
+        self.begin()
+        try:
+            httpx.URL(url)
+            self._tls = httpx.create_ssl_context()
+            self._client().close()
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            raise Trouble(f"httpx cannot use the address or the environment: {error}") from None
+
+    def begin(self, conversation_id: Optional[str] = None) -> None:
+        """Go on under this id, or under a new one."""
+        self._id = conversation_id or str(uuid.uuid4())
+
+    def send(
+        self, message: str, interrupts: Interrupts, *, regenerate: bool = False
+    ) -> Dict[str, Any]:
+        """Send a message, and show its reply as it comes. Returns the data of `done`.
+
+        Raises Trouble for a failure, and KeyboardInterrupt for Ctrl-C. Then the connection is
+        closed, which ends the reply.
+        """
+        fields: Dict[str, Any] = {"conversation_id": self._id}
+        if regenerate:
+            fields["regenerate"] = True
+        # A command line, and a terminal, may hold bytes that are no text.
+        message = message.encode("utf-8", "replace").decode()
+        # A client for each message: nothing of one that was interrupted is left for the next.
+        try:
+            with (
+                interrupts,
+                self._client() as client,
+                Chat(
+                    client, self._url, message, on_thought=self._terminal.thought, **fields
+                ) as reply,
+            ):
+                for text in reply:
+                    self._terminal.text(text)
+        except (ChatFailed, httpx.TransportError) as error:
+            raise Trouble(self._explain(error)) from error
+        finally:
+            self._terminal.end_line()
+        return reply.done
+
+    def _client(self) -> httpx.Client:
+        # A proxy elsewhere cannot reach this machine.
+        direct = is_loopback(self._url)
+        return httpx.Client(headers=self._headers, verify=self._tls, trust_env=not direct)
+
+    def _explain(self, error: Union[ChatFailed, httpx.TransportError]) -> str:
+        if not isinstance(error, ChatFailed):
+            text = f"no answer from {self.shown_url}: {str(error) or type(error).__name__}"
+            if _was_refused(error):
+                text += (
+                    "; `omniforge-chat` starts a service, `omniforge-chat talk URL` asks another"
+                )
+            return text
+        text = str(error)
+        if error.status in (404, 405) or error.code == str(error.status):
+            text += f" (from {self.shown_url})"
+        if error.retry_after is not None:
+            text += f" (try again in {error.retry_after} s)"
+        return text
+
+
+def _was_refused(error: Optional[BaseException]) -> bool:
+    """Whether nobody listens at the address."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__context__  # httpcore cuts __cause__
+    return error is not None
