@@ -133,8 +133,12 @@ async def _frames(workload: str) -> bytes:
         "headers": [(b"content-type", b"application/json")],
     }
 
+    bodies = [body]
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not bodies:
+            await asyncio.Event().wait()  # the client stays
+        return {"type": "http.request", "body": bodies.pop(), "more_body": False}
 
     async def send(message: Message) -> None:
         sent.append(message)
