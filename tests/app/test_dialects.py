@@ -1,0 +1,177 @@
+"""What all wire formats have in common, through the app: the turn, the store, limits, shapes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, AsyncIterator, Dict, List, Mapping, Sequence
+
+import pytest
+
+from omniforge_chat import History, Message, Settings, SettingsError, Turn, create_app
+from omniforge_chat.app import ChatApp
+from omniforge_chat.dialects import Dialect, make_dialect
+from omniforge_chat.settings import DIALECTS
+
+from ..support.app import call
+from ..support.constants import CONVERSATION
+
+OTHERS = [name for name in DIALECTS if name != "native"]
+
+
+class Listener:
+    """A responder that keeps its turns."""
+
+    def __init__(self, takes: Sequence[str] = ()) -> None:
+        self.turns: List[Turn] = []
+        self.takes_parts = takes
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[str]:
+        self.turns.append(turn)
+        yield "Hello"
+
+
+class Untouched(History):
+    """A store that nobody may ask."""
+
+    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+        raise AssertionError("it was read")
+
+    async def end_turn(
+        self, conversation_id: str, messages: Sequence[Message], replaced: int
+    ) -> None:
+        raise AssertionError("it was written")
+
+
+def dialect(name: str) -> Dialect:
+    return make_dialect(name, Settings())
+
+
+def said(role: str, content: object, **fields: object) -> Dict[str, Any]:
+    """A message in the words of each format at once."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return {"id": "m", "role": role, "content": content, "parts": parts, **fields}
+
+
+def body(*messages: Mapping[str, Any], **fields: object) -> Dict[str, Any]:
+    """A request in the words of each format at once."""
+    if not messages:
+        messages = (said("user", "hi"),)
+    ids = {"id": "chat-1", "threadId": "chat-1", "runId": "run-1"}
+    return {"model": "m", "stream": True, "messages": [*messages], **ids, **fields}
+
+
+def ask(app: ChatApp, name: str, asked: object, **options: Any) -> Any:
+    return call(app, asked, path=dialect(name).path, **options)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_responder_gets_what_the_client_sends(name: str) -> None:
+    """One turn, whatever the client; and a store is neither read nor written for it."""
+    listener = Listener()
+    settings = Settings(dialects=(name,))
+    app = create_app(listener, settings=settings, history=Untouched())
+    earlier = [said("system", "Be kind."), said("user", "Hi"), said("assistant", "Hello")]
+    asked = body(*earlier, said("user", "And now? 👋"), temperature=0.5)
+    asked["forwardedProps"] = {"temperature": 0.5}
+    answer = ask(app, name, asked)
+    assert answer.status == 200, answer.body
+    [turn] = listener.turns
+    assert (turn.message, turn.system, turn.dialect) == ("And now? 👋", "Be kind.", name)
+    assert turn.history == (Message("user", "Hi"), Message("assistant", "Hello"))
+    assert turn.parameters["temperature"] == 0.5
+    assert not turn.remembered
+    with pytest.raises(TypeError):
+        turn.parameters["temperature"] = 1  # type: ignore[index] # that is what is tested
+    assert answer.headers["x-conversation-id"] == turn.conversation_id
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parts_that_the_responder_does_not_take_are_refused(name: str) -> None:
+    """A picture that nobody looks at is not dropped in silence; a declared one is passed on."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    asked = body(said("user", [{"type": "text", "text": "Look"}, picture]))
+    refused = ask(create_app(settings=Settings(dialects=(name,))), name, asked)
+    assert refused.status == 422
+    assert b"image_url" in refused.body
+    listener = Listener(takes=["image_url"])
+    answer = ask(create_app(listener, settings=Settings(dialects=(name,))), name, asked)
+    assert answer.status == 200
+    assert (listener.turns[0].message, listener.turns[0].parts) == ("Look", (picture,))
+
+
+def test_what_a_responder_declares_must_be_names() -> None:
+    """A text would be taken for its letters."""
+    takes: Any = "image_url"
+    with pytest.raises(TypeError, match="takes_parts"):
+        create_app(Listener(takes=takes), settings=Settings())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_whole_conversation_fits_into_a_body(name: str) -> None:
+    """Clients send all of it each time: the limit of a message would end a chat of some weeks."""
+    app = create_app(settings=Settings(dialects=("native", name)))
+    long = said("user", "x" * 450_000)
+    assert ask(app, name, body(long)).status == 200
+    assert ask(app, name, body(said("user", "x" * 550_000))).status == 413
+    assert call(app, {"message": "hi", "x": "x" * 200_000}).status == 413
+    smaller = create_app(settings=Settings(dialects=(name,), max_history_body_bytes=1_000))
+    assert ask(smaller, name, body(said("user", "x" * 1_000))).status == 413
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_errors_at_the_path_of_a_format_have_its_shape(name: str) -> None:
+    """405, too, though the router raises it."""
+    app = create_app(settings=Settings(dialects=DIALECTS))
+    wrong = call(app, b"[", path=dialect(name).path)
+    answer = call(app, method="GET", path=dialect(name).path)
+    assert (wrong.status, answer.status) == (400, 405)
+    assert answer.headers["content-type"] == wrong.headers["content-type"]
+    if answer.headers["content-type"] == "application/json":
+        assert json.loads(answer.body).keys() == json.loads(wrong.body).keys()
+
+
+@pytest.mark.parametrize("mounted", ["", "/assistant"])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_format_that_is_off_is_not_there(name: str, mounted: str) -> None:
+    """A host knows which routes it has."""
+    others = tuple(other for other in DIALECTS if other != name)
+    app = create_app(settings=Settings(), dialects=others)
+    path = dialect(name).path
+    assert call(app, path=mounted + path, root_path=mounted).status == 404
+    shown = json.loads(call(app, method="GET", path="/openapi.json").body)["paths"]
+    assert {dialect(other).path for other in others} <= set(shown)
+    assert path not in shown
+
+
+def test_an_embedded_chat_speaks_its_own_format_alone() -> None:
+    """Unless its host names others; a name that is none is an error at the start."""
+    assert call(create_app(settings=Settings()), path="/ag-ui").status == 404
+    with pytest.raises(SettingsError, match="dialects"):
+        create_app(settings=Settings(), dialects=("smtp",))
+    with pytest.raises(SettingsError, match="dialects"):
+        create_app(settings=Settings(), dialects=())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_format_is_reached_under_every_prefix(name: str) -> None:
+    """As the native one is: servers and hosts write the path of a mount in several ways."""
+    app = create_app(settings=Settings(dialects=("native", name)))
+    path = dialect(name).path
+    for scope in (
+        {"path": f"/a{path}", "root_path": "/a"},
+        {"path": path, "root_path": "/a"},
+        {"path": f"{path}/", "root_path": ""},
+    ):
+        assert call(app, body(), **scope).status == 200
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_client_that_sends_no_id_gets_a_new_one(name: str) -> None:
+    """And one that sends its own gets that back, whatever its form."""
+    app = create_app(settings=Settings(dialects=(name,)))
+    asked = body()
+    for field in ("id", "threadId", "runId"):
+        asked[field] = None
+    answers = [ask(app, name, asked).headers["x-conversation-id"] for _ in range(2)]
+    assert answers[0] != answers[1]
+    assert all(len(made) == len(CONVERSATION) for made in answers)
