@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
-from omniforge_chat import ChatError, Message, Settings, Turn, create_app
+from omniforge_chat import ChatError, Message, Settings, Thought, Turn, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.conversations.memory import MemoryHistory
 from omniforge_chat.conversations.protocol import ABANDONED_SECONDS, History
@@ -71,6 +71,24 @@ def test_done_tells_how_many_earlier_messages_the_reply_knew() -> None:
     assert known(app) == 0
     assert known(app, CONVERSATION) == 0  # forgotten for the one before
     assert known(create_app(saying("Hi"), settings=SETTINGS), CONVERSATION) is None
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_thoughts_are_never_remembered(shown: bool) -> None:
+    """A model was not trained on its earlier ones; a reply of nothing else is no reply."""
+
+    async def think(turn: Turn) -> AsyncIterator[Item]:
+        yield Thought("hm")
+        if turn.message != "two":
+            yield "Hel"
+            yield Thought("hm")
+            yield "lo"
+
+    history = MemoryHistory()
+    app = create_app(think, settings=Settings(thoughts=shown), history=history)
+    for message in ("one", "two", "three"):
+        say(app, message)
+    assert asyncio.run(contents(history)) == ["one", "Hello", "three", "Hello"]
 
 
 def test_nothing_is_remembered_unless_it_is_asked_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Dict, List
 
 from omniforge_chat import Finish, Message, Settings, Turn, Usage, create_app
@@ -69,6 +70,24 @@ def test_the_request_carries_the_conversation_and_asks_for_no_compression(wire: 
         {"role": "assistant", "content": "two"},
         {"role": "user", "content": "three\n\nfour"},
     ]
+
+
+def test_a_conversation_from_a_request_is_taken_as_it_comes(wire: Wire) -> None:
+    """It may be anything of a mebibyte: no store has kept it in order."""
+    long = "x" * 300_000
+    said = ["Welcome!", "How are you?", "a", long, "<think>hm</think>", "b", "c", "  "]
+    roles = [*["assistant"] * 2, *["user"] * 2, *["assistant"] * 3, "user"]
+    turn = Turn("d", CONVERSATION, "r", tuple(map(Message, roles, said)))
+    responder = wire.responder(base_url="http://h")
+    assert responder.messages(turn) == [
+        {"role": "user", "content": f"a\n\n{long}"},
+        {"role": "assistant", "content": "b\n\nc"},
+        {"role": "user", "content": "d"},
+    ]
+    many = Turn("d", CONVERSATION, "r", tuple(Message("user", "xy" * 16) for _ in range(32_768)))
+    began = time.process_time()
+    assert len(responder.messages(many)) == 1
+    assert time.process_time() - began < 0.2  # the event loop waits for it
 
 
 def test_a_header_of_ones_own_replaces_ours_however_it_is_written(wire: Wire) -> None:

@@ -9,14 +9,15 @@ import contextlib
 import json
 import random
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Tuple, Union
 
 import pytest
 
+from omniforge_chat import Thought
 from omniforge_chat.responders.providers.reader import FrameReader
 from omniforge_chat.responders.providers.reasons import MAX_REASON_CHARACTERS
 
-from ..support.relay import read
+from ..support.relay import parts_of
 from ..support.variants import FOLDER, VARIANTS, Stage, Variant
 from ..support.wires import KEY, Wire
 
@@ -58,10 +59,18 @@ PLAIN = [variant for variant in VARIANTS if variant.is_plain]
 
 def outcome(reader: FrameReader, parts: List[bytes]) -> Tuple[object, ...]:
     """All that a reader makes of these parts."""
-    text = "".join(read(reader, *parts)) + reader.close()
-    text.encode()
+    items: List[Union[str, Thought]] = parts_of(reader, *parts)
+    text = reader.close()
+    said: List[Tuple[bool, str]] = []
+    for item in [*items, *reader.taken(), *filter(None, [text])]:
+        is_thought = isinstance(item, Thought)
+        words = item.text if isinstance(item, Thought) else item
+        if said and said[-1][0] == is_thought:
+            words = said.pop()[1] + words
+        words.encode()
+        said.append((is_thought, words))
     end = (reader.finish_reason, reader.complete, reader.settled, reader.ended, reader.usage)
-    return (text, str(reader.problem), bool(reader.unreadable), *end)
+    return (said, str(reader.problem), bool(reader.unreadable), *end)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

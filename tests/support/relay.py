@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, List, TypeVar
+from typing import Any, Awaitable, Callable, List, TypeVar, Union
 
 import httpx
 
-from omniforge_chat import Turn, Usage
+from omniforge_chat import Thought, Turn, Usage
 from omniforge_chat.models import Chunk, Done, Error, Event
 from omniforge_chat.responders.providers.reader import FrameReader
 
@@ -57,14 +57,25 @@ def relayed(script: Script, wire: Wire = OPENAI, **options: Any) -> List[Event]:
         return ask(wire.make(provider, **options))
 
 
-def read(reader: FrameReader, *parts: bytes) -> List[str]:
-    """The texts that these reads of a body add, up to the end."""
-    texts = []
+def parts_of(reader: FrameReader, *parts: bytes) -> List[Union[str, Thought]]:
+    """The texts and thoughts that these reads of a body add, up to the end."""
+    found: List[Union[str, Thought]] = []
     for part in parts:
-        texts.append(reader.feed(part))
+        text = reader.feed(part)
+        found += [*reader.taken(), text]
         if reader.ended or reader.unreadable:
             break
-    return [text for text in texts if text]
+    return [item for item in found if item]
+
+
+def read(reader: FrameReader, *parts: bytes) -> List[str]:
+    """The texts that these reads of a body add, up to the end."""
+    return [item for item in parts_of(reader, *parts) if isinstance(item, str)]
+
+
+async def items_from(responder: Any, turn: Turn = TURN) -> List[Any]:
+    """All that a responder yields."""
+    return [item async for item in responder(turn)]
 
 
 def said(events: List[Event]) -> List[str]:

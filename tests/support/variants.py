@@ -25,6 +25,7 @@ A variant begins with `== ` and its name. Then come the lines that the provider 
 Each line is sent on its own; then the body ends properly. What is expected:
 
     => text Hello               default: Hello
+    => thought hm               all thoughts, apart from the text; default: none
     => done stop                and its finish reason; this is the default
     => error upstream_error     and its code
     => message The ...          the beginning of the error's message
@@ -40,12 +41,12 @@ import asyncio
 import contextlib
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, AsyncIterator, Dict, Iterator, List, Optional, Tuple
 
 import httpx
 import pytest
 
-from omniforge_chat import Settings, create_app
+from omniforge_chat import Item, Responder, Settings, Thought, Turn, create_app
 
 from .answers import last, text
 from .app import HandDrivenRequest
@@ -129,6 +130,7 @@ class Variant:
         """The reply that is expected, as `Stage.play` gives it."""
         expected = self.expected
         found: Dict[str, Any] = {"text": _string(expected.get("text", "Hello"))}
+        found["thought"] = _string(expected.get("thought", ""))
         usual = any(b'"prompt_tokens": 7' in p or b'"output_tokens": 5' in p for p in self.parts)
         if "error" in expected:
             found["error"] = expected["error"]
@@ -219,7 +221,8 @@ class Stage:
         """The reply that a client of the service gets, and the lines of the log."""
         # The provider's limits are to be met first, whose defaults are 50 s.
         limits = Settings(first_chunk_timeout=600, idle_timeout=600)
-        app = create_app(self.make(variant), settings=limits)
+        thoughts: List[str] = []
+        app = create_app(_telling(self.make(variant), thoughts), settings=limits)
 
         async def run() -> HandDrivenRequest:
             request = HandDrivenRequest(headers={"X-Request-ID": "request-1"})
@@ -233,6 +236,7 @@ class Stage:
         event, data = last(frames)
         found = {"text": text(frames), "usage": _shown(data.get("usage")), "log": records.troubles}
         found["message"] = data.get("message", "")
+        found["thought"] = "".join(thoughts)
         found[event] = data["code"] if event == "error" else data.get("finish_reason", "")
         return found
 
@@ -268,6 +272,22 @@ class Stage:
                     # Or until the client leaves: nothing of a variant reaches into the next one.
                     await asyncio.wait_for(reader.read(1), value)
         writer.write(b"0\r\n" + self._variant.trailer + b"\r\n")
+
+
+def _telling(responder: Any, thoughts: List[str]) -> Responder:
+    """The same responder, which tells its thoughts."""
+
+    async def respond(turn: Turn) -> AsyncIterator[Item]:
+        items = responder(turn)
+        try:
+            async for item in items:
+                if isinstance(item, Thought):
+                    thoughts.append(item.text)
+                yield item
+        finally:
+            await items.aclose()
+
+    return respond
 
 
 def _shown(usage: Optional[Dict[str, Any]]) -> str:

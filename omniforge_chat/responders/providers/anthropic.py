@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Tuple
 import msgspec
 
 from ...core.sse import Frame
-from .documents import fields, finish_reason, loads, problem, words
+from .documents import fields, finish_reason, loads, problem, thought_in, words
 from .options import ProviderOptions, takes
 from .reader import FrameReader, as_count
 from .responder import ProviderResponder
@@ -72,6 +72,7 @@ class AnthropicResponder(ProviderResponder):
 class _Delta(msgspec.Struct, gc=False):
     type: Optional[str] = None
     text: Optional[str] = None
+    thinking: Optional[str] = None
 
 
 class _BlockDelta(msgspec.Struct, gc=False):
@@ -125,7 +126,11 @@ class MessageReader(FrameReader):
             if delta is not None and delta.type is not None and event.type == _USUAL:
                 # One more piece of text, or of a thought. Some gateways leave the name out.
                 self.progressed = self._began = True
-                return (delta.text or "") if delta.type == "text_delta" else ""
+                if delta.type == "text_delta":
+                    return delta.text or ""
+                if delta.type == "thinking_delta":
+                    self.think(delta.thinking or "")
+                return ""
         return self._look(frame)
 
     def _look(self, frame: Frame) -> str:
@@ -162,14 +167,14 @@ class MessageReader(FrameReader):
         if name == "message_start":
             message = fields(event.get("message"))
             self._count(message, output=False)
-            text = words(message.get("content"))
+            text = self._content(message)
         elif name == "message":  # all of it in one
-            text = words(event.get("content"))
+            text = self._content(event)
             reason = event.get("stop_reason")
         elif name == "content_block_start":
-            text, busy = _part(event.get("content_block"), "text")
+            text, busy = self._part(event.get("content_block"), "text", "thinking")
         elif name == "content_block_delta":
-            text, busy = _part(event.get("delta"), "text_delta")
+            text, busy = self._part(event.get("delta"), "text_delta", "thinking_delta")
         elif name == "message_delta":
             self._began = True  # a reason for the end never comes with the first frame
             reason = fields(event.get("delta")).get("stop_reason")
@@ -183,6 +188,23 @@ class MessageReader(FrameReader):
         else:
             self.work(busy=busy or bool(text), reason=_FINISHES.get(reason or "", reason))
         return text
+
+    def _content(self, message: Dict[str, Any]) -> str:
+        """Return the text of a message; its thoughts stand before it."""
+        content = message.get("content")
+        self.think(self.mended(thought_in(content)))
+        return words(content)
+
+    def _part(self, part: object, text_type: str, thought_type: str) -> Tuple[str, bool]:
+        """Return the text of a block or of its delta, and whether the model was at work."""
+        found = fields(part)
+        kind = found.get("type")
+        if kind in (text_type, None):
+            text = words(found.get("text"))
+            return text, bool(text)
+        if kind == thought_type:
+            self.think(self.mended(thought_in({**found, "type": "thinking"})))
+        return "", True
 
     def _count(self, holder: Dict[str, Any], *, output: bool = True) -> None:
         """Note the usage: totals, of which a later one replaces an earlier one.
@@ -199,12 +221,3 @@ class MessageReader(FrameReader):
         if output:
             self._output = as_count(usage.get("output_tokens")) or self._output
         self.count(sum(self._input.values()), self._output)
-
-
-def _part(part: object, kind: str) -> Tuple[str, bool]:
-    """Return the text of a content block or of its delta, and whether the model was at work."""
-    found = fields(part)
-    if found.get("type") in (kind, None):
-        text = words(found.get("text"))
-        return text, bool(text)
-    return "", True

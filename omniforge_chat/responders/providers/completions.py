@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional
 import msgspec
 
 from ...core.sse import Frame
-from .documents import HONEST, fields, finish_reason, loads, problem, words
+from .documents import HONEST, fields, finish_reason, loads, problem, thought_in, words
 from .reader import FrameReader
 
 
@@ -55,14 +55,54 @@ _WORK = {
 """The parts of a delta that show the model at work; the content may be a thought."""
 
 
-def _is_thought(choice: _Choice) -> bool:
-    """Whether a thought is all that a choice without text has."""
+def _lone_thought(choice: _Choice) -> str:
+    """Return the thought that is all that a choice has; empty if it has something else."""
     delta = choice.delta
     if delta is None or choice.finish_reason or not (choice.usage is choice.error is None):
-        return False
-    if delta.content:
-        return not words(delta.content)
-    return bool(delta.reasoning_content or delta.reasoning)
+        return ""
+    content = delta.content
+    if content and words(content):
+        return ""
+    return _thought(content, delta.reasoning_content, delta.reasoning)
+
+
+def _thought(content: object, *named: object) -> str:
+    """Return the thought of a delta or message. Some send it under several names: it is one."""
+    for text in named:
+        if text and isinstance(text, str):
+            return text
+    return "" if isinstance(content, str) else thought_in(content)
+
+
+def _named_thought(holder: Dict[str, Any]) -> str:
+    return _thought(holder.get("content"), holder.get("reasoning_content"), holder.get("reasoning"))
+
+
+def _detailed(details: object) -> str:
+    """Return the thought in OpenRouter's `reasoning_details`, which MiniMax sends alone."""
+    parts = map(fields, details if isinstance(details, list) else [])
+    texts = (part.get("text") or part.get("summary") for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+class _Whole:
+    """A text that comes whole so far, time and again: Perplexity's, beside each delta.
+
+    Others send no deltas, and either that or one piece of the text in each message.
+    """
+
+    __slots__ = ("_said",)
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def news(self, text: str) -> str:
+        """Return `text` without the part that was said already."""
+        if self._said and text.startswith(self._said):
+            said, self._said = self._said, text
+            return text[len(said) :]
+        self._said += text
+        return text
 
 
 class CompletionReader(FrameReader):
@@ -72,14 +112,14 @@ class CompletionReader(FrameReader):
     nothing: some servers count the tokens in it.
     """
 
-    __slots__ = ("_messages", "_several", "_speaks", "_spoke", "_thinks")
+    __slots__ = ("_messages", "_mused", "_musings", "_several", "_speaks", "_spoke", "_thinks")
 
     def __init__(self, *, several: bool = False) -> None:
         super().__init__()
         self._several = several
         self._speaks = self._thinks = False  # one more such frame is a usual one
-        self._spoke = False  # a delta had text
-        self._messages = ""  # the text of messages so far
+        self._spoke = self._mused = False  # a delta had text; it had a thought
+        self._messages, self._musings = _Whole(), _Whole()  # if there are none in deltas
 
     def read(self, frame: Frame) -> str:
         if frame.event == "error":
@@ -93,13 +133,21 @@ class CompletionReader(FrameReader):
             return self._look(frame)
         if choices:
             choice = choices[0]
-            delta = choice.delta
+            delta: Any = choice.delta
             text = None if delta is None else delta.content
             if type(text) is str and text:
-                alone = choice.finish_reason is choice.usage is choice.error is None
-                usual = (alone and self._speaks) or self._begins(choice)
+                if (
+                    choice.finish_reason is choice.usage is choice.error is usage is None
+                    and self._speaks
+                    and not (delta.reasoning_content or delta.reasoning)
+                ):
+                    self.progressed = True
+                    return text
+                usual = self._begins(choice)
+                if usual:
+                    self._muse(_thought("", delta.reasoning_content, delta.reasoning))
             else:
-                usual, text = self._thinks and _is_thought(choice), ""
+                usual, text = self._thinks and self._muse(_lone_thought(choice)), ""
             if usual:
                 self.progressed = True
                 if usage is not None:
@@ -185,12 +233,16 @@ class CompletionReader(FrameReader):
             raise msgspec.ValidationError(f"a {type(delta).__name__} is no delta")
         text = words(delta.get("content")) or words(delta.get("refusal"))
         busy = bool(text) or any(part and name in _WORK for name, part in delta.items())
+        self._muse(self.mended(_named_thought(delta)))
         if text:
             self._spoke = True
         else:
             message = fields(choice.get("message"))
+            if not self._mused:
+                thought = _detailed(delta.get("reasoning_details")) or _named_thought(message)
+                self.think(self.mended(self._musings.news(thought)))
             whole = message.get("content") or message.get("refusal") or choice.get("text")
-            text = self._unsaid(words(whole)) if whole else ""
+            text = self._messages.news(words(whole)) if whole and not self._spoke else ""
         reason = finish_reason(choice.get("finish_reason"))
         self.work(busy=busy or bool(text), reason=reason)
         usual = self.finish_reason is None and not self._several
@@ -198,19 +250,12 @@ class CompletionReader(FrameReader):
         self._thinks = usual and (self._thinks or busy)
         return text
 
-    def _unsaid(self, whole: str) -> str:
-        """Return the text of a message, if no delta has said it, without what was said already.
-
-        Perplexity sends the whole text so far beside each delta. Others send no deltas, and either
-        that or one piece of text in each message.
-        """
-        if self._spoke:
-            return ""
-        if self._messages and whole.startswith(self._messages):
-            said, self._messages = self._messages, whole
-            return whole[len(said) :]
-        self._messages += whole
-        return whole
+    def _muse(self, thought: str) -> bool:
+        """Note the thought of a delta; False if it has none."""
+        if thought:
+            self._mused = True
+            self.think(thought)
+        return bool(thought)
 
     def _count(self, document: Dict[str, Any], choice: Dict[str, Any]) -> bool:
         """Note the usage, wherever it stands; return whether there is one.

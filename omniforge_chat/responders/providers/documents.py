@@ -61,6 +61,21 @@ def words(content: object) -> str:
     return found
 
 
+def thought_in(content: object) -> str:
+    """Return the thoughts in a content: its parts of type `thinking`, each a text or parts of text.
+
+    No reply fails for a thought: one that cannot be read is passed over.
+    """
+    found = ""
+    for part in content if isinstance(content, list) else [content]:
+        if fields(part).get("type") == "thinking":
+            inner = fields(part).get("thinking")
+            for piece in inner if isinstance(inner, list) else [inner]:
+                text = fields(piece).get("text") if isinstance(piece, dict) else piece
+                found += text if isinstance(text, str) else ""
+    return found
+
+
 def problem(document: Dict[str, Any], *, at_work: bool = False) -> object:
     """Return the error that `document` reports, in the provider's form; None if it reports none.
 

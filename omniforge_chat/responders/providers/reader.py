@@ -12,12 +12,12 @@ the first. So a reader tells apart:
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional, Union
 
 import msgspec
 
 from ...core.sse import Decoder, Frame, FrameTooLarge
-from ...models import Usage
+from ...models import Thought, Usage
 from .documents import gave_up, loads
 from .errors import describe
 
@@ -36,9 +36,27 @@ class _Decoder(Decoder):
             self._field(b"data:" + value)
 
 
+class _Halves:
+    """Joins the halves of surrogate pairs that frames tear apart. The last one waits in `left`."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = ""
+
+    def joined(self, text: str, *, last: bool) -> str:
+        """The text up to a half that waits for what follows; nothing waits behind the `last`."""
+        text = self.left + text
+        waits = not last and "\ud800" <= text[-1:] <= "\udbff"
+        self.left = text[-1:] if waits else ""
+        units = text[: len(text) - len(self.left)].encode("utf-16-le", "surrogatepass")
+        return units.decode("utf-16-le", "replace")
+
+
 class FrameReader:
     """The frames of a provider, as far as they have come.
 
+    - `earlier`: the thoughts that have come, and the text before and between them.
     - `progressed`: a frame has shown the model at work, be it on a thought or a tool. Pings do not.
     - `finish_reason`: why the text ended, if it has.
     - `complete`: it has, and only an error that the provider reports can make the reply fail.
@@ -53,9 +71,13 @@ class FrameReader:
         "_began",
         "_doubted",
         "_feed",
-        "_half",
+        "_halves",
+        "_noted",
         "_split",
+        "_thought",
+        "_thought_halves",
         "complete",
+        "earlier",
         "ended",
         "finish_reason",
         "problem",
@@ -69,8 +91,11 @@ class FrameReader:
         self._feed = _Decoder(max_frame_bytes=MAX_FRAME_BYTES).feed
         self._began = False  # the model has begun, perhaps with a thought
         self._doubted = False  # text came after a reason
-        self._split = False  # there may be halves of surrogate pairs in the text
-        self._half = ""
+        self._split = False  # there may be halves of surrogate pairs
+        self._halves, self._thought_halves = _Halves(), _Halves()
+        self._thought = ""  # of the frame that is being read
+        self._noted = False  # it has a thought, or is the last one: one look for both
+        self.earlier: List[Union[str, Thought]] = []
         self.ended = False
         self.progressed = False
         self.finish_reason: Optional[str] = None
@@ -81,19 +106,44 @@ class FrameReader:
         self.unreadable = ""
 
     def feed(self, data: bytes) -> str:
-        """Read the next bytes of the body; return the text that they add."""
+        """Read the next bytes of the body; return the text that they add, behind `earlier`."""
         text = ""
         try:
             for frame in self._feed(data):
-                text += self.read(frame)
-                if self.ended:
-                    break
+                piece = self.read(frame)
+                if self._noted:
+                    text = self._put_before(text) if self._thought else text
+                    if self.ended:
+                        text += piece
+                        break
+                    self._noted = False
+                text += piece
         except (msgspec.DecodeError, FrameTooLarge, RecursionError) as error:
             self.unreadable = describe(error)
-        return self._joined(text) if self._split else text
+        return self._halves.joined(text, last=self.ended) if self._split else text
+
+    def _put_before(self, text: str) -> str:
+        """Move this text, and the thought behind it, to those that came earlier; none is left."""
+        thought, self._thought = self._thought, ""
+        if self._split:
+            text = self._halves.joined(text, last=False)
+            thought = self._thought_halves.joined(thought, last=False)
+        before = self.earlier[-1] if self.earlier and not text else None
+        if text:
+            self.earlier.append(text)
+        if isinstance(before, Thought):
+            self.earlier[-1] = Thought(before.text + thought)
+        elif thought:
+            self.earlier.append(Thought(thought))
+        return ""
+
+    def taken(self) -> List[Union[str, Thought]]:
+        """Return what is in `earlier`, and forget it."""
+        taken, self.earlier = self.earlier, []
+        return taken
 
     def close(self) -> str:
-        """Return the text that is left at the end of the body.
+        """Return the text that is left at the end of the body, behind `earlier`.
 
         Some servers forget the blank line after their last frame.
         """
@@ -101,22 +151,27 @@ class FrameReader:
         if not (self.ended or self.unreadable):
             text = self.feed(b"\n\n")
             self.unreadable = ""  # only half of that frame had come
-        if self._half:
-            self._half = ""
+        if self._halves.left:
+            self._halves.left = ""
             text += "\ufffd"
         return text
 
     def read(self, frame: Frame) -> str:
-        """Return the text that `frame` adds.
+        """Return the text that `frame` adds; `think` takes its thought, which stands before it.
 
         Raises msgspec.DecodeError for data that are no JSON, or not as the format has them.
         """
         raise NotImplementedError
 
+    def think(self, thought: str) -> None:
+        """Note the thought of the frame that is being read."""
+        self._thought = thought
+        self._noted = True
+
     def fail(self, problem: object) -> None:
         """Note an error that the provider reported."""
         self.problem = problem or "no reason was given"
-        self.ended = True
+        self.ended = self._noted = True
 
     def report(self, data: str) -> None:
         """Note an event that is an error, whose data may be a document, a text, or nothing."""
@@ -128,7 +183,7 @@ class FrameReader:
     def end(self) -> None:
         """Note the mark that ends the stream."""
         if self._began or self.finish_reason is not None:
-            self.ended = True
+            self.ended = self._noted = True
         else:
             self.fail(NOTHING)
 
@@ -176,14 +231,6 @@ class FrameReader:
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             self._split = True
         return text
-
-    def _joined(self, text: str) -> str:
-        """Join the halves of surrogate pairs; the last one waits for what follows."""
-        text = self._half + text
-        waits = "\ud800" <= text[-1:] <= "\udbff" and not self.ended
-        self._half = text[-1:] if waits else ""
-        units = text[: len(text) - len(self._half)].encode("utf-16-le", "surrogatepass")
-        return units.decode("utf-16-le", "replace")
 
 
 def as_count(value: object) -> Optional[int]:

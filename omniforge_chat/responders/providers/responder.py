@@ -11,6 +11,8 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Sequence,
+    Tuple,
     Type,
     TypeVar,
     Union,
@@ -20,7 +22,7 @@ import msgspec
 
 from ...errors import UpstreamError
 from ...logs import logger
-from ...models import Finish, Message, Turn, Usage
+from ...models import Finish, Message, Thought, Turn, Usage
 from ...settings import Settings
 from .client import ProviderClient
 from .dialect import Dialect
@@ -28,7 +30,7 @@ from .errors import UNREADABLE, Failure, reported
 from .options import ProviderOptions
 from .reader import FrameReader
 from .stream import ProviderStream
-from .thoughts import ThoughtFilter, without_thoughts
+from .thoughts import ThoughtSplitter, without_thoughts
 
 _Self = TypeVar("_Self", bound="ProviderResponder")
 
@@ -84,30 +86,32 @@ class ProviderResponder:
         A model does not get its earlier thoughts. If a reply left nothing behind, the user's
         messages around it become one.
         """
-        messages: List[Dict[str, str]] = []
+        merged: List[Tuple[str, List[str]]] = []
         for message in (*turn.history, Message("user", turn.message)):
-            content = message.content
-            if message.role == "assistant":
+            role, content = message.role, message.content
+            if role == "assistant":
                 content = without_thoughts(content)
             if not content.strip():
                 continue
-            if messages and messages[-1]["role"] == message.role:
-                messages[-1]["content"] += f"\n\n{content}"
-            elif messages or message.role == "user":
-                messages.append({"role": message.role, "content": content})
-        return messages
+            if merged and merged[-1][0] == role:
+                merged[-1][1].append(content)
+            elif merged or role == "user":
+                merged.append((role, [content]))
+        return [{"role": role, "content": "\n\n".join(parts)} for role, parts in merged]
 
     def reader(self) -> FrameReader:
         """A reader of one reply."""
         raise NotImplementedError
 
-    def _thought_filter(self) -> Optional[ThoughtFilter]:
-        """A filter for one reply; None if thoughts are shown."""
+    def _splitter(self) -> Optional[ThoughtSplitter]:
+        """What takes the thoughts out of the text of one reply; None if they stay there."""
         hidden = self._options.hide_thoughts
-        return None if hidden == "off" else ThoughtFilter(implied=hidden == "implied")
+        return None if hidden == "off" else ThoughtSplitter(implied=hidden == "implied")
 
-    async def __call__(self, turn: Turn) -> AsyncGenerator[Union[str, Usage, Finish], None]:
-        """Relay the reply to `turn`: its text, its cost as soon as that is known, its end.
+    async def __call__(
+        self, turn: Turn
+    ) -> AsyncGenerator[Union[str, Thought, Usage, Finish], None]:
+        """Relay the reply to `turn`: its text and thoughts, its cost once that is known, its end.
 
         Raises UpstreamError, or a class derived from it, if the reply is not complete.
         """
@@ -116,17 +120,16 @@ class ProviderResponder:
         try:
             reader = self.reader()
             feed = reader.feed
-            thoughts = self._thought_filter()
+            splitter = self._splitter()
             usage: Optional[Usage] = None
             while not (reader.ended or reader.unreadable):
                 data = await stream.read()
                 # The text of one read goes out as one piece, and before a failure that it brings.
                 text = feed(data) if data else reader.close()
-                if thoughts is not None:
-                    text = thoughts.feed(text)
-                    if thoughts.over:
-                        thoughts = None
-                if text:
+                if reader.earlier or not (splitter is None or splitter.over):
+                    for item in _parts((*reader.taken(), text), splitter):
+                        yield item
+                elif text:
                     yield text
                 if reader.usage is not usage:
                     usage = reader.usage
@@ -143,8 +146,8 @@ class ProviderResponder:
             failure = self._failure(reader, stream)
             if failure is not None:
                 raise stream.fail(failure)
-            for item in _ending(reader, thoughts):
-                yield item
+            for last in _ending(reader, splitter):
+                yield last
             if reader.ended:
                 await stream.drain()
         finally:
@@ -168,9 +171,30 @@ class ProviderResponder:
         return self._options.shown_as(type(self).__name__)
 
 
-def _ending(reader: FrameReader, thoughts: Optional[ThoughtFilter]) -> Iterator[Union[str, Finish]]:
+_Part = Union[str, Thought]
+
+
+def _parts(items: Sequence[_Part], splitter: Optional[ThoughtSplitter]) -> Iterator[_Part]:
+    """The items, with the thoughts that are in the text apart if there is a splitter."""
+    for item in items:
+        if isinstance(item, str) and splitter is not None:
+            yield from _split(*splitter.feed(item))
+        elif item:
+            yield item
+
+
+def _split(thought: str, text: str) -> Iterator[_Part]:
+    if thought:
+        yield Thought(thought)
+    if text:
+        yield text
+
+
+def _ending(
+    reader: FrameReader, splitter: Optional[ThoughtSplitter]
+) -> Iterator[Union[_Part, Finish]]:
     """What is left to say at the end of a reply that is complete."""
-    if thoughts is not None:
-        yield thoughts.close()
+    if splitter is not None:
+        yield from _split(*splitter.close())
     if reader.finish_reason is not None:
         yield Finish(reader.finish_reason)

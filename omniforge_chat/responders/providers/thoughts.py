@@ -8,7 +8,8 @@ say that of your model: then its thoughts are `implied`.
 
 from __future__ import annotations
 
-from typing import List, Optional
+import re
+from typing import List, Optional, Tuple
 
 _TAGS = {
     "<think>": "</think>",
@@ -16,18 +17,26 @@ _TAGS = {
     "<thought>": "</thought>",
     "[THINK]": "[/THINK]",  # Mistral
 }
+_opening = re.compile("|".join(map(re.escape, _TAGS))).match
+_white_space = re.compile(r"\s*").match
 
 MAX_HELD_CHARACTERS = 256 * 1024
 """The longest text that is held back for a `</think>`. Longer ones are the reply."""
 
 
-class ThoughtFilter:
-    """Leaves out the thoughts at the start of a text that comes in pieces.
+def _begin(text: str, at: int = 0) -> int:
+    """The place of the first character from `at` on that is no white space."""
+    found = _white_space(text, at)
+    return found.end() if found else at
+
+
+class ThoughtSplitter:
+    """Tells the thoughts at the start of a text, which comes in pieces, from the reply behind them.
 
     With `implied`, the text begins within thoughts. If they never end, they are the reply.
     """
 
-    __slots__ = ("_closing", "_held", "_room", "_tail", "_thought", "over")
+    __slots__ = ("_after", "_closing", "_held", "_room", "_tail", "_thinks", "over")
 
     def __init__(self, *, implied: bool = False) -> None:
         self.over = False
@@ -36,51 +45,87 @@ class ThoughtFilter:
         self._held: Optional[List[str]] = [] if implied else None
         self._room = MAX_HELD_CHARACTERS
         self._tail = ""  # this may be the beginning of a tag
-        self._thought = False  # thoughts have ended
+        self._after = False  # thoughts have ended
+        self._thinks = False  # one of them was more than white space
 
-    def feed(self, piece: str) -> str:
-        """Return the part of the reply that `piece` adds."""
+    def feed(self, piece: str) -> Tuple[str, str]:
+        """Return what `piece` adds to the thoughts, and to the reply."""
         if self.over:
-            return piece
+            return "", piece
         if self._held is not None:
             self._held.append(piece)
             self._room -= len(piece)
             if self._room < 0:
                 return self.close()
-        text = self._tail + piece
+        text, self._tail = self._tail + piece, ""
+        thought, at = "", 0
         while True:
             if self._closing:
-                _, closed, after = text.partition(self._closing)
-                if not closed:
-                    self._tail = text[1 - len(self._closing) :]
-                    return ""
-                text, self._closing, self._held, self._thought = after, "", None, True
-            start = text.lstrip()
-            opening = next((tag for tag in _TAGS if start.startswith(tag)), "")
-            if not opening:
+                end = text.find(self._closing, at)
+                if end < 0:
+                    thought += self._unclosed(text[at:])
+                    return self._shown(thought), ""
+                thought += text[at:end] if self._held is None else self._all_held(text, end)
+                at = end + len(self._closing)
+                self._closing, self._held, self._after = "", None, True
+            found = _opening(text, _begin(text, at))
+            if found is None:
                 break
-            text, self._closing = start[len(opening) :], _TAGS[opening]
+            self._closing, at = _TAGS[found[0]], found.end()
+        return self._shown(thought), self._said(text[at:])
+
+    def _unclosed(self, text: str) -> str:
+        """Return a part of a thought, without the end that may begin the closing tag."""
+        start = text.rfind(self._closing[0], max(0, len(text) + 1 - len(self._closing)))
+        if start >= 0 and self._closing.startswith(text[start:]):
+            self._tail = text[start:]
+        return text[: len(text) - len(self._tail)] if self._held is None else ""
+
+    def _all_held(self, text: str, end: int) -> str:
+        """Return the thought that was held back, up to `end` of `text`, which is its end."""
+        held = "".join(self._held or ())
+        thought = held[: len(held) - (len(text) - end)]
+        opened = _opening(thought, _begin(thought))
+        return thought if opened is None else thought[opened.end() :]
+
+    def _shown(self, thought: str) -> str:
+        """Return a thought without the white space that all thoughts begin with."""
+        if not self._thinks:
+            thought = thought.lstrip()
+            self._thinks = bool(thought)
+        return thought
+
+    def _said(self, text: str) -> str:
+        """Return the beginning of the reply, once it cannot be that of a tag."""
+        start = text.lstrip()
         if any(tag.startswith(start) for tag in _TAGS):
             self._tail = text
             return ""
         self.over = True
-        return start if self._thought else text
+        return start if self._after else text
 
-    def close(self) -> str:
-        """Return the text that is left at the end of the reply."""
-        held, tail = self._held, "" if self._closing or self.over else self._tail
-        self.over = True
+    def close(self) -> Tuple[str, str]:
+        """Return the thought and the text that are left at the end of the reply."""
+        held, tail = self._held, self._tail
+        self.over, self._held, self._tail = True, None, ""
         if held is not None:
-            return without_thoughts("".join(held), implied=False)
-        return tail.lstrip() if self._thought else tail
+            return _split("".join(held))
+        if self._closing:
+            return self._shown(tail), ""
+        return "", tail.lstrip() if self._after else tail
 
 
-def without_thoughts(text: str, *, implied: Optional[bool] = None) -> str:
+def _split(text: str) -> Tuple[str, str]:
+    """Return the thoughts at the start of a whole text, and the rest."""
+    splitter = ThoughtSplitter()
+    parts = splitter.feed(text), splitter.close()
+    return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+
+
+def without_thoughts(text: str) -> str:
     """Return a whole text without the thoughts at its start.
 
-    They are implied if the first tag is a `</think>`, unless you say so yourself.
+    They are implied if the first tag is a `</think>`.
     """
-    if implied is None:
-        implied = "</think>" in text.partition("<think>")[0]
-    thoughts = ThoughtFilter(implied=implied)
-    return thoughts.feed(text) + thoughts.close()
+    head, closed, _ = text.partition("</think>")
+    return _split(f"<think>{text}" if closed and "<think>" not in head else text)[1]
