@@ -372,9 +372,10 @@ def test_a_signal_ends_a_script_and_its_reply(
 # What it needs
 
 
-def test_a_signal_is_heard_before_anything_is_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["argparse", "httpx"])
+def test_a_signal_is_heard_while_modules_are_imported(tmp_path: Path, module: str) -> None:
     """Without a traceback; and it is no success, as that of a service is."""
-    (tmp_path / "argparse.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
+    (tmp_path / f"{module}.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
     done = _run("--once", "hi", cwd=tmp_path, env=environment())
     assert (done.returncode, done.stderr) == (130, b"")
 
@@ -484,6 +485,24 @@ def test_a_conversation_in_a_terminal(service: Service, server: UvicornThread) -
         assert terminal.status() == 0
         assert terminal.settings == terminal.before
     assert len(service.asked) == 10
+
+
+def test_ctrl_c_stops_a_request_that_nobody_answers() -> None:
+    """A service that hangs, before it has said anything at all."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        with Terminal("talk", f"127.0.0.1:{listener.getsockname()[1]}") as terminal:
+            terminal.prompt()
+            terminal.type("hi\r")
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as sent:
+                assert b"POST /api/v1/chat" in sent.readline()
+                terminal.type("\x03")
+                terminal.until("(Stopped)")
+                sent.read()  # to its end
+                terminal.prompt()
+                terminal.type("\x04")
+                assert terminal.status() == 0
 
 
 def test_a_terminal_shows_thoughts_dim_and_that_nothing_is_remembered(

@@ -57,18 +57,19 @@ def run(arguments: List[str]) -> int:
 
 
 def _talk(options: Options, terminal: Terminal, interrupts: Interrupts) -> int:
+    is_dialog = options.once is None and terminal.is_dialog
     try:
-        conversation = _conversation(options, terminal)
-        if options.once is None and terminal.is_dialog:
-            Dialog(conversation, terminal, interrupts).run()
-            return 0
         with interrupts:
-            message = _message(options.once, terminal)
+            conversation = _conversation(options, terminal)
+            message = "" if is_dialog else _message(options.once, terminal)
     except Trouble as trouble:
         terminal.complain(trouble)
         return 2
     try:
-        conversation.send(message, interrupts)
+        if is_dialog:
+            Dialog(conversation, terminal, interrupts).run()
+        else:
+            conversation.send(message, interrupts)
     except Trouble as trouble:
         terminal.complain(trouble)
         return 1

@@ -14,12 +14,13 @@ INTERRUPTED = 128 + signal.SIGINT
 class Interrupts:
     """The signals of the command.
 
-    SIGINT raises KeyboardInterrupt within a block of `self`, once for each block; whatever handles
-    it is not interrupted again. Outside of a block it does nothing. Other signals end the command.
+    SIGINT raises KeyboardInterrupt within a block of `self`, once; whatever handles that is not
+    interrupted. Outside of a block it waits for the next one. Other signals end the command.
     """
 
     def __init__(self) -> None:
         self._allowed = False
+        self._waiting = False
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
@@ -38,12 +39,18 @@ class Interrupts:
         if number != signal.SIGINT:
             # An exception, so that readline puts the terminal back.
             raise SystemExit(128 + number)
+        self._waiting = True
         if self._allowed:
-            self._allowed = False
-            raise KeyboardInterrupt
+            self._raise()
+
+    def _raise(self) -> None:
+        self._allowed = self._waiting = False
+        raise KeyboardInterrupt
 
     def __enter__(self) -> None:
         self._allowed = True
+        if self._waiting:
+            self._raise()
 
     def __exit__(self, *error: object) -> None:
         self._allowed = False
