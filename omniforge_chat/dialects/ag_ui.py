@@ -8,9 +8,9 @@ its `protocolVersion` knows the new names.
 
 from __future__ import annotations
 
+from os import urandom
 from types import MappingProxyType
 from typing import Annotated, Any, Collection, List, Literal, Mapping, Optional, Union
-from uuid import uuid4
 
 import msgspec
 from msgspec import Meta
@@ -191,6 +191,15 @@ _EXAMPLE = {
     "messages": [{"id": "1", "role": "user", "content": "Hello"}],
 }
 
+_ID = "{id}"
+_TEXT = make_part(
+    [TextMessageStart(_ID, "assistant")], TextMessageContent(_ID, ""), [TextMessageEnd(_ID)]
+)
+_THOUGHTS = make_part(
+    [ReasoningStart(_ID), ReasoningMessageStart(_ID, "reasoning")],
+    ReasoningMessageContent(_ID, ""),
+    [ReasoningMessageEnd(_ID), ReasoningEnd(_ID)],
+)
 _OLD_THOUGHTS = make_part(
     [ThinkingStart(), ThinkingTextMessageStart()],
     ThinkingTextMessageContent(""),
@@ -221,7 +230,7 @@ class AGUI(Dialect):
         fields = Fields(load_object(body))
         thread_id = fields.identifier("threadId")
         run_id = fields.identifier("runId")
-        read = read_conversation(fields, ("content",), self._takes)
+        read = read_conversation(fields, ("content", ""), self._takes)
         fields.check()
         assert read is not None
         given = fields.fields.get("forwardedProps")
@@ -232,7 +241,7 @@ class AGUI(Dialect):
             system=read.system,
             parameters=MappingProxyType(given if isinstance(given, dict) else {}),
             parts=read.parts,
-            run_id=run_id or f"run-{uuid4().hex}",
+            run_id=run_id or f"run-{urandom(16).hex()}",
             reasons="protocolVersion" in fields.fields,
         )
 
@@ -245,7 +254,7 @@ class _AGUIRequest(Request, frozen=True, gc=False, kw_only=True):
     reasons: bool
 
     def frames(self, turn: Turn) -> AGUIFrames:
-        message_id = f"msg-{uuid4().hex}"
+        message_id = f"msg-{urandom(16).hex()}"
         return AGUIFrames(turn.conversation_id, self.run_id, message_id, reasons=self.reasons)
 
 
@@ -265,22 +274,15 @@ class AGUIFrames(Frames):
         return encode(RunStarted(self._thread_id, self._run_id))
 
     def text(self, number: int) -> Part:
-        name = f"{self._message_id}-{number}"
-        return make_part(
-            [TextMessageStart(name, "assistant")],
-            TextMessageContent(name, ""),
-            [TextMessageEnd(name)],
-        )
+        return self._named(_TEXT, number)
 
     def thought(self, number: int) -> Part:
-        if not self._reasons:
-            return _OLD_THOUGHTS
-        name = f"{self._message_id}-{number}"
-        return make_part(
-            [ReasoningStart(name), ReasoningMessageStart(name, "reasoning")],
-            ReasoningMessageContent(name, ""),
-            [ReasoningMessageEnd(name), ReasoningEnd(name)],
-        )
+        return self._named(_THOUGHTS if self._reasons else _OLD_THOUGHTS, number)
+
+    def _named(self, part: Part, number: int) -> Part:
+        """`part` with an id of its own, which needs no escape in JSON."""
+        name = f"{self._message_id}-{number}".encode()
+        return Part(*[frames.replace(_ID.encode(), name) for frames in part])
 
     def done(self, done: Done) -> bytes:
         result = None if done.finish_reason is None else RunResult(done.finish_reason)

@@ -9,9 +9,9 @@ shows the body of a refusal to its user as it is, so that is plain text.
 from __future__ import annotations
 
 from functools import lru_cache
+from os import urandom
 from types import MappingProxyType
 from typing import Annotated, Collection, List, Literal, Mapping, Optional, Tuple, Union
-from uuid import uuid4
 
 import msgspec
 from msgspec import Meta
@@ -194,13 +194,13 @@ class AISDK(Dialect):
         read = read_conversation(fields, ("parts", "content"), self._takes)
         fields.check()
         assert read is not None
-        given = {name: fields.fields[name] for name in fields.fields.keys() - _OWN_FIELDS}
+        given = {name: value for name, value in fields.fields.items() if name not in _OWN_FIELDS}
         return _AISDKRequest(
             message=read.message,
             conversation_id=conversation_id,
             regenerate=trigger == "regenerate-message",
             history=read.history,
-            system="\n\n".join(filter(None, (system, read.system))),
+            system="\n\n".join(filter(None, (system, read.system))) if system else read.system,
             parameters=MappingProxyType(given),
             parts=read.parts,
         )
@@ -214,7 +214,7 @@ dialect = AISDK
 
 class _AISDKRequest(Request, frozen=True, gc=False):
     def frames(self, turn: Turn) -> AISDKFrames:
-        return AISDKFrames(turn.conversation_id, f"msg-{uuid4().hex}")
+        return AISDKFrames(turn.conversation_id, f"msg-{urandom(16).hex()}")
 
 
 class AISDKFrames(Frames):

@@ -79,17 +79,15 @@ class Conversation(NamedTuple):
     system: str
 
 
-class _Said(NamedTuple):
-    """A message that was read; `others` are its parts that are no text, each with its place."""
+_SYSTEM = ("system", "developer")
+_SAYING = ("user", "assistant")
 
-    role: str
-    text: str
-    others: Sequence[Tuple[str, Part]]
-    where: str
+Others = List[Tuple[int, Part]]
+"""The parts of a message that are no text, each with its number."""
 
 
 def read_conversation(
-    body: Fields, contents: Sequence[str], takes: Collection[str]
+    body: Fields, contents: Tuple[str, str], takes: Collection[str]
 ) -> Optional[Conversation]:
     """The conversation in the field `messages`; None if `body` has problems.
 
@@ -101,68 +99,92 @@ def read_conversation(
     if not isinstance(messages, list):
         body.wrong_kind("messages", messages, "an array")
         return None
-    said: List[_Said] = []
+    said: List[Tuple[str, str]] = []
     system: List[str] = []
+    newest, others = 0, []  # the number of the last message that was said, and its others
     for number, message in enumerate(messages):
-        read = _read(body, f"messages[{number}]", message, contents)
-        if read is None:
-            continue
-        if read.role in ("system", "developer"):
-            system.append(read.text)
-        elif read.role == "user" or read.text:
-            said.append(read)
-    newest = said.pop() if said else None
-    if newest is None or newest.role != "user":
-        if not body.problems:
-            body.wrong("messages", "the last one must be the user's")
+        role = message.get("role") if isinstance(message, dict) else None
+        if role in _SAYING:
+            text, found = _read(body, number, message, contents)
+            if text or role == "user":
+                said.append((role, text))
+                newest, others = number, found
+        elif role in _SYSTEM:
+            system.append(_read(body, number, message, contents)[0])
+        elif not isinstance(message, dict):
+            body.wrong_kind(f"messages[{number}]", message, "an object")
+        elif not isinstance(role, str):
+            body.wrong_kind(f"messages[{number}].role", role, "a string")
+    role, text = said.pop() if said else ("", "")
+    if role == "user":
+        where = _where(newest, messages[newest], contents)
+        _check_newest(body, where, text, others, takes)
+    elif not body.problems:
+        body.wrong("messages", "the last one must be the user's")
+    if body.problems:
         return None
-    for where, part in newest.others:
+    history = tuple([Message(role, text) for role, text in said if text.strip()])
+    parts = tuple([part for _, part in others])
+    return Conversation(text, parts, history, "\n\n".join(filter(None, system)))
+
+
+def _where(number: int, message: Part, contents: Tuple[str, str]) -> str:
+    """The name of the field with the text of a message."""
+    first, second = contents
+    name = second if message.get(first) is None and message.get(second) is not None else first
+    return f"messages[{number}].{name}"
+
+
+def _check_newest(
+    body: Fields, where: str, text: str, others: Others, takes: Collection[str]
+) -> None:
+    for number, part in others:
         if part["type"] not in takes:
             shown = part["type"][:_SHOWN_CHARACTERS]
-            body.wrong(where, f"a part of the type {shown!r} is not taken here; send text")
-    if not (newest.others or newest.text.strip() or body.problems):
-        body.wrong(newest.where, "must not be empty")
-    history = tuple(Message(role, text) for role, text, _, _ in said if text.strip())
-    parts = tuple(part for _, part in newest.others)
-    return Conversation(newest.text, parts, history, "\n\n".join(filter(None, system)))
+            body.wrong(
+                f"{where}[{number}]", f"a part of the type {shown!r} is not taken here; send text"
+            )
+    if not (others or text.strip() or body.problems):
+        body.wrong(where, "must not be empty")
 
 
-def _read(body: Fields, where: str, message: object, contents: Sequence[str]) -> Optional[_Said]:
-    if not isinstance(message, dict):
-        body.wrong_kind(where, message, "an object")
-        return None
-    role = message.get("role")
-    if role not in ("user", "assistant", "system", "developer"):
-        if not isinstance(role, str):
-            body.wrong_kind(f"{where}.role", role, "a string")
-        return None
-    name = next((name for name in contents if message.get(name) is not None), contents[0])
-    content, where = message.get(name), f"{where}.{name}"
+def _read(
+    body: Fields, number: int, message: Part, contents: Tuple[str, str]
+) -> Tuple[str, Others]:
+    """The text of a message, and its other parts if it is the user's."""
+    content = message.get(contents[0])
+    if content is None:
+        content = message.get(contents[1])
     if isinstance(content, str):
-        return _Said(role, content, (), where)
+        return content, []
     if isinstance(content, list):
-        return _parts(body, where, role, content)
+        return _parts(body, number, message, contents, content)
     if content is not None:
-        body.wrong_kind(where, content, "a string or an array")
-    return _Said(role, "", (), where)
+        body.wrong_kind(_where(number, message, contents), content, "a string or an array")
+    return "", []
 
 
-def _parts(body: Fields, where: str, role: str, parts: Sequence[object]) -> _Said:
+def _parts(
+    body: Fields, number: int, message: Part, contents: Tuple[str, str], parts: Sequence[Any]
+) -> Tuple[str, Others]:
     texts: List[str] = []
-    others: List[Tuple[str, Part]] = []
-    for number, part in enumerate(parts):
-        name = f"{where}[{number}]"
+    others: Others = []
+    for index, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(part, dict):
-            body.wrong_kind(name, part, "an object")
-        elif not isinstance(kind, str):
-            body.wrong_kind(f"{name}.type", kind, "a string")
-        elif kind != "text":
-            others.append((name, part))
-        elif isinstance(part.get("text"), str):
-            texts.append(part["text"])
+        text = part.get("text") if kind == "text" else None
+        if isinstance(text, str):
+            texts.append(text)
+        elif isinstance(kind, str) and kind != "text":
+            others.append((index, part))
         else:
-            body.wrong_kind(f"{name}.text", part.get("text"), "a string")
-    # A reply has several texts if there were thoughts between: together they are what was said.
-    text = ("" if role == "assistant" else "\n").join(texts)
-    return _Said(role, text, others if role == "user" else (), where)
+            name = f"{_where(number, message, contents)}[{index}]"
+            if not isinstance(part, dict):
+                body.wrong_kind(name, part, "an object")
+            elif kind == "text":
+                body.wrong_kind(f"{name}.text", text, "a string")
+            else:
+                body.wrong_kind(f"{name}.type", kind, "a string")
+    if message["role"] == "assistant":
+        # A reply has several texts if there were thoughts between: together they were said.
+        return "".join(texts), []
+    return "\n".join(texts), others if message["role"] == "user" else []
