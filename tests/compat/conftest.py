@@ -7,7 +7,10 @@ from typing import List, Set
 
 import pytest
 
+from ..support.chromium import browser
 from .table import PAGE, Recorder, Table
+
+__all__ = ["browser"]
 
 RECORDER = pytest.StashKey[Recorder]()
 

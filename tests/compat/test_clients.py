@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
-from typing import Callable, Iterator, List, Tuple
+import uuid
+from functools import partial
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+
+from omniforge_chat import Message, Turn
 
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS, blocks
 from ..support.node import READER
 from ..support.process import environment
-from ..support.scenes import CHAT, FAILURE, PIECES, Scenes
+from ..support.scenes import CHAT, FAILURE, MANY, PIECES, Scenes
 from ..support.servers import UvicornThread
 from .clients import CLIENTS, TIMERS, WINDOW, Told, node, run_javascript
 from .table import MODULES, Recorder, npm_package
@@ -29,29 +34,41 @@ class Stage:
         self._scenes = scenes
         self._record = record
         self.asked: List[str] = []
-        self.generations: List[str] = []
+        self.turns: List[Turn] = []
 
-    def run(self, ask: Callable[[str, str], Told], message: str, path: str) -> Told:
-        """What `ask` has told; `asked` and `generations` are those of this run."""
+    def run(
+        self,
+        ask: Callable[[str, str], Told],
+        message: str,
+        path: str,
+        conversation: str = CONVERSATION,
+    ) -> Told:
+        """What `ask` has told; `asked` and `turns` are those of this run."""
         self._scenes.forget()
-        body = json.dumps({"message": message, "conversation_id": CONVERSATION})
+        body = json.dumps({"message": message, "conversation_id": conversation})
         told = ask(f"{self._server.url}{path}", body)
         self.asked = list(self._scenes.asked)
-        self.generations = list(self._scenes.generations)
+        self.turns = list(self._scenes.turns)
         return told
 
-    def show(self, client: str, message: str, path: str = CHAT) -> Told:
+    def show(self, client: str, message: str, path: str = CHAT, **options: Any) -> Told:
         """What a client has told; it must have asked once."""
-        told = self.run(CLIENTS[client].ask, message, path)
+        stop = options.pop("stop", False)
+        ask = partial(CLIENTS[client].ask, stop=stop)
+        told = self.run(ask, message, path, **options)
         assert self.asked == [path]
         result = "as documented" if client in AS_DOCUMENTED else "yes"
         self._record(CLIENTS[client].subject(), "once", result)
         return told
 
+    def wait_until_closed(self) -> None:
+        """Wait until no stream is open."""
+        self._server.until(lambda: self._scenes.app.open_streams == 0)
+
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Tuple[UvicornThread, Scenes]]:
-    scenes = Scenes()
+    scenes = Scenes(history="memory", context_chars=10**6)
     with UvicornThread(scenes, lifespan="off") as server:
         yield server, scenes
 
@@ -110,6 +127,42 @@ def test_a_client_does_not_take_a_cut_for_an_end(
         told = stage.show(client, "whole", path)
         assert [name for name, _ in told if name not in ("chunk", "failed")] == []
     record(CLIENTS[client].subject(), "cut", "raises" if told[-1][0] == "failed" else "ends")
+
+
+def test_a_client_gets_many_chunks_and_the_next_turn_knows_them(
+    stage: Stage, record: Recorder, client: str
+) -> None:
+    """If the service remembers, the id alone says which turns came before."""
+    conversation = str(uuid.uuid4())
+    told = stage.show(client, "many", conversation=conversation)
+    assert text(told) == "".join(MANY)
+    record(CLIENTS[client].subject(), "2,000 chunks")
+    told = stage.show(client, "two", conversation=conversation)
+    assert text(told) == "you said: two"
+    assert stage.turns[-1].history == (Message("user", "many"), Message("assistant", "".join(MANY)))
+    record(CLIENTS[client].subject(), "second turn")
+
+
+def test_a_client_tells_a_refusal(stage: Stage, record: Recorder, client: str) -> None:
+    """Whoever reads a stream by hand has to look at the status first."""
+    told = stage.show(client, "")
+    assert {name for name, _ in told} <= {"failed", "error", "other"}
+    words = any("Message must not be empty" in value for _, value in told)
+    result = "yes" if words else "raises, without its words" if told else "look at the status"
+    record(CLIENTS[client].subject(), "refusal", result)
+
+
+def test_a_client_that_stops_ends_the_responder(
+    stage: Stage, record: Recorder, client: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody pays for text that nobody reads."""
+    caplog.set_level(logging.INFO, "omniforge_chat")
+    told = stage.show(client, "wait", stop=True)
+    assert told[0] == ("chunk", "half ")
+    stage.wait_until_closed()
+    ends = [record.chat["outcome"] for record in caplog.records if hasattr(record, "chat")]
+    assert ends == ["disconnected"]
+    record(CLIENTS[client].subject(), "stop")
 
 
 # Clients that ask again by themselves
@@ -200,7 +253,7 @@ def test_a_client_that_asks_again_with_an_id_gets_no_second_reply(
         "/identified",
     )
     assert stage.asked == ["/identified"] * asks
-    assert stage.generations == []
+    assert stage.turns == []
     assert len(told) == 1
     result = "stops" if client == "eventsource" else "no second reply"
     record(CLIENTS[client].subject(), "Last-Event-ID", result)
