@@ -161,7 +161,7 @@ _HOSTS = _list_of(
 )
 
 
-DIALECTS = ("native", "ai_sdk", "ag_ui")
+DIALECTS = ("native", "openai", "ai_sdk", "ag_ui")
 """The names of the wire formats; `dialects` has a module for each."""
 
 _DIALECTS = Rule(

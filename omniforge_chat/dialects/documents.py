@@ -29,8 +29,8 @@ def load(body: bytes, decode: Callable[[bytes], T]) -> T:
         raise InvalidBody(f"body: not UTF-8 (byte {error.start})") from None
     except RecursionError:
         raise InvalidBody("body: nested too deeply") from None
-    except msgspec.ValidationError:
-        raise InvalidBody("body: must be a JSON object") from None
+    except msgspec.ValidationError as error:
+        raise InvalidBody(f"body: {_no_object(error)}") from None
     except msgspec.DecodeError as error:
         raise InvalidBody(f"body: {_not_json(body, error)}") from None
 
@@ -46,6 +46,13 @@ _KINDS = {str: "a string", dict: "an object", list: "an array", bool: "a boolean
 def kind_of(value: object) -> str:
     """The kind of a decoded JSON value, in words."""
     return "null" if value is None else _KINDS.get(type(value), "a number")
+
+
+def _no_object(error: msgspec.ValidationError) -> str:
+    """The reason why a decoder of objects refuses JSON."""
+    if str(error).startswith("Expected `object`"):
+        return "must be a JSON object"
+    return "a number is too large"  # 1e999, which is JSON
 
 
 def _not_json(body: bytes, error: msgspec.DecodeError) -> str:

@@ -88,11 +88,14 @@ def _without_defaults(schema: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _without_null(schema: Dict[str, Any]) -> Dict[str, Any]:
-    """`schema` without null: an unknown value is left out of the JSON (`omit_defaults`)."""
+    """`schema` without null where it is the default: it is left out of the JSON then.
+
+    So a Struct that is sent has defaults of None only if it has `omit_defaults`.
+    """
     properties: Dict[str, Any] = {}
     for name, described in schema["properties"].items():
         kinds = [kind for kind in described.get("anyOf", ()) if kind != {"type": "null"}]
-        if kinds:
+        if kinds and "default" in described:
             (kind,) = kinds
             described = {k: v for k, v in described.items() if k not in ("anyOf", "default")}
             described.update(kind)
