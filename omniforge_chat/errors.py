@@ -18,6 +18,7 @@ ChatError                     processing_error        500
 │   └── Unavailable           (with Retry-After)      503
 │       ├── Overloaded        overloaded              503
 │       └── ShuttingDown      shutting_down           503
+├── InvalidParameter          invalid_parameter       422
 ├── ReplyTimeout              timeout                 504
 ├── StreamError               stream_error            500
 └── UpstreamError             upstream_error          502
@@ -187,6 +188,16 @@ class ShuttingDown(Unavailable):
 
     code = "shutting_down"
     ends_stream = True
+
+
+class InvalidParameter(ChatError):
+    """A parameter that goes on to the model is wrong. The message names all such parameters.
+
+    A responder raises it, as only that knows which parameters it takes.
+    """
+
+    code = "invalid_parameter"
+    status = 422
 
 
 class ReplyTimeout(ChatError):

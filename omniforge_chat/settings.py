@@ -171,7 +171,7 @@ _DIALECTS = Rule(
     ),
     _split,
 )
-_NAME = Rule("1 to 128 visible ASCII characters", is_identifier)
+MODEL_NAME = Rule("1 to 128 visible ASCII characters", is_identifier)
 _PARAMETERS = _list_of("names of fields with commas between", is_identifier)
 
 
@@ -207,7 +207,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     responder: Annotated[str, _text("a name")] = "placeholder"
     dialects: Annotated[Tuple[str, ...], _DIALECTS] = ("native",)
     page: Annotated[bool, _SWITCH] = False
-    model_name: Annotated[str, _NAME] = "omniforge"
+    model_name: Annotated[str, MODEL_NAME] = "omniforge"
     allow_parameters: Annotated[Tuple[str, ...], _PARAMETERS] = ()
     thoughts: Annotated[bool, _SWITCH] = False
     hide_thoughts: Annotated[str, THOUGHTS] = "off"

@@ -7,10 +7,12 @@ from typing import Any, Dict, Optional, Tuple
 import msgspec
 
 from ...core.sse import Frame
+from ...models import Turn
 from .documents import fields, finish_reason, loads, problem, thought_in, words
 from .options import ProviderOptions, takes
+from .parameters import LIMITS
 from .reader import FrameReader, as_count
-from .responder import ProviderResponder
+from .responder import ProviderResponder, instructions
 
 VERSION = "2023-06-01"
 """The version of the wire format, which every request names."""
@@ -29,6 +31,7 @@ class AnthropicOptions(ProviderOptions, frozen=True, kw_only=True):
     default_model = "claude-haiku-4-5"
     prefix = "ANTHROPIC"
     credentials = ("api_key", "auth_token")
+    parameters = ("temperature", "top_p", "top_k", *LIMITS, "stop", "model", "user")
 
     auth_token: Optional[str] = None
 
@@ -63,6 +66,24 @@ class AnthropicResponder(ProviderResponder):
         if self._options.system_prompt:
             fields["system"] = self._options.system_prompt
         return fields
+
+    def parameters(self, given: Dict[str, Any]) -> Dict[str, Any]:
+        stop, user = given.pop("stop", None), given.pop("user", None)
+        if stop is not None:
+            given["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        if user is not None:
+            given["metadata"] = {**fields(self._fields.get("metadata")), "user_id": user}
+        return given
+
+    def request(self, turn: Turn) -> Dict[str, Any]:
+        request = super().request(turn)
+        own = request.get("system")
+        if isinstance(own, list):  # an extra_body can have blocks
+            more = [{"type": "text", "text": turn.system}] if turn.system.strip() else []
+            request["system"] = [*own, *more]
+        elif own or turn.system.strip():
+            request["system"] = instructions(own, turn)
+        return request
 
     def reader(self) -> FrameReader:
         return MessageReader()

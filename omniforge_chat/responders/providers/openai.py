@@ -9,8 +9,9 @@ from ...models import Turn
 from ...settings import Rule
 from .completions import CompletionReader
 from .options import ProviderOptions, takes
+from .parameters import LIMITS
 from .reader import FrameReader
-from .responder import ProviderResponder
+from .responder import ProviderResponder, instructions
 
 AZURE = (
     "openai.azure.com",
@@ -21,8 +22,7 @@ AZURE = (
 )
 """The domains of Azure, which has OpenAI's models."""
 
-_MAX_TOKENS = ("max_tokens", "max_completion_tokens")
-_MAX_TOKENS_FIELD = Rule(" or ".join(_MAX_TOKENS), lambda value: value in _MAX_TOKENS)
+_MAX_TOKENS_FIELD = Rule(" or ".join(LIMITS), lambda value: value in LIMITS)
 _ON_OFF = Rule(
     "on or off",
     lambda value: type(value) is bool,
@@ -72,15 +72,22 @@ class OpenAIResponder(ProviderResponder):
     def fields(self) -> Dict[str, Any]:
         fields = super().fields()
         if "max_tokens" in fields:
-            # OpenAI's newer models refuse the old name; most other servers know no other.
-            name = self._options.max_tokens_field or _MAX_TOKENS[self._options.is_known_host]
-            fields[name] = fields.pop("max_tokens")
+            fields[self._limit_name] = fields.pop("max_tokens")
         if self._options.include_usage:
             fields["stream_options"] = {"include_usage": True}
         return fields
 
+    @property
+    def _limit_name(self) -> str:
+        # OpenAI's newer models refuse the old name; most other servers know no other.
+        return self._options.max_tokens_field or LIMITS[self._options.is_known_host]
+
+    def limit_field(self) -> str:
+        named = [name for name in LIMITS if name in (self._options.extra_body or {})]
+        return named[0] if named else self._limit_name
+
     def substitutes(self) -> Dict[str, Optional[str]]:
-        old, new = _MAX_TOKENS
+        old, new = LIMITS
         found: Dict[str, Optional[str]] = {"stream_options": None}
         if self._options.max_tokens_field is None:
             found.update({old: new, new: old})
@@ -89,8 +96,9 @@ class OpenAIResponder(ProviderResponder):
 
     def messages(self, turn: Turn) -> List[Dict[str, str]]:
         messages = super().messages(turn)
-        if self._options.system_prompt:
-            messages.insert(0, {"role": "system", "content": self._options.system_prompt})
+        system = instructions(self._options.system_prompt, turn)
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
         return messages
 
     def reader(self) -> FrameReader:

@@ -31,6 +31,7 @@ from . import extras
 from .address import check_url, host_of, is_loopback, is_within
 from .credentials import bare, check_key, fault_of, is_placeholder
 from .extras import secrets_in
+from .parameters import RULES, check_names
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -52,8 +53,10 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     - `model`: needed unless the server has a default.
     - `system_prompt`: sent before the conversation.
     - `temperature`, `max_tokens`: sent if you give them.
-    - `hide_thoughts`: "on" leaves out `<think>...</think>` at the start of a reply; "implied" is
-      for models that send only the `</think>`.
+    - `hide_thoughts`: "on" takes `<think>...</think>` at the start of a reply out of its text, and
+      yields it as a Thought; "implied" is for models that send only the `</think>`.
+    - `allow_parameters`: the names of fields of a client's request that are sent, too.
+    - `model_name`: the name by which clients know `model`. They may send it if `model` is allowed.
     - `extra_body`: other fields of the request, but not `messages` and `stream`.
     - `extra_headers`, `extra_query`: sent with each request. Their values count as secrets.
     - `first_chunk_timeout`: seconds until the first frame, with all waits and tries; None is off.
@@ -78,6 +81,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options that hold a key."""
     domains: ClassVar[Tuple[str, ...]] = ()
     """Others that serve the provider's own models, in its own words."""
+    parameters: ClassVar[Tuple[str, ...]] = tuple(RULES)
+    """The parameters of a client that this format has."""
     own_rules: ClassVar[Mapping[str, settings.Rule]] = MappingProxyType({})
     """The options that only this provider has; each has a variable too."""
 
@@ -88,6 +93,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Optional[float] = None
     max_tokens: Optional[int] = None
     hide_thoughts: str = "off"
+    allow_parameters: Tuple[str, ...] = ()
+    model_name: str = Settings().model_name
     extra_body: Optional[Mapping[str, Any]] = None
     extra_headers: Optional[Mapping[str, str]] = None
     extra_query: Optional[Mapping[str, str]] = None
@@ -117,6 +124,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None or name in _NEVER_NONE:
                 settings.check(name, value, rule)
+        check_names(self.allow_parameters, self.parameters)
         extras.check_body(self.extra_body or {})
         extras.check_headers(self.extra_headers or {})
         extras.check_query(self.extra_query or {})
@@ -212,14 +220,16 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Read the options from `environ`; an empty variable counts as absent.
 
         Each variable is the provider's prefix and the name of the option, or one of
-        CHAT_SYSTEM_PROMPT, CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The time limits are a little
-        shorter than those of `limits`, or than those that Settings reads from `environ`. Raises
-        SettingsError, which names the variable.
+        CHAT_SYSTEM_PROMPT, CHAT_TEMPERATURE and CHAT_MAX_TOKENS. The settings of the service are
+        those of `limits`, or those that Settings reads from `environ`; the time limits are a little
+        shorter. Raises SettingsError, which names the variable.
         """
-        hidden = limits.hide_thoughts if limits else settings.read("hide_thoughts", environ)
-        values: Dict[str, Any] = {"hide_thoughts": hidden}
-        for name in ("first_chunk_timeout", "idle_timeout"):
-            limit = getattr(limits, name) if limits else settings.read(name, environ)
+        values: Dict[str, Any] = {
+            name: getattr(limits, name) if limits else settings.read(name, environ)
+            for name in (*_OF_THE_SERVICE, *_TIME_LIMITS)
+        }
+        for name in _TIME_LIMITS:
+            limit = values[name]
             # It ends before the service's own, so that the client is told who was silent.
             values[name] = None if limit is None else limit - min(10.0, limit / 6)
         own = (*cls.credentials, *_OWN, *cls.own_rules)
@@ -231,7 +241,8 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
                     values[name] = cls._read(name, text)
             return cls(**values)
         except SettingsError as error:
-            name = names.get(error.name, error.name)
+            shared = {name: settings.variable(name) for name in _OF_THE_SERVICE}
+            name = {**shared, **names}.get(error.name, error.name)
             raise SettingsError(name, error.value, error.expected) from None
 
     @classmethod
@@ -245,6 +256,10 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(name, text, rule.expected) from None
         return extras.READERS[name](text) if name in extras.READERS else text
 
+
+_OF_THE_SERVICE = ("hide_thoughts", "allow_parameters", "model_name")
+_TIME_LIMITS = ("first_chunk_timeout", "idle_timeout")
+"""The options that are settings of the service."""
 
 _OWN = ("base_url", "model", *extras.READERS)
 _SHARED = {
@@ -262,13 +277,14 @@ _RULES = {
     ),
     "max_tokens": settings.AT_LEAST_ONE,
     "hide_thoughts": settings.THOUGHTS,
+    "model_name": settings.MODEL_NAME,
     "max_connections": settings.AT_LEAST_ONE,
     "connect_timeout": settings.SECONDS,
     "first_chunk_timeout": settings.SECONDS,
     "idle_timeout": settings.SECONDS,
 }
 
-_NEVER_NONE = ("connect_timeout", "hide_thoughts")
+_NEVER_NONE = ("connect_timeout", "hide_thoughts", "model_name")
 
 
 def _check_text(name: str, value: Optional[str]) -> None:

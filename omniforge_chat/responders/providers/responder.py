@@ -28,6 +28,7 @@ from .client import ProviderClient
 from .dialect import Dialect
 from .errors import UNREADABLE, Failure, reported
 from .options import ProviderOptions
+from .parameters import LIMITS, allowed
 from .reader import FrameReader
 from .stream import ProviderStream
 from .thoughts import ThoughtSplitter, without_thoughts
@@ -76,6 +77,33 @@ class ProviderResponder:
         sent = ("model", "temperature", "max_tokens")
         return {name: fields[name] for name in sent if fields[name] is not None}
 
+    def limit_field(self) -> str:
+        """The provider's name for the longest reply."""
+        return "max_tokens"
+
+    def parameters(self, given: Dict[str, Any]) -> Dict[str, Any]:
+        """The parameters of a client, which were checked, as fields of this format."""
+        return given
+
+    def request(self, turn: Turn) -> Dict[str, Any]:
+        """The fields of the request for `turn`.
+
+        What the operator lets clients send replaces the operator's own, which bounds the length.
+        Raises InvalidParameter for values that make no sense.
+        """
+        options = self._options
+        given = allowed(options.allow_parameters, turn.parameters)
+        if given.get("model") == options.model_name:
+            del given["model"]
+        limits = [given.pop(name) for name in LIMITS if name in given]
+        fields = {**self._fields, **self.parameters(given)}
+        if limits:
+            own = (options.max_tokens, *map((options.extra_body or {}).get, LIMITS))
+            limits += (limit for limit in own if type(limit) is int)
+            fields[self.limit_field()] = min(limits)
+        fields["messages"] = self.messages(turn)
+        return fields
+
     def substitutes(self) -> Dict[str, Optional[str]]:
         """The fields that some servers do not know, and the names to try then; None is none."""
         return {}
@@ -113,10 +141,10 @@ class ProviderResponder:
     ) -> AsyncGenerator[Union[str, Thought, Usage, Finish], None]:
         """Relay the reply to `turn`: its text and thoughts, its cost once that is known, its end.
 
-        Raises UpstreamError, or a class derived from it, if the reply is not complete.
+        Raises UpstreamError, or a class derived from it, if the reply is not complete, and
+        InvalidParameter before the provider is asked.
         """
-        fields = {**self._fields, "messages": self.messages(turn)}
-        stream = await self._client.open(fields, turn.request_id)
+        stream = await self._client.open(self.request(turn), turn.request_id)
         try:
             reader = self.reader()
             feed = reader.feed
@@ -169,6 +197,11 @@ class ProviderResponder:
 
     def __repr__(self) -> str:
         return self._options.shown_as(type(self).__name__)
+
+
+def instructions(own: Optional[str], turn: Turn) -> str:
+    """The operator's instructions, and behind a blank line those of the request."""
+    return "\n\n".join(text for text in (own, turn.system) if text and text.strip())
 
 
 _Part = Union[str, Thought]
