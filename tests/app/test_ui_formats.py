@@ -84,23 +84,6 @@ def test_the_history_of_the_request_is_that_of_the_turn(name: str) -> None:
         assert not {"id", "retry"} & {line.split(b":")[0] for line in answer.body.split(b"\n")}
 
 
-def test_a_client_without_an_id_gets_one(name: str) -> None:
-    """The next request may bring it back."""
-    fields: Any = {FORMATS[name].conversation: None}
-    answer = ask(create_app(settings=ALL), name, "hi", **fields)
-    made = answer.headers["x-conversation-id"]
-    assert len(made) == 36
-    assert made in answer.frames[0].data
-
-
-def test_a_long_conversation_fits(name: str) -> None:
-    """150 KiB are an ordinary afternoon; its limit is of its own."""
-    app = create_app(settings=ALL)
-    assert ask(app, name, *["word " * 5_000] * 7).status == 200
-    answer = ask(app, name, *["word " * 50_000] * 5)
-    assert (answer.status, answer.body.decode().count("larger than 1048576 bytes")) == (413, 1)
-
-
 @pytest.mark.parametrize("message", ["think", "short", "fail", "whole"])
 def test_the_document_tells_each_event(name: str, message: str) -> None:
     """Of a reply with thoughts, with usage, of one that fails, and of a refusal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import subprocess
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
@@ -16,9 +17,12 @@ from starlette.types import Receive, Scope, Send
 from omniforge_chat import Message
 
 from ..support.constants import PATIENCE
+from ..support.docs import DOCS, blocks
+from ..support.process import environment
 from ..support.scenes import COUNTED, FAILURE, MANY, PIECES, THOUGHTS, Scenes
 from ..support.servers import UvicornThread
-from .table import Recorder, executable, missing, module
+from .clients import node
+from .table import MODULES, Recorder, executable, missing, module
 from .ui_clients import ALL, Kit, Page, Talk, bundle, program
 
 PAGE = '<!doctype html><title>kit</title><body><script type="module" src="/%s"></script>'
@@ -265,3 +269,96 @@ def test_thoughts_are_apart_from_the_text(stage: Stage) -> None:
     stage.do("say", "more")
     assert stage.scenes.turns[-1].history[-1] == Message("assistant", "so")
     stage.record("thoughts")
+
+
+# The examples of the docs
+
+
+def example(package: str) -> str:
+    """The example of docs/clients.md that imports this package."""
+    shown = [*blocks(DOCS / "clients.md", "jsx"), *blocks(DOCS / "clients.md", "js")]
+    [found] = [code for code in shown if f'from "{package}"' in code]
+    return found
+
+
+RENDER = """
+import { createElement } from "react";
+import { createRoot } from "react-dom/client";
+createRoot(document.body).render(createElement(%s));
+"""
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("kit", ["ai-5", "ai-6", "ai-7"])
+def test_the_page_of_use_chat_talks(
+    served: Tuple[UvicornThread, Site], page: Any, kit: str
+) -> None:
+    """With no option but `/api/chat` of its own origin; and it shows the words of a failure."""
+    server, site = served
+    assert ALL[kit].subject
+    code = example("@ai-sdk/react").replace('"@ai-sdk/react"', f'"{ALL[kit].package}"')
+    bundle(code + RENDER % "Chat", site.directory / f"docs-{kit}.mjs")
+    page.goto(f"{server.url}/docs-{kit}.html")
+    for message, words in (("Hello", "assistant: you said: Hello"), ("fail", "No more")):
+        page.locator("input").fill(message)
+        page.locator("input").press("Enter")
+        page.get_by_text(words).wait_for()
+
+
+def test_use_chat_asks_another_origin_by_its_address(
+    served: Tuple[UvicornThread, Site], pages: UvicornThread, page: Any
+) -> None:
+    """As CORS allows."""
+    server, site = served
+    assert ALL["ai-7"].subject
+    [shown] = [code for code in blocks(DOCS / "clients.md", "jsx") if code.startswith("useChat(")]
+    called = shown.strip().replace("http://127.0.0.1:8000", server.url)
+    code = example("@ai-sdk/react").replace("useChat()", called)
+    code = f'import {{ DefaultChatTransport }} from "ai";\n{code}'
+    bundle(code + RENDER % "Chat", site.directory / "docs-origin.mjs")
+    page.goto(f"{pages.url}/docs-origin.html")
+    page.locator("input").fill("Hello")
+    page.locator("input").press("Enter")
+    page.get_by_text("assistant: you said: Hello").wait_for()
+
+
+def test_the_page_of_assistant_ui_talks(served: Tuple[UvicornThread, Site], page: Any) -> None:
+    """With its own parts around the messages and the composer."""
+    server, site = served
+    assert ALL["assistant-ui"].subject
+    code = example("@assistant-ui/react") + RENDER % "Assistant"
+    bundle(code, site.directory / "docs-assistant.mjs")
+    page.goto(f"{server.url}/docs-assistant.html")
+    page.get_by_role("textbox").fill("Hello")
+    page.get_by_role("textbox").press("Enter")
+    page.get_by_text("you said: Hello").wait_for()
+
+
+def test_the_agent_of_the_docs_talks(served: Tuple[UvicornThread, Site]) -> None:
+    """It is a whole program."""
+    server, _ = served
+    for name in ("ag-ui-0", "ag-ui-1"):
+        assert ALL[name].subject
+        code = example("@ag-ui/client").replace('"@ag-ui/client"', f'"{ALL[name].package}"')
+        code = code.replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(
+            [
+                node(),
+                "--input-type=module",
+                "--eval",
+                code.replace("http://127.0.0.1:8000", server.url),
+            ],
+            cwd=MODULES.parent,
+            env=environment(),
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        assert done.stdout == b"you said: Hello"

@@ -34,7 +34,7 @@ def bundle(script: str, made: Path) -> None:
     subprocess.run(
         [
             *(str(MODULES / "esbuild" / "bin" / "esbuild"), "--bundle", "--format=esm"),
-            *("--loader=jsx", '--define:process.env.NODE_ENV="production"'),
+            *("--loader=jsx", "--jsx=automatic", '--define:process.env.NODE_ENV="production"'),
             *("--log-level=error", f"--outfile={made}"),
         ],
         input=script.encode(),

@@ -1,5 +1,5 @@
 // assistant-ui's runtime for data streams; `api` is in the address of the page.
-import { AssistantRuntimeProvider } from "@assistant-ui/core/react";
+import { AssistantRuntimeProvider } from "@assistant-ui/react";
 import { useDataStreamRuntime } from "@assistant-ui/react-data-stream";
 import { createElement } from "react";
 import { createRoot } from "react-dom/client";
