@@ -12,6 +12,7 @@ import pytest
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.core.sse import Decoder
+from omniforge_chat.settings import DIALECTS
 
 from ..support.answers import last, text
 from ..support.app import call
@@ -25,13 +26,15 @@ from .table import MODULES, Recorder, npm_package, package
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[UvicornThread]:
-    with UvicornThread(create_app(saying("Hello ", "there"), settings=Settings())) as live:
+    with UvicornThread(
+        create_app(saying("Hello ", "there"), settings=Settings(dialects=DIALECTS))
+    ) as live:
         yield live
 
 
 def _document(directory: Path, version: str = "3.1") -> Path:
     answer = call(
-        create_app(settings=Settings()),
+        create_app(settings=Settings(dialects=DIALECTS)),
         method="GET",
         path="/openapi.json",
         query_string=f"version={version}".encode(),
