@@ -49,6 +49,15 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
             )
         ),
     ] = None
+    edits: Annotated[
+        Optional[str],
+        Meta(
+            description=(
+                "The last message of the conversation, which `message` corrects: its turn is "
+                "replaced."
+            )
+        ),
+    ] = None
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Coroutine, List, Sequence, Set, Tuple
+from typing import Any, AsyncIterator, Coroutine, List, Optional, Sequence, Set, Tuple
 
 from ..core.responder import Item, Responder, close, iterate
 from ..logs import logger
@@ -57,15 +57,21 @@ class ConversationTurn:
         self._timeout = timeout
         self._claimed = False
         self._replaced: Messages = ()
+        self._edited = False
 
     async def begin(
-        self, message: str, *, context_chars: int, regenerate: bool = False
+        self,
+        message: str,
+        *,
+        context_chars: int,
+        regenerate: bool = False,
+        edits: Optional[str] = None,
     ) -> Tuple[Message, ...]:
         """Claim the conversation. Returns the newest whole turns that fit beside `message`.
 
         The newest turn is always there, shortened if it must be; except if `context_chars` is 0.
-        With `regenerate` a last turn with the same `message` is left out, and the new turn will
-        replace it. Raises what the history raises.
+        A last turn is left out, and the new turn will replace it, if its message is the same as
+        `message` (with `regenerate`) or `edits`. Raises what the history raises.
         """
         # The store works in a task of its own. If a cancellation could reach it, nobody would know
         # whether it has claimed the conversation.
@@ -81,8 +87,12 @@ class ConversationTurn:
         self._claimed = True
         turns = turns_of(earlier)
         # A turn that was refused, or had no reply, was never stored: then the last one is another.
-        if regenerate and turns and is_said(turns[-1][0], message):
-            self._replaced = turns.pop()
+        if turns:
+            last = turns[-1][0]
+            again = regenerate and is_said(last, message)
+            self._edited = not again and edits is not None and is_said(last, edits)
+            if again or self._edited:
+                self._replaced = turns.pop()
         least = min(context_chars, LEAST_CHARACTERS)
         return window(turns, context_chars - len(message), least)
 
@@ -141,7 +151,7 @@ class ConversationTurn:
 
     async def _end(self, messages: Sequence[Message]) -> None:
         replaced = self._replaced if messages else ()
-        if _is_complete(replaced) and not _is_complete(messages):
+        if _is_complete(replaced) and not _is_complete(messages) and not self._edited:
             messages, replaced = (), ()  # a whole reply is worth more than one that was cut
         try:
             await self._history.end_turn(self._conversation_id, messages, len(replaced))

@@ -49,7 +49,9 @@ class Native(Dialect):
 
     def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
         request = parse(body)
-        return _NativeRequest(request.message, request.conversation_id, bool(request.regenerate))
+        return _NativeRequest(
+            *(request.message, request.conversation_id, bool(request.regenerate), request.edits)
+        )
 
 
 class _NativeRequest(Request, frozen=True, gc=False):
@@ -93,12 +95,16 @@ class _RawFields(msgspec.Struct):
     message: msgspec.Raw = msgspec.Raw()
     conversation_id: msgspec.Raw = msgspec.Raw()
     regenerate: msgspec.Raw = msgspec.Raw()
+    edits: msgspec.Raw = msgspec.Raw()
 
 
 _decode_request = msgspec.json.Decoder(ChatRequest).decode
 _decode_raw_fields = msgspec.json.Decoder(_RawFields).decode
 _decode_value = msgspec.json.Decoder().decode
-_KINDS = {"message": "a string", "conversation_id": "a string", "regenerate": "a boolean"}
+_KINDS = {
+    **dict.fromkeys(("message", "conversation_id", "edits"), "a string"),
+    "regenerate": "a boolean",
+}
 
 
 def parse(body: bytes) -> ChatRequest:

@@ -29,12 +29,14 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """A decoded request; each format derives its own.
 
     The fields are those of Turn. `conversation_id` is None if the client has none. `history` is
-    None if the format does not carry it. `whole` asks for a `document` in place of a stream.
+    None if the format does not carry it. `regenerate` and `edits` tell the turn of a store that
+    this one replaces: see ChatRequest. `whole` asks for a `document` in place of a stream.
     """
 
     message: str
     conversation_id: Optional[str] = None
     regenerate: bool = False
+    edits: Optional[str] = None
     history: Optional[Tuple[Message, ...]] = None
     system: str = ""
     parameters: Mapping[str, Any] = MappingProxyType({})

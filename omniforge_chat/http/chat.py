@@ -120,6 +120,7 @@ class ChatEndpoint:
             request.message,
             context_chars=settings.context_chars,
             regenerate=request.regenerate,
+            edits=request.edits,
         )
         deadline = Deadline(settings.body_timeout, late_history, self._lifecycle)
         return await deadline.run(beginning)

@@ -122,9 +122,10 @@ class Chats:
         async for item in saying(*next(self._replies))(turn):
             yield item
 
-    def ask(self, message: str, *, regenerate: Optional[bool] = True) -> str:
+    def ask(self, message: str, *, regenerate: Optional[bool] = True, **fields: Any) -> str:
         """What the responder knew when it answered `message`."""
         body = {"message": message, "conversation_id": CONVERSATION, "regenerate": regenerate}
+        body.update(fields)
         assert call(self.app, body).status == 200
         return self._known
 
@@ -150,6 +151,49 @@ def test_any_other_message_is_one_more_turn(message: str, regenerate: Optional[b
     chats.ask("one")
     assert chats.ask(message, regenerate=regenerate) == "u:one|a:a"
     assert chats.ask("end") == f"u:one|a:a|u:{message}|a:b"
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [
+        ({"edits": "two"}, "u:one|a:a"),
+        ({"edits": "two", "regenerate": True}, "u:one|a:a"),
+        ({"edits": "Two"}, "u:one|a:a|u:two|a:b"),
+        ({"edits": "one"}, "u:one|a:a|u:two|a:b"),
+        ({"edits": None}, "u:one|a:a|u:two|a:b"),
+    ],
+)
+def test_an_edited_message_replaces_the_one_that_it_corrects(
+    fields: Dict[str, Any], known: str
+) -> None:
+    """If that is the last: the model must not know of words that were taken back."""
+    chats = Chats(["a"], ["b"], ["c"], ["d"])
+    chats.ask("one")
+    chats.ask("two")
+    assert chats.ask("three", **{"regenerate": False, **fields}) == known
+    assert chats.ask("end") == f"{known}|u:three|a:c"
+
+
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        pytest.param(["b"], "u:two|a:b", id="whole"),
+        pytest.param(["b", *FAILS], "u:two|a~:b", id="cut"),
+        pytest.param(FAILS, "u:one|a:a", id="nothing"),
+    ],
+)
+def test_an_edited_message_counts_as_soon_as_it_has_a_reply(reply: List[Any], kept: str) -> None:
+    """Also one that was cut: nobody wants the old words back. Until then the old turn stays, and
+    a second try replaces it, in whichever words it is."""
+    chats = Chats(["a"], reply, ["c"], ["d"])
+    chats.ask("one")
+    chats.ask("two", regenerate=False, edits="one")
+    assert chats.ask("two", regenerate=True, edits="one") == ""
+    assert chats.ask("end") == "u:two|a:c"
+    chats = Chats(["a"], reply, ["c"])
+    chats.ask("one")
+    chats.ask("two", regenerate=False, edits="one")
+    assert chats.ask("end") == kept
 
 
 @pytest.mark.parametrize("fields", [{"conversation_id": CONVERSATION}, {}])

@@ -36,6 +36,7 @@ objects = st.fixed_dictionaries(
         "message": texts | values,
         "conversation_id": ids | values,
         "regenerate": st.booleans() | values,
+        "edits": texts | values,
         "stream": values,
     },
 )

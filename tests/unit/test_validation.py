@@ -76,14 +76,13 @@ def assert_judged_well(body: bytes) -> None:
     if isinstance(result, RequestError):
         assert result.status in (400, 422)
         assert result.message.startswith(
-            ("body: ", "message: ", "conversation_id: ", "regenerate: ")
+            ("body: ", "message: ", "conversation_id: ", "regenerate: ", "edits: ")
         )
         assert result.message.encode("utf-8")
     else:
         sent = json.loads(body.decode("utf-8"), parse_constant=pytest.fail)
-        assert result == ChatRequest(
-            sent["message"], sent.get("conversation_id"), sent.get("regenerate")
-        )
+        expected = [sent.get(name) for name in ChatRequest.__struct_fields__]
+        assert result == ChatRequest(*expected)
 
 
 @given(soups)
@@ -123,6 +122,8 @@ def wrong_fields(fields: Any) -> Set[str]:
                 wrong.add("conversation_id")
     if not isinstance(fields.get("regenerate"), (bool, type(None))):
         wrong.add("regenerate")
+    if not isinstance(fields.get("edits"), (str, type(None))):
+        wrong.add("edits")
     return wrong
 
 
@@ -135,12 +136,12 @@ def test_an_object_is_refused_for_exactly_its_wrong_fields(fields: Any, ascii_on
     if expected:
         error, text = refused(body)
         assert issubclass(error, InvalidFields)
-        fields_of_request = ("message", "conversation_id", "regenerate")
+        fields_of_request = ("message", "conversation_id", "regenerate", "edits")
         assert [problem.partition(": ")[0] for problem in text.split("; ")] == [
             name for name in fields_of_request if name in expected
         ]
     else:
-        fields = {"conversation_id": None, "regenerate": None, **fields}
+        fields = {"conversation_id": None, "regenerate": None, "edits": None, **fields}
         fields.pop("stream", None)
         assert parse(body) == ChatRequest(**fields)
 
