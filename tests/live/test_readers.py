@@ -176,6 +176,41 @@ def test_the_reader_tells_thoughts_to_whoever_asks_for_them() -> None:
             assert list(reply) == ["b", "d"]
 
 
+def test_so_does_the_reader_in_javascript(tmp_path: Path) -> None:
+    """And whoever does not ask is not troubled by the form of what is skipped."""
+    put_reader(tmp_path)
+    script = """
+    import { ChatFailed, chat } from "./reader.mjs";
+    const frame = (event, data) => `event: ${event}\\ndata: ${JSON.stringify(data)}\\n\\n`;
+    const done = frame("done", {});
+    const streams = [
+      frame("thought", { content: "a" }) + frame("chunk", { content: "b" }) +
+        frame("thought", { content: "c" }) + frame("chunk", { content: "d" }) + done,
+      frame("thought", { text: "a" }) + done,
+    ];
+    const headers = { "Content-Type": "text/event-stream" };
+    for (const stream of streams) {
+      globalThis.fetch = async () => new Response(stream, { headers });
+      for (const wanted of [true, false]) {
+        const pieces = [], thoughts = [];
+        const onThought = wanted ? (text) => thoughts.push(text) : undefined;
+        try { for await (const piece of chat("hi", { url: "/", onThought })) pieces.push(piece); }
+        catch (error) { pieces.push(error instanceof ChatFailed && error.code); }
+        console.log(JSON.stringify([pieces, thoughts]));
+      }
+    }
+    """
+    done = subprocess.run(
+        node(script), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        [["b", "d"], ["a", "c"]],
+        [["b", "d"], []],
+        [["unreadable"], []],
+        [[], []],
+    ]
+
+
 class Waiting:
     """A responder that says one word, and waits until it is closed."""
 

@@ -27,6 +27,7 @@
  * @property {HeadersInit} [headers] further headers of the request
  * @property {Record<string, unknown>} [fields] further fields of the request
  * @property {AbortSignal} [signal] stops the reply; the loop then throws its reason
+ * @property {(text: string) => void} [onThought] gets each piece of the model's thoughts
  *
  * @typedef {object} ServerSentEvent
  * @property {string} event its name, "message" if it has none
@@ -103,7 +104,8 @@ export class Reply {
    * @param {ChatOptions} options
    * @returns {AsyncGenerator<string, void, void>}
    */
-  async *#read(message, { url = besideThisFile(), conversationId, headers, fields, signal }) {
+  async *#read(message, options) {
+    const { url = besideThisFile(), conversationId, headers, fields, signal, onThought } = options;
     const sent = new Headers(headers);
     sent.set("Content-Type", "application/json");
     const body = JSON.stringify({ conversation_id: conversationId, ...fields, message });
@@ -113,6 +115,9 @@ export class Reply {
     }
     for await (const { event, data } of events(response.body, signal)) {
       if (event === "chunk") yield stringIn(fieldsOf(event, data), "content", event);
+      if (event === "thought" && onThought) {
+        onThought(stringIn(fieldsOf(event, data), "content", event));
+      }
       if (event === "error") {
         const failure = fieldsOf(event, data);
         const text = stringIn(failure, "message", event);
