@@ -56,7 +56,7 @@ test-compat: install $(VENV)/.compat $(VENV)/.browser $(VENV)/.npm ## Run the te
 	$(BIN)/python -m pytest tests/compat tests/long
 compat-table: install $(VENV)/.compat $(VENV)/.browser $(VENV)/.npm ## Write docs/compatibility.md from a run of them
 	$(BIN)/python -m pytest tests/compat --write-table
-test-browser: install $(VENV)/.browser ## Drive the /docs page in Chromium, which has to be installed
+test-browser: install $(VENV)/.browser $(VENV)/.npm ## Drive the pages in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser
 
 check: install ## Check format, style, types and the files of .github

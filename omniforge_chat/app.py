@@ -60,7 +60,7 @@ class ChatApp(Starlette):
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
         self.router.redirect_slashes = False  # each route has both paths
-        self.router.default = _Default(self.router)
+        self.router.default = _Default(self.router, settings)
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts  # these may have an `aclose`
@@ -209,9 +209,9 @@ def create_app(
 class _Default:
     """What the router calls if no route is found: the page at `/`, unless a host has its own."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, settings: Settings) -> None:
         self._not_found = router.default
-        self._front = front_route()
+        self._front = front_route(settings)
 
     _asgi_single_callable = True
 

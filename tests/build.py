@@ -43,7 +43,12 @@ def check_wheel(wheel: Path) -> None:
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         page = message_from_bytes(archive.read(metadata))
     assert f"{Path(metadata).parent}/licenses/docs/LICENSE" in names
-    for name in ("py.typed", "http/pages/docs.html", "http/pages/reader.js"):
+    for name in (
+        "py.typed",
+        "http/pages/chat.html",
+        "http/pages/docs.html",
+        "http/pages/reader.js",
+    ):
         assert f"omniforge_chat/{name}" in names
     assert {name.split("/")[0] for name in names} == {
         "omniforge_chat",

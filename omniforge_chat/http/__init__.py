@@ -6,10 +6,11 @@
 
 from .chat import FAILURE_LOGGED, ChatEndpoint
 from .cors import CORS
+from .front import front_route
 from .hosts import AllowedHosts
 from .paths import leads_to, shape_at
 from .responses import error_response, internal_error
-from .routes import chat_routes, front_route
+from .routes import chat_routes
 
 __all__ = [
     "CORS",

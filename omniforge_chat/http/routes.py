@@ -122,19 +122,6 @@ def _resources(dialects: Sequence[Dialect], lifecycle: Lifecycle) -> List[Route]
     return [route(dialect, found) for dialect in dialects for found in dialect.resources()]
 
 
-def front_route() -> Route:
-    """The route `/` of a service that runs alone: to its page, until it has another one there."""
-
-    async def to_docs(request: Request) -> Response:
-        # Relative, as no proxy between tells its own part of the path. What is behind the last
-        # slash is replaced (RFC 3986, section 5.2.3), so a mount without one has to be said again.
-        _, _, name = (request.scope.get("raw_path") or b"/").rpartition(b"/")
-        url = f"./{name.decode('latin-1')}/docs" if name else "docs"
-        return RedirectResponse(url, headers=_ASK_AGAIN)
-
-    return ChatRoute("/", to_docs, middleware=[Middleware(RequestIDMiddleware)])
-
-
 _ASK_AGAIN = {"Cache-Control": "no-cache"}  # another version may be deployed at any time
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "

@@ -90,13 +90,13 @@ def listen_on_fd(fd: int, *, send_timeout: Optional[float] = None) -> socket.soc
     return listener
 
 
-def url_of(listener: socket.socket, *, secure: bool = False) -> str:
-    """The address of `listener`, as people write it."""
+def url_of(listener: socket.socket, root_path: str = "", *, secure: bool = False) -> str:
+    """The address of `listener`, as people open it; that of a Unix socket has no path."""
     address = listener.getsockname()
     if not isinstance(address, tuple):
         return f"unix:{os.fsdecode(address)}"
     scheme, (host, port) = "https" if secure else "http", address[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{root_path}/"
 
 
 def _limit_sends(listener: socket.socket, seconds: Optional[float]) -> None:

@@ -65,7 +65,8 @@ class Server(uvicorn.Server):
         loop.set_exception_handler(partial(self._on_loop_error, sockets or (), others))
         for listener in sockets or ():
             listener.listen(BACKLOG)  # uvicorn's `backlog` is also what asyncio accepts at once
-            logger.info("serving on %s", url_of(listener, secure=self.config.is_ssl))
+            url = url_of(listener, self._settings.root_path, secure=self.config.is_ssl)
+            logger.info("serving on %s", url)
         self._loop = loop
         self._start_drains()
 

@@ -30,6 +30,7 @@ ANSWERS = [
     ("no-store", {**POST, "headers": {"content-type": "text/plain"}}, 415),
 ]
 OF_AN_APP = [
+    ("no-cache", {"path": "/"}, 200),
     ("no-store", {"path": "/nowhere"}, 404),
     ("no-store", {}, 405),
     ("no-store", {"path": "/boom"}, 500),
@@ -58,7 +59,7 @@ def test_every_answer_says_what_a_cache_may_do(
 ) -> None:
     """Varnish kept `/ready` for two minutes, and with it another client's X-Request-ID."""
     for origins in ((), ("*",)):
-        app = create_app(settings=Settings(cors_origins=origins))
+        app = create_app(settings=Settings(cors_origins=origins, page=True))
         app.add_route("/boom", boom)
         methods = ["GET", "HEAD"] if request_.get("method") is None else ["POST"]
         for method in methods:

@@ -1,5 +1,27 @@
 """Fixtures for the tests of this folder."""
 
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
 from ..support.chromium import browser
 
-__all__ = ["browser"]
+__all__ = ["axe", "browser"]
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, which finds faults of accessibility.
+
+    `make test-browser` installs it, in the version that tests/compat/package.json pins. Without it
+    these tests are skipped; if COMPAT_REQUIRED is set, as in CI, they fail.
+    """
+    script = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        assert not os.environ.get("COMPAT_REQUIRED"), "no axe-core here"
+        pytest.skip("no axe-core here (make test-browser installs it)")
+    return script.read_text("utf-8")

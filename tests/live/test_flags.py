@@ -120,13 +120,18 @@ def test_it_serves_tls_under_a_path(certificate: Path, listener: socket.socket) 
     flags, options = given(listener)
     flags += ["--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem"]
     with running(certificate, *flags, "--env-file", "env", **options) as service:
+        front = service.wait_for(r"serving on https://127\.0\.0\.1:\d+(/.*)$")[1]
+        assert front == "/bots/"
+        with connect(listener.getsockname()[1], certificate) as client:
+            client.ask(front)
+            status, headers = client.head()
+            assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
         with connect(listener.getsockname()[1], certificate) as client:
             client.post({"message": "hi"})
             assert client.head()[0] == 200
             assert client.frames()[-1].event == "done"
             client.ask("/openapi.json")
             assert client.json()[2]["servers"][0]["url"] == "/bots"
-        service.wait_for(r"serving on https://127\.0\.0\.1:\d+$")
         assert service.end() == 0
 
 

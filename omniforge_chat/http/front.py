@@ -1,0 +1,63 @@
+"""The route `/` of a service that runs alone: a page to talk in, or the way to `/docs`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Awaitable, Callable
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from ..request_id import RequestIDMiddleware
+from ..settings import Settings
+from .paths import ChatRoute
+
+_ASK_AGAIN = {"Cache-Control": "no-cache"}  # another version may be deployed at any time
+
+
+def front_route(settings: Settings) -> Route:
+    """The page, if `settings` have it. It talks to the native chat, so that must be on, too."""
+    shown = settings.page and "native" in settings.dialects
+    endpoint = _page() if shown else _to_docs
+    return ChatRoute("/", endpoint, middleware=[Middleware(RequestIDMiddleware)])
+
+
+async def _to_docs(request: Request) -> Response:
+    # Relative, as no proxy between tells its own part of the path. What is behind the last slash is
+    # replaced (RFC 3986, section 5.2.3), so a mount without one has to be said again.
+    _, _, name = (request.scope.get("raw_path") or b"/").rpartition(b"/")
+    url = f"./{name.decode('latin-1')}/docs" if name else "docs"
+    return RedirectResponse(url, headers=_ASK_AGAIN)
+
+
+def _page() -> Callable[[Request], Awaitable[Response]]:
+    text = (files(__package__) / "pages" / "chat.html").read_text("utf-8")
+    headers = {"Content-Security-Policy": _policy(text), **_ASK_AGAIN}
+
+    async def page(request: Request) -> Response:
+        # The page adds the last slash of its address itself, if it is missing.
+        return HTMLResponse(text, headers=headers)
+
+    return page
+
+
+def _policy(page: str) -> str:
+    """A policy under which only the script and the style of `page` work, and `reader.js`."""
+    script, style = (
+        _hash(page.partition(begin)[2].partition(end)[0])
+        for begin, end in (('<script type="module">', "</script>"), ("<style>", "</style>"))
+    )
+    return (
+        f"default-src 'none'; script-src 'self' {script}; style-src {style}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    """The source expression of an inline element (CSP 3, section 2.3.1)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
