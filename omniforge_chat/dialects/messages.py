@@ -15,7 +15,7 @@ from ..settings import is_identifier
 from .documents import kind_of
 
 MAX_PROBLEMS = 20
-"""How many wrong fields an error names."""
+"""How many wrong fields an error names. No more are looked for: a MiB has room for 500,000."""
 
 _SHOWN_CHARACTERS = 60
 """How much of a client's own word an error repeats."""
@@ -31,7 +31,9 @@ class Fields:
         self.problems: List[str] = []
 
     def wrong(self, name: str, problem: str) -> None:
-        """Note that this field is wrong."""
+        """Note that this field is wrong. Raises InvalidFields if too many are."""
+        if len(self.problems) == MAX_PROBLEMS:
+            raise InvalidFields("; ".join([*self.problems, "and more"]))
         self.problems.append(f"{name}: {problem}")
 
     def wrong_kind(self, name: str, value: object, wanted: str) -> None:
@@ -41,12 +43,8 @@ class Fields:
 
     def check(self) -> None:
         """Raise InvalidFields if a field is wrong, with the names of all such fields."""
-        problems = self.problems
-        more = len(problems) - MAX_PROBLEMS
-        if more > 0:
-            problems[MAX_PROBLEMS:] = [f"and {more} more"]
-        if problems:
-            raise InvalidFields("; ".join(problems))
+        if self.problems:
+            raise InvalidFields("; ".join(self.problems))
 
     def text(self, name: str) -> str:
         """The text of a field that may be absent."""
@@ -81,19 +79,24 @@ class Conversation(NamedTuple):
 
 _SYSTEM = ("system", "developer")
 _SAYING = ("user", "assistant")
+_TOOLS = ("tool", "function")
 
 Others = List[Tuple[int, Part]]
 """The parts of a message that are no text, each with its number."""
 
 
 def read_conversation(
-    body: Fields, contents: Tuple[str, str], takes: Collection[str]
+    body: Fields,
+    contents: Tuple[str, str],
+    takes: Collection[str],
+    roles: Optional[Collection[str]] = None,
 ) -> Optional[Conversation]:
     """The conversation in the field `messages`; None if `body` has problems.
 
     The text of a message is in the first of the fields `contents` that it has. `takes` are the
     types of parts, besides text, that the newest message may have. Messages of other roles than
-    the user, the assistant and the system are left out, and so are empty ones.
+    the user, the assistant and the system are left out, and so are empty ones. If the format has a
+    closed list of `roles`, any other is a mistake.
     """
     messages = body.fields.get("messages")
     if not isinstance(messages, list):
@@ -111,10 +114,10 @@ def read_conversation(
                 newest, others = number, found
         elif role in _SYSTEM:
             system.append(_read(body, number, message, contents)[0])
-        elif not isinstance(message, dict):
-            body.wrong_kind(f"messages[{number}]", message, "an object")
-        elif not isinstance(role, str):
-            body.wrong_kind(f"messages[{number}].role", role, "a string")
+        elif role in _TOOLS:
+            said.append((role, ""))  # a responder cannot answer it
+        else:
+            _check_role(body, f"messages[{number}]", message, roles)
     role, text = said.pop() if said else ("", "")
     if role == "user":
         where = _where(newest, messages[newest], contents)
@@ -126,6 +129,21 @@ def read_conversation(
     history = tuple([Message(role, text) for role, text in said if text.strip()])
     parts = tuple([part for _, part in others])
     return Conversation(text, parts, history, "\n\n".join(filter(None, system)))
+
+
+def _check_role(
+    body: Fields, where: str, message: object, roles: Optional[Collection[str]]
+) -> None:
+    """Note what is wrong with a message that neither the user, the assistant nor a system said."""
+    if not isinstance(message, dict):
+        body.wrong_kind(where, message, "an object")
+        return
+    role = message.get("role")
+    if not isinstance(role, str):
+        body.wrong_kind(f"{where}.role", role, "a string")
+    elif roles is not None:
+        shown = f"{', '.join(roles)}, not {role[:_SHOWN_CHARACTERS]!r}"
+        body.wrong(f"{where}.role", f"must be one of {shown}")
 
 
 def _where(number: int, message: Part, contents: Tuple[str, str]) -> str:
@@ -184,7 +202,4 @@ def _parts(
                 body.wrong_kind(f"{name}.text", text, "a string")
             else:
                 body.wrong_kind(f"{name}.type", kind, "a string")
-    if message["role"] == "assistant":
-        # A reply has several texts if there were thoughts between: together they were said.
-        return "".join(texts), []
-    return "\n".join(texts), others if message["role"] == "user" else []
+    return "".join(texts), others if message["role"] == "user" else []

@@ -39,6 +39,7 @@ from .protocol import Dialect, Event, Operation, Request, Resource
 MAX_MODEL_CHARACTERS = 256
 """The longest name of a model: each chunk carries it."""
 
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _OWN_FIELDS = ("messages", "stream", "stream_options")
 _CREATED = 1_700_000_000  # clients want a time at which the model was made
 _CHOICE = b'"choices":[{"index":0,"delta":{'
@@ -86,7 +87,7 @@ class OpenAI(Dialect):
         conversation_id = headers.get(b"x-conversation-id", b"").decode("latin-1")
         if conversation_id and not is_identifier(conversation_id):
             fields.wrong("X-Conversation-ID", "must be 1 to 128 visible ASCII characters")
-        read = read_conversation(fields, ("content", ""), self._takes)
+        read = read_conversation(fields, ("content", ""), self._takes, _ROLES)
         fields.check()
         assert read is not None
         given = {name: value for name, value in fields.fields.items() if name not in _OWN_FIELDS}

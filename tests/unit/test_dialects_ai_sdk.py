@@ -141,7 +141,7 @@ def test_a_conversation_of_use_chat() -> None:
         messageId=None,
         temperature=0.5,
     )
-    assert (request.message, request.conversation_id) == ("and\nso", "Ab3dEf6hIj9kLm2n")
+    assert (request.message, request.conversation_id) == ("andso", "Ab3dEf6hIj9kLm2n")
     assert request.history == (Message("user", "hi"), Message("assistant", "one two"))
     assert (request.system, request.regenerate) == ("Be kind.", False)
     assert dict(request.parameters) == {"temperature": 0.5}
@@ -239,7 +239,7 @@ def test_all_wrong_fields_are_named_but_not_without_end() -> None:
     message = refused.value.message
     for field in ("id", "system", "trigger", "messages[0]", "messages[1].role", "messages[2]"):
         assert f"{field}: must be" in message
-    assert message.endswith("; and 49985 more")
+    assert message.endswith("; and more")
     assert len(message) < 2_000
 
 

@@ -213,7 +213,7 @@ def test_a_conversation_of_openai() -> None:
         tools=[],
         user="u",
     )
-    assert (request.message, request.conversation_id) == ("and\nmore", None)
+    assert (request.message, request.conversation_id) == ("andmore", None)
     assert request.history == (Message("user", "hi"), Message("assistant", "hello"))
     assert (request.system, request.whole) == ("Be kind.\n\nBe brief.", False)
     assert dict(request.parameters) == {"model": "m", "temperature": 0.5, "tools": [], "user": "u"}
@@ -282,6 +282,15 @@ def test_any_name_of_a_model_comes_back(model: str) -> None:
         ({"model": "m" * 257}, "model: must have 1 to 256 characters"),
         ({"messages": None}, "messages: must be an array"),
         ({"messages": []}, "messages: the last one must be the user's"),
+        (
+            {"messages": [{"role": "user", "content": "?"}, {"role": "tool", "content": "4"}]},
+            "messages: the last one must be the user's",
+        ),
+        (
+            {"messages": [{"role": "usr", "content": "?"}, {"role": "user", "content": "?"}]},
+            "messages[0].role: must be one of system, developer, user, assistant, tool, function, "
+            "not 'usr'",
+        ),
         ({"messages": [USER, {"role": "assistant", "content": "x"}]}, "messages: the last one"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content: must not be"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content: must not be"),
