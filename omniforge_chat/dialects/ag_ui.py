@@ -160,29 +160,32 @@ class RunError(_Event, frozen=True, tag="RUN_ERROR"):
 
 
 class ThinkingStart(_Event, frozen=True, tag="THINKING_START"):
-    """As `REASONING_START`, for older clients; so are the next four."""
+    """As `REASONING_START`, for a client that tells no `protocolVersion`; so are the next four."""
 
 
 class ThinkingTextMessageStart(_Event, frozen=True, tag="THINKING_TEXT_MESSAGE_START"):
-    pass
+    """As `REASONING_MESSAGE_START`."""
 
 
 class ThinkingTextMessageContent(_Event, frozen=True, tag="THINKING_TEXT_MESSAGE_CONTENT"):
+    """As `REASONING_MESSAGE_CONTENT`."""
+
     delta: str
 
 
 class ThinkingTextMessageEnd(_Event, frozen=True, tag="THINKING_TEXT_MESSAGE_END"):
-    pass
+    """As `REASONING_MESSAGE_END`."""
 
 
 class ThinkingEnd(_Event, frozen=True, tag="THINKING_END"):
-    pass
+    """As `REASONING_END`."""
 
 
 _EVENTS = (
     *(RunStarted, TextMessageStart, TextMessageContent, TextMessageEnd),
     *(ReasoningStart, ReasoningMessageStart, ReasoningMessageContent),
-    *(ReasoningMessageEnd, ReasoningEnd, RunFinished, RunError),
+    *(ReasoningMessageEnd, ReasoningEnd, ThinkingStart, ThinkingTextMessageStart),
+    *(ThinkingTextMessageContent, ThinkingTextMessageEnd, ThinkingEnd, RunFinished, RunError),
 )
 _EXAMPLE = {
     "threadId": "thread-1",

@@ -196,6 +196,15 @@ def test_a_conversation_goes_on_after_a_refusal(stage: Stage) -> None:
     assert (seen["text"], seen.get("error")) == ("you said: then without", None)
 
 
+def test_a_conversation_goes_on_after_a_failure(stage: Stage) -> None:
+    """The responder knows how far it came."""
+    stage.do("say", "fail")
+    seen = stage.do("say", "go on")
+    assert (seen["text"], seen.get("error")) == ("you said: go on", None)
+    known = stage.scenes.turns[-1].history
+    assert known == (Message("user", "fail"), Message("assistant", "half "))
+
+
 def test_stop_ends_the_responder(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody pays for text that nobody reads."""
     caplog.set_level(logging.INFO, "omniforge_chat")
@@ -266,6 +275,7 @@ def test_thoughts_are_apart_from_the_text(stage: Stage) -> None:
     """And the next request does not take them for text."""
     seen = stage.do("say", "think")
     assert (seen["text"], seen["thoughts"]) == ("so", "".join(THOUGHTS))
+    assert seen.get("warnings", []) == []  # a client warns of an event that it does not know
     stage.do("say", "more")
     assert stage.scenes.turns[-1].history[-1] == Message("assistant", "so")
     stage.record("thoughts")

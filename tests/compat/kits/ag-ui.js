@@ -6,7 +6,7 @@ const [url] = process.argv.slice(1);
 const IMAGE = { type: "image", source: { type: "data", value: "", mimeType: "image/png" } };
 let agent, seen, running, count;
 process.on("uncaughtException", () => {}); // behind a cut connection there is one
-console.warn = () => {};
+console.warn = (words) => seen?.warnings.push(words);
 
 function onEvent({ event }) {
   const { type, delta } = event;
@@ -21,7 +21,7 @@ function onEvent({ event }) {
 }
 async function run(messages) {
   agent.messages = messages;
-  seen = { text: "", thoughts: "", sent: agent.threadId };
+  seen = { text: "", thoughts: "", sent: agent.threadId, warnings: [] };
   try {
     await agent.runAgent({}, { onEvent });
   } catch (error) {
