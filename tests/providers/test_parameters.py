@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -21,11 +20,12 @@ from omniforge_chat import (
 )
 from omniforge_chat.errors import InvalidParameter
 from omniforge_chat.responders.providers.parameters import RULES, allowed
+from omniforge_chat.settings import DIALECTS
 
 from ..support.app import HandDrivenRequest
 from ..support.constants import CONVERSATION
 from ..support.provider import Call, Provider
-from ..support.relay import COMPLETE, ask, failed
+from ..support.relay import COMPLETE, ask, failed, using
 from ..support.wires import ANTHROPIC, KEY, OPENAI, Wire
 
 SENT: Dict[str, Any] = {
@@ -240,7 +240,7 @@ WRONG: Dict[str, List[Any]] = {
     "reasoning_effort": ["", "so much", "x" * 129, 5, {}],
     "verbosity": ["", 5],
     "response_format": ["json", {}, {"type": 5}, ["json_object"]],
-    "model": ["", "a b", "\u00fc", "x" * 129, 5, ["m"]],
+    "model": ["", "x" * 257, 5, ["m"]],
     "user": ["", "x" * 513, 5, {"id": 5}],
 }
 
@@ -306,42 +306,58 @@ EVERYTHING: Tuple[Any, ...] = (
 )
 
 
-@pytest.mark.parametrize("spoilt", [False, True])
-def test_the_parameters_come_all_the_way(spoilt: bool) -> None:
-    """From the body of another format, through the service, to the provider."""
-    body = {
-        "id": "chat-1",
-        "messages": [
-            {"id": "1", "role": "system", "parts": [{"type": "text", "text": "Be kind."}]},
-            {"id": "2", "role": "user", "parts": [{"type": "text", "text": "hi"}]},
-        ],
-        "temperature": "hot" if spoilt else 0.5,
-        "top_p": "x",
-    }
-    request = HandDrivenRequest(body, path="/api/chat")
+MESSAGES = [
+    {"id": "1", "role": "system", "content": "Be kind."},
+    {"id": "2", "role": "user", "content": "hi"},
+]
+
+
+def through_the_service(
+    path: str, **parameters: Any
+) -> Tuple[List[Dict[str, Any]], HandDrivenRequest]:
+    """The requests that the provider gets for one in another format, and its answer."""
     with Provider(OPENAI.answer("Hello")) as provider:
-        responder = OPENAI.make(provider, system_prompt="Be brief.", allow_parameters=ALLOWED)
+        options = {"system_prompt": "Be brief.", "allow_parameters": ("temperature", "model")}
+        responder = OPENAI.make(provider, model="m", **options)
 
-        async def run() -> None:
-            app = create_app(responder, settings=Settings(dialects=("ai_sdk",)))
-            await request.run(app)
-            await responder.aclose()
+        async def run(responder: Any) -> HandDrivenRequest:
+            request = HandDrivenRequest({"messages": MESSAGES, **parameters}, path=path)
+            await request.run(create_app(responder, settings=Settings(dialects=DIALECTS)))
+            return request
 
-        asyncio.run(run())
-        bodies = [call.body for call in provider.calls]
-    if spoilt:
-        assert bodies == []
-        assert b'"errorText":"temperature: must be a number from 0 to 2"' in request.body
-        assert b'"code":"invalid_parameter"' in request.body
-    else:
-        assert [(b["temperature"], b.get("top_p")) for b in bodies] == [(0.5, None)]
-        assert bodies[0]["messages"] == [
-            {"role": "system", "content": "Be brief.\n\nBe kind."},
-            {"role": "user", "content": "hi"},
-        ]
+        answer = using(responder, run)
+        return [call.body for call in provider.calls], answer
 
 
-ALLOWED = ("temperature",)
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_what_a_client_sends_comes_all_the_way(path: str) -> None:
+    """From the body of another format, through the service, to the provider."""
+    bodies, _ = through_the_service(path, model="omniforge", temperature=0.5, top_p="x", n=3)
+    assert bodies == [
+        {
+            "model": "m",
+            "temperature": 0.5,
+            "messages": [
+                {"role": "system", "content": "Be brief.\n\nBe kind."},
+                {"role": "user", "content": "hi"},
+            ],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+
+
+def test_a_client_of_another_format_is_told_of_its_mistake() -> None:
+    """In the form of that format, with the status of its own mistake if it has one."""
+    problem = "temperature: must be a number from 0 to 2"
+    bodies, answer = through_the_service("/api/chat", temperature="hot")
+    assert f'"errorText":"{problem}"'.encode() in answer.body
+    more, answer = through_the_service("/v1/chat/completions", model="m", temperature="hot")
+    assert answer.status == 422
+    error = msgspec.json.decode(answer.body)["error"]
+    assert (error["message"], error["code"]) == (problem, "invalid_parameter")
+    assert error["type"] == "invalid_request_error"
+    assert bodies == more == []
 
 
 # What an operator may allow

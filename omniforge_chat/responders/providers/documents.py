@@ -61,18 +61,23 @@ def words(content: object) -> str:
     return found
 
 
+_THOUGHTS = {"thinking": "thinking", "reasoning": "summary"}
+"""The types of parts that are thoughts, and where these are; the latter is Databricks'."""
+
+
 def thought_in(content: object) -> str:
-    """Return the thoughts in a content: its parts of type `thinking`, each a text or parts of text.
+    """Return the thoughts in a content: some of its parts, each a text or parts of text.
 
     No reply fails for a thought: one that cannot be read is passed over.
     """
     found = ""
     for part in content if isinstance(content, list) else [content]:
-        if fields(part).get("type") == "thinking":
-            inner = fields(part).get("thinking")
-            for piece in inner if isinstance(inner, list) else [inner]:
-                text = fields(piece).get("text") if isinstance(piece, dict) else piece
-                found += text if isinstance(text, str) else ""
+        kind = fields(part).get("type")
+        place = _THOUGHTS.get(kind, "") if isinstance(kind, str) else ""
+        inner = fields(part).get(place)
+        for piece in inner if isinstance(inner, list) else [inner]:
+            text = piece.get("text") if isinstance(piece, dict) else piece
+            found += text if isinstance(text, str) else ""
     return found
 
 

@@ -14,8 +14,6 @@ from ...settings import Rule, is_identifier
 LIMITS = ("max_tokens", "max_completion_tokens")
 """The two names for the longest reply."""
 
-_MAX_USER_CHARACTERS = 512
-
 
 def _number(low: float, high: float) -> Rule:
     # A bool is an int to Python, and NaN is within no bounds.
@@ -40,8 +38,11 @@ def _are_texts(value: object) -> bool:
     return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
 
 
-def _is_user(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MAX_USER_CHARACTERS
+def _short(longest: int) -> Rule:
+    return Rule(
+        f"a text of 1 to {longest} characters",
+        lambda value: isinstance(value, str) and 0 < len(value) <= longest,
+    )
 
 
 def _is_format(value: object) -> bool:
@@ -64,8 +65,8 @@ RULES: Mapping[str, Rule] = {
     "reasoning_effort": _WORD,
     "verbosity": _WORD,
     "response_format": Rule("an object with a type", _is_format),
-    "model": _WORD,
-    "user": Rule(f"a text of 1 to {_MAX_USER_CHARACTERS} characters", _is_user),
+    "model": _short(256),
+    "user": _short(512),
 }
 """All that can be allowed, and the values that each may have."""
 
