@@ -50,7 +50,7 @@ class Native(Dialect):
     def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
         request = parse(body)
         return _NativeRequest(
-            *(request.message, request.conversation_id, bool(request.regenerate), request.edits)
+            request.message, request.conversation_id, bool(request.regenerate), request.edits
         )
 
 
