@@ -19,7 +19,8 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 
-from omniforge_chat import History, MemoryHistory, Message, Settings, create_app
+from omniforge_chat import History, MemoryHistory, Message, Settings, Thought, Turn, create_app
+from omniforge_chat.models import Done
 
 from ..support.answers import last, text
 from ..support.client import Client
@@ -27,6 +28,8 @@ from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import README
 from ..support.logs import Records
 from ..support.process import ServiceProcess, running
+from ..support.relay import ask as relayed
+from ..support.relay import items_from, using
 from ..support.servers import UvicornThread
 from ..support.wires import ANTHROPIC, OPENAI, WIRES, Wire
 from .llama import Llama, missing
@@ -137,6 +140,55 @@ def test_a_reply_cut_by_max_tokens_says_so(endless: Llama, wire: Wire) -> None:
     assert said
     assert (event, done["finish_reason"]) == ("done", "length")
     assert done["usage"]["completion_tokens"] == 5
+
+
+def test_a_real_server_takes_every_parameter_in_the_form_that_it_is_sent(
+    endless: Llama, wire: Wire
+) -> None:
+    """Each has the name and the type that the format has for it, and the limit holds."""
+    names = wire.responder.options_type.parameters
+    base_url = endless.url + wire.base_path
+    responder = wire.responder(base_url=base_url, allow_parameters=names, max_tokens=6)
+    for limit, made in [(4, 4), (40, 6)]:
+        turn = Turn(QUESTION, CONVERSATION, "r", parameters={**PARAMETERS, "max_tokens": limit})
+        done = relayed(responder, turn)[-1]
+        assert isinstance(done, Done)
+        assert (done.finish_reason, done.usage.completion_tokens) == ("length", made)
+
+
+PARAMETERS = {
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 40,
+    "min_p": 0.05,
+    "stop": ["a text that does not come"],
+    "seed": 1,
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+    "repetition_penalty": 1.1,
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "response_format": {"type": "text"},
+    "model": "omniforge",
+    "user": "Ada",
+}
+
+
+def test_thoughts_are_told_apart_token_by_token(llama: Llama) -> None:
+    """A real tokenizer cuts the marks where it likes."""
+    grammar = 'root ::= "<think>" [a-z ]{3,20} "</think>" [A-Z] [a-z ]{3,12}'
+    responder = OPENAI.responder(
+        base_url=llama.url + OPENAI.base_path,
+        hide_thoughts="on",
+        extra_body={"grammar": grammar},
+    )
+    items = using(responder, lambda r: items_from(r, Turn(QUESTION, CONVERSATION, "r")))
+    kinds = [type(item) for item in items if isinstance(item, (str, Thought))]
+    said = "".join(item for item in items if isinstance(item, str))
+    thought = "".join(item.text for item in items if isinstance(item, Thought))
+    assert re.fullmatch(r"[a-z ]*[a-z][a-z ]*", thought)
+    assert re.fullmatch(r"[A-Z][a-z ]{3,12}", said)
+    assert kinds == sorted(kinds, key=lambda kind: kind is str)
 
 
 def test_a_message_too_long_for_the_model_fails_and_leaves_no_trace(
