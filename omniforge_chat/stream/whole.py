@@ -6,6 +6,7 @@ its pieces are kept.
 
 from __future__ import annotations
 
+from math import ceil, inf
 from typing import List, Optional
 
 from starlette.types import Message, Send
@@ -69,8 +70,10 @@ class WholeReply(Reply):
     @property
     def retry_after(self) -> Optional[int]:
         """The seconds after which the client may try again, if somebody has told."""
-        seconds = getattr(self.cause, "retry_after", None)
-        return None if seconds is None else max(1, -int(-seconds // 1))
+        seconds = getattr(self.cause, "retry_after", None)  # a host's error may have anything
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
+            return None
+        return max(1, ceil(seconds))
 
     def sent(self) -> None:
         """Keep the pieces of `ready`, as nothing was sent but is to be."""
@@ -113,16 +116,16 @@ class HeldBack:
     def __init__(self, send: Send, reply: WholeReply) -> None:
         self._send = send
         self._reply = reply
-        self._start: Message = {}
+        self._start: Optional[Message] = None
 
     async def __call__(self, message: Message) -> None:
         """Send the last body, behind the start; keep the start, and drop heartbeats."""
         if message["type"] == "http.response.start":
             self._start = message
         elif not message["more_body"]:
-            start, self._start = self._start, {}
-            if start:
-                await self._send(self._headed(start, len(message["body"])))
+            if self._start is not None:
+                await self._send(self._headed(self._start, len(message["body"])))
+                self._start = None  # only now: a send that was cancelled is made again
             await self._send(message)
 
     def _headed(self, start: Message, size: int) -> Message:

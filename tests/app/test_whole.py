@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Collection, Mapping, Tuple
+import math
+from typing import Any, Collection, Mapping, Optional, Tuple
 
 import pytest
+from starlette.types import Message as ASGIMessage
 
 from omniforge_chat import ChatError, Finish, Settings, Thought, Turn, UpstreamRateLimited
 from omniforge_chat.core.frames import Headers
@@ -79,6 +81,23 @@ class Letters(HandDrivenRequest):
         return start["status"], headers, json.loads(body["body"])
 
 
+class Torn(Letters):
+    """The first send of a message of the type `torn` is cancelled, and takes nothing."""
+
+    task: asyncio.Task[Any]
+
+    def __init__(self, torn: str, *items: Any) -> None:
+        super().__init__(*items)
+        self._torn: Optional[str] = torn
+
+    async def send(self, message: ASGIMessage) -> None:
+        if message["type"] == self._torn:
+            self._torn = None
+            self.task.cancel()
+            await asyncio.sleep(60)
+        await super().send(message)
+
+
 @timeless
 async def test_a_whole_reply_is_one_document_in_one_answer() -> None:
     """Its length is known, and nothing of a stream is in its head."""
@@ -110,6 +129,9 @@ class Odd(ChatError):
     status = 200
 
 
+ODD_WAITS = [None, "5", -1, math.inf, math.nan, [1]]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -132,6 +154,32 @@ async def test_a_failure_has_the_status_of_its_error(error: Exception, status: i
     assert sent == told == status
     assert "secret" not in message
     assert headers.get("retry-after") == ("2" if status == 429 else None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "1"), (0.5, "1"), (7, "7"), (7.5, "8"), *((odd, None) for odd in ODD_WAITS)],
+)
+@timeless
+async def test_a_time_to_wait_that_makes_no_sense_is_not_told(seconds: Any, told: str) -> None:
+    """An error of a host's may have any attribute of that name; its client gets an answer."""
+    error = ChatError("No")
+    error.retry_after = seconds  # type: ignore[attr-defined] # as a class of a host's may have it
+    letters = Letters("Hel", error)
+    await letters.begin()
+    status, headers, _ = letters.answer()
+    assert (status, headers.get("retry-after")) == (500, told)
+
+
+@pytest.mark.parametrize("torn", ["http.response.start", "http.response.body"])
+@timeless
+async def test_a_send_that_was_cancelled_is_made_again(torn: str) -> None:
+    """As in a stream: whoever stops the server leaves nobody with half an answer."""
+    letters = Torn(torn, "Hello")
+    letters.task = letters.begin()
+    await asyncio.wait([letters.task])
+    status, _, (text, *_) = letters.answer()
+    assert (status, text) == (200, "Hello")
 
 
 @timeless
