@@ -98,7 +98,7 @@ class ChatApp(Starlette):
         hosts = self._settings.allowed_hosts
         if not hosts or "*" in hosts:
             return stack
-        return AllowedHosts(stack, hosts, self._lifecycle.refusals)
+        return AllowedHosts(stack, hosts, self._lifecycle.refusals, self._dialects)
 
     def _around_the_chat(self) -> List[Middleware]:
         """Our layers that the chat needs. Without any, and without others', it is reached first."""

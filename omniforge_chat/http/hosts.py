@@ -12,9 +12,11 @@ from typing import Awaitable, Sequence, Set
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..dialects import Dialect
 from ..errors import HostNotAllowed
 from ..request_id import request_id
 from ..stream.refusals import Refusals
+from .paths import shape_at
 from .responses import error_response
 
 _MAX_KNOWN = 1000
@@ -27,11 +29,14 @@ class AllowedHosts:
     """Refuses requests whose Host is none of `names`: host names, or `*.example.com`.
 
     The port does not count. HTTP/1.1 demands a Host, and browsers always send one, so a request
-    without it is let in.
+    without it is let in. At the path of one of `dialects` the refusal has its form.
     """
 
-    def __init__(self, app: ASGIApp, names: Sequence[str], refusals: Refusals) -> None:
+    def __init__(
+        self, app: ASGIApp, names: Sequence[str], refusals: Refusals, dialects: Sequence[Dialect]
+    ) -> None:
         self._app = app
+        self._dialects = dialects
         self._names = frozenset(name.lower() for name in names)
         self._endings = tuple(name[1:] for name in self._names if name.startswith("*."))
         self._known: Set[bytes] = set()
@@ -63,6 +68,8 @@ class AllowedHosts:
         reference = request_id(scope)
         self._refusals.count(error, reference)
         if scope["type"] == "http":
-            await error_response(error, {"X-Request-ID": reference})(scope, receive, send)
+            shape = shape_at(scope, self._dialects)
+            response = error_response(error, {"X-Request-ID": reference}, shape=shape)
+            await response(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})

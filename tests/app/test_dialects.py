@@ -10,6 +10,7 @@ import pytest
 from omniforge_chat import History, Message, Settings, SettingsError, Turn, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.dialects import Dialect, make_dialect
+from omniforge_chat.errors import HostNotAllowed
 from omniforge_chat.settings import DIALECTS
 
 from ..support.app import call
@@ -128,6 +129,19 @@ def test_errors_at_the_path_of_a_format_have_its_shape(name: str) -> None:
     assert answer.headers["content-type"] == wrong.headers["content-type"]
     if answer.headers["content-type"] == "application/json":
         assert json.loads(answer.body).keys() == json.loads(wrong.body).keys()
+
+
+@pytest.mark.parametrize("mounted", ["", "/assistant"])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_the_refusal_of_a_host_has_the_shape_of_the_format(name: str, mounted: str) -> None:
+    """Whoever has not set ALLOWED_HOSTS reads there that it is missing."""
+    app = create_app(settings=Settings(dialects=DIALECTS, allowed_hosts=("localhost",)))
+    made, evil = dialect(name), {"host": "evil.example"}
+    answer = call(app, path=mounted + made.path, root_path=mounted, headers=evil)
+    error = HostNotAllowed("Host: 'evil.example' is not a name of this service (ALLOWED_HOSTS)")
+    body, media_type = made.refusal(error)
+    assert (answer.status, answer.body) == (421, body)
+    assert answer.headers["content-type"] == media_type
 
 
 @pytest.mark.parametrize("mounted", ["", "/assistant"])
