@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Type
 import msgspec
 
 from ..dialects import Dialect, Event, Operation, Resource
-from ..errors import ChatError, RequestError, all_errors
+from ..errors import ChatError, NotFound, all_errors
 from ..models import Error
 
 # Patterns are ECMA-262, and its `\s` is not Python's. So the characters are listed here.
@@ -42,7 +42,9 @@ def document(dialects: Sequence[Dialect], root_path: str, version: str = LATEST)
     for dialect in dialects:
         paths[dialect.path] = {"post": _chat(dialect.operation, streamed=version == LATEST)}
         for resource in dialect.resources():
-            paths[resource.path.replace(":path}", "}")] = {"get": _resource(resource)}
+            paths[resource.path.replace(":path}", "}")] = {
+                "get": _resource(resource, dialect.operation)
+            }
     return {
         "openapi": VERSIONS[version],
         "info": {
@@ -118,9 +120,9 @@ def _chat(operation: Operation, *, streamed: bool) -> Dict[str, Any]:
             "headers": _request_id_header(),
         },
     }
-    by_status: Dict[int, List[Type[RequestError]]] = {}
-    for error in all_errors(RequestError):
-        if error.refuses_chat:
+    by_status: Dict[int, List[Type[ChatError]]] = {}
+    for error in all_errors(ChatError):
+        if error.refuses_chat or (operation.document is not None and error.ends_stream):
             by_status.setdefault(error.status, []).append(error)
     for status, classes in sorted(by_status.items()):
         responses[str(status)] = _error(classes, operation.refusal)
@@ -148,9 +150,10 @@ def _chat(operation: Operation, *, streamed: bool) -> Dict[str, Any]:
     }
 
 
-def _resource(resource: Resource) -> Dict[str, Any]:
+def _resource(resource: Resource, chat: Operation) -> Dict[str, Any]:
     names = re.findall(r"{(\w+)", resource.path)
     schema = {"type": "string"}
+    missing = {"404": _error([NotFound], chat.refusal)} if names else {}
     return {
         "operationId": resource.id,
         "summary": resource.summary,
@@ -162,7 +165,8 @@ def _resource(resource: Resource) -> Dict[str, Any]:
                 "description": resource.summary,
                 "headers": _request_id_header(),
                 "content": {"application/json": {"schema": {"type": "object"}}},
-            }
+            },
+            **missing,
         },
     }
 
@@ -190,9 +194,7 @@ def _status(description: str, status: str) -> Dict[str, Any]:
     }
 
 
-def _error(
-    classes: List[Type[RequestError]], shape: Optional[Type[msgspec.Struct]]
-) -> Dict[str, Any]:
+def _error(classes: List[Type[ChatError]], shape: Optional[Type[msgspec.Struct]]) -> Dict[str, Any]:
     codes = sorted({refusal.code for refusal in classes})
     content: Dict[str, Any]
     if shape is None:
@@ -203,7 +205,7 @@ def _error(
             schema = {"allOf": [schema, {"properties": {"code": {"enum": codes}}}]}
         content = {"application/json": {"schema": schema}}
     headers = _request_id_header()
-    if classes[0].retry_after is not None:
+    if getattr(classes[0], "retry_after", None) is not None:
         headers.update(_header("Retry-After", "Seconds to wait before the next try."))
     phrase = HTTPStatus(classes[0].status).phrase
     description = " ".join((refusal.__doc__ or phrase).splitlines()[0] for refusal in classes)

@@ -115,6 +115,9 @@ def test_a_failure_without_a_stream_has_a_status(error: ChatError, status: int, 
     assert answer.json()[2] == {"error": told}
     assert answer.headers["x-should-retry"] == "false"
     assert answer.headers.get("retry-after") == ("2" if status == 429 else None)
+    described = get(create_app(settings=SERVED), "/openapi.json").json()[2]["paths"][PATH]["post"]
+    first_line = (type(error).__doc__ or "").splitlines()[0]
+    assert first_line in described["responses"][str(status)]["description"]
 
 
 def test_a_reply_that_is_too_slow_is_told_by_its_status() -> None:

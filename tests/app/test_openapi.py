@@ -14,15 +14,25 @@ import pytest
 import schemathesis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from omniforge_chat import ChatError, Finish, Settings, Turn, Usage, chat_routes, create_app
+from omniforge_chat import (
+    ChatError,
+    Finish,
+    Settings,
+    Thought,
+    Turn,
+    Usage,
+    chat_routes,
+    create_app,
+)
 from omniforge_chat.app import ChatApp
 from omniforge_chat.core.responder import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
+from omniforge_chat.settings import DIALECTS
 
 from ..support.answers import refusal
 from ..support.app import HandDrivenRequest, call
@@ -299,17 +309,30 @@ def test_the_servers_follow_the_mount_path(make: Any, path: str) -> None:
 # The last schemathesis for Python 3.9 does not know OpenAPI 3.2, so it cannot check the events. It
 # takes many minutes to make long text by a pattern, and overlooks a pattern beside `anyOf`: it
 # cannot tell which data are good.
-readable = copy.deepcopy(DOCUMENT)
 unreliable_checks: List[Any] = []
 if sys.version_info < (3, 10):
-    readable["openapi"] = "3.1.0"
-    readable["paths"][CHAT]["post"]["responses"]["200"]["content"] = {"text/event-stream": {}}
-    del readable["components"]["schemas"]["ChatRequest"]["properties"]["message"]["pattern"]
     unreliable_checks.append(positive_data_acceptance)
 
-schema = schemathesis.openapi.from_dict(readable)
-# No field value has control characters (RFC 9110, section 5.5): the server refuses them, in text.
-schema.config.generation.update(exclude_header_characters="".join(map(chr, (*range(32), 127))))
+
+def readable(document: Any) -> schemathesis.BaseSchema:
+    """A schema of schemathesis for what it can read of `document`."""
+    document = copy.deepcopy(document)
+    if sys.version_info < (3, 10):
+        document["openapi"] = "3.1.0"
+        for path in document["paths"].values():
+            if "post" in path:
+                path["post"]["responses"]["200"]["content"]["text/event-stream"] = {}
+        if "ChatRequest" in document["components"]["schemas"]:
+            del document["components"]["schemas"]["ChatRequest"]["properties"]["message"]["pattern"]
+    schema = schemathesis.openapi.from_dict(document)
+    # No field value has control characters (RFC 9110, section 5.5): the server refuses them, in
+    # text.
+    controls = "".join(map(chr, (*range(32), 127)))
+    schema.config.generation.update(exclude_header_characters=controls)
+    return schema
+
+
+schema = readable(DOCUMENT)
 
 
 @pytest.fixture(scope="module", params=[app, remembering], ids=["forgetful", "remembering"])
@@ -324,3 +347,29 @@ def service(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_the_service_is_as_the_document_says(case: Any, service: str) -> None:
     """With every check: statuses, headers, types, schemas, each event, good data and bad."""
     case.call_and_validate(base_url=service, excluded_checks=unreliable_checks)
+
+
+# These formats refuse nothing but what the responder could not be given as it was meant, and no
+# schema tells that the last message must be the user's. So data that are good by the schema may be
+# refused, and others accepted.
+speaking = create_app(
+    saying(Thought("Hm."), "Hello", Usage(7)), settings=Settings(dialects=DIALECTS, thoughts=True)
+)
+of_others = document_of(speaking)
+del of_others["paths"][CHAT]
+others = readable(of_others)
+
+
+@pytest.fixture(scope="module")
+def speaking_service() -> Iterator[str]:
+    """Where the service is that speaks all formats."""
+    with UvicornThread(speaking) as live:
+        yield live.url
+
+
+@others.parametrize()
+@settings(max_examples=25)
+def test_the_other_formats_are_as_the_document_says(case: Any, speaking_service: str) -> None:
+    """With the checks that are left, and the documents that a format has besides the chat."""
+    lenient = [positive_data_acceptance, negative_data_rejection]
+    case.call_and_validate(base_url=speaking_service, excluded_checks=lenient)
