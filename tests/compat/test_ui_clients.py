@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import subprocess
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any, Dict, Iterator, Tuple
 
 import pytest
 from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import Message
@@ -29,12 +26,11 @@ PAGE = '<!doctype html><title>kit</title><body><script type="module" src="/%s"><
 
 
 class Site:
-    """The scenes, and beside them the pages of the kits; `cuts` breaks a stream behind "half "."""
+    """The scenes, and beside them the pages of the kits."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.scenes = Scenes(cors_origins=("*",))
-        self.cuts = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"][1:]
@@ -43,25 +39,8 @@ class Site:
             await response(scope, receive, send)
         elif name.endswith(".html"):
             await HTMLResponse(PAGE % f"{name[:-5]}.mjs")(scope, receive, send)
-        elif self.cuts and scope["method"] == "POST":
-            await self._cut(scope, receive, send)
         else:
             await self.scenes(scope, receive, send)
-
-    async def _cut(self, scope: Scope, receive: Receive, send: Send) -> None:
-        half = asyncio.Event()
-
-        async def until_half(message: ASGIMessage) -> None:
-            if not half.is_set():
-                await send(message)
-            if b"half" in message.get("body", b""):
-                half.set()
-
-        reply = asyncio.ensure_future(self.scenes(scope, receive, until_half))
-        await half.wait()
-        reply.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reply
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +110,7 @@ class Stage:
     ) -> None:
         self.kit = kit
         self.do = talk.do
-        self.server, self.site = served
-        self.scenes = self.site.scenes
+        self.server, self.scenes = served[0], served[1].scenes
         self.scenes.forget()
         self._record = record
 
@@ -147,7 +125,7 @@ def stage(
     kit: Kit, made: Any, served: Tuple[UvicornThread, Site], record: Recorder
 ) -> Iterator[Stage]:
     yield Stage(kit, made(), served, record)
-    served[1].cuts = False
+    served[1].scenes.cuts = False
 
 
 def test_all_of_a_reply_arrives(stage: Stage) -> None:
@@ -219,7 +197,7 @@ def test_stop_ends_the_responder(stage: Stage, caplog: pytest.LogCaptureFixture)
 
 def test_a_cut_is_an_error(stage: Stage) -> None:
     """And not the end of a short reply."""
-    stage.site.cuts = True
+    stage.scenes.cuts = True
     seen = stage.do("say", "wait")
     assert seen["error"]
     assert seen["text"] in ("half ", "")  # Chromium may drop what it has not handed out yet

@@ -48,7 +48,7 @@ def bundle(script: str, made: Path) -> None:
 class Talk(Protocol):
     """A conversation in a kit."""
 
-    def do(self, method: str, *given: str) -> Dict[str, Any]: ...
+    def do(self, method: str, *given: Any) -> Dict[str, Any]: ...
 
 
 class Page:
@@ -57,7 +57,7 @@ class Page:
     def __init__(self, page: Any) -> None:
         self._page = page
 
-    def do(self, method: str, *given: str) -> Dict[str, Any]:
+    def do(self, method: str, *given: Any) -> Dict[str, Any]:
         call = "([method, given]) => kit[method](...given)"
         return dict(self._page.evaluate(call, [method, given]) or {})
 
@@ -68,7 +68,7 @@ class Program:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def do(self, method: str, *given: str) -> Dict[str, Any]:
+    def do(self, method: str, *given: Any) -> Dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([method, *given]).encode() + b"\n")
@@ -77,13 +77,18 @@ class Program:
         return dict(json.loads(self._process.stdout.readline()) or {})
 
 
-@contextlib.contextmanager
-def program(script: str, url: str) -> Iterator[Program]:
+def program(script: str, url: str) -> contextlib.AbstractContextManager[Program]:
     """A script in Node.js, which talks to `url`."""
+    return running(node(), "--input-type=module", "--eval", script, "--", url)
+
+
+@contextlib.contextmanager
+def running(*command: str, **variables: str) -> Iterator[Program]:
+    """A process that finds the packages of npm."""
     process = subprocess.Popen(
-        [node(), "--input-type=module", "--eval", script, "--", url],
-        cwd=MODULES.parent,
-        env=environment(),
+        command,
+        cwd=MODULES.parent if MODULES.exists() else None,
+        env=environment(**variables),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, AsyncIterator, Callable, Dict, List, Mapping, Optional
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,7 +59,7 @@ class Scenes:
 
     And answers that are not the chat's: `/broken` and `/ended` are a stream that is cut, by a crash
     and by a proxy; `/proxy` is a proxy's page of 502; at `/identified` frames have ids, and a
-    request with Last-Event-ID goes to the chat.
+    request with Last-Event-ID goes to the chat. If `cuts` is set, streams break behind "half ".
 
     `turns` are those that the responder was called with, `generations` their messages, and `asked`
     the paths of all requests. `options` are settings of the chat.
@@ -70,6 +71,7 @@ class Scenes:
         self.app = create_app(self._respond, settings=settings)
         self.turns: List[Turn] = []
         self.asked: List[str] = []
+        self.cuts = False
         self._beats: Optional[asyncio.Queue[None]] = None
         self._others: Dict[str, ASGIApp] = {
             "/broken": self._broken,
@@ -94,7 +96,23 @@ class Scenes:
                 self._beats.put_nowait(None)
 
         self.asked.append(scope["path"])
-        await self._others.get(scope["path"], self.app)(scope, receive, noticing)
+        app = self._cut if self.cuts else self._others.get(scope["path"], self.app)
+        await app(scope, receive, noticing)
+
+    async def _cut(self, scope: Scope, receive: Receive, send: Send) -> None:
+        half = asyncio.Event()
+
+        async def until_half(message: Message) -> None:
+            if not half.is_set():
+                await send(message)
+            if b"half" in message.get("body", b""):
+                half.set()
+
+        reply = asyncio.ensure_future(self.app(scope, receive, until_half))
+        await half.wait()
+        reply.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reply
 
     def _respond(self, turn: Turn) -> AsyncIterator[Item]:
         self.turns.append(turn)
