@@ -20,6 +20,7 @@ ChatError                     processing_error        500
 │       └── ShuttingDown      shutting_down           503
 ├── InvalidParameter          invalid_parameter       422
 ├── ReplyTimeout              timeout                 504
+├── ReplyTooLong              reply_too_long          500
 ├── StreamError               stream_error            500
 └── UpstreamError             upstream_error          502
     ├── UpstreamTimeout       upstream_timeout        504
@@ -205,6 +206,12 @@ class ReplyTimeout(ChatError):
 
     code = "timeout"
     status = 504
+
+
+class ReplyTooLong(ChatError):
+    """The reply was to be one document, and is too long for that. Ask for a stream."""
+
+    code = "reply_too_long"
 
 
 class StreamError(ChatError):

@@ -13,7 +13,7 @@ from starlette.types import Message, Send
 
 from ..core.frames import Document, Frames, Headers, Part
 from ..core.reply import Reply, unencodable
-from ..errors import ChatError
+from ..errors import ReplyTooLong
 from ..models import Done, Error, Thought, Turn
 
 MAX_CHARACTERS = 4 * 1024 * 1024
@@ -88,8 +88,7 @@ class WholeReply(Reply):
         """The document if it is the `last`, or else nothing."""
         too_long = self.characters + sum(map(len, self.ready)) > MAX_CHARACTERS
         if too_long and not self.ended:
-            text = "The reply is too long for one document; ask for a stream"
-            self.fail(ChatError(text, code="reply_too_long"))
+            self.fail(ReplyTooLong("The reply is too long for one document; ask for a stream"))
             self.ready.clear()
         super().frames(last=last)
         if not last:
