@@ -54,6 +54,7 @@ class OpenAI(Dialect):
     path = "/v1/chat/completions"
     carries_history = True
     base = "/v1/"
+    exposed_headers = ("X-Should-Retry",)  # their package obeys it in a page, too
     operation = Operation(
         "createChatCompletion",
         "Go on with a conversation, in OpenAI's format",
@@ -117,8 +118,9 @@ class OpenAI(Dialect):
         return {"object": "list", "data": [self._model]}
 
     def _named(self, parameters: Mapping[str, str]) -> Dict[str, Any]:
-        if parameters["model"] != self._model["id"]:
-            raise NotFound(f"There is no model {parameters['model']!r}; see /v1/models")
+        name = parameters["model"]
+        if self._model["id"] not in (name, name[:-1] if name.endswith("/") else name):
+            raise NotFound(f"There is no model {name!r}; see /v1/models")
         return self._model
 
 

@@ -183,7 +183,8 @@ def test_the_model_is_found_by_its_name(name: str) -> None:
     assert (listed.status, listed.headers["content-type"]) == (200, "application/json")
     [model] = listed.json()[2]["data"]
     assert (model["id"], model["object"], type(model["created"])) == (name, "model", int)
-    assert get(app, f"/v1/models/{name}").json()[2] == model
+    for slash in ("", "/"):
+        assert get(app, f"/v1/models/{name}{slash}").json()[2] == model
     assert get(app, f"/v1/models/{name}x").status == 404
 
 
@@ -243,4 +244,4 @@ def test_a_browser_may_use_their_package() -> None:
     assert call(app, path=PATH, method="OPTIONS", headers=asked).status == 200
     answer = call(app, said("hi"), path=PATH, headers={"Origin": "http://a.b"})
     exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
-    assert {"x-request-id", "x-conversation-id"} <= {*exposed}
+    assert {"x-request-id", "x-conversation-id", "x-should-retry", "retry-after"} <= {*exposed}
