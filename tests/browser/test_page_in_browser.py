@@ -217,6 +217,19 @@ def test_arrow_up_edits_if_nothing_is_written(window: Window) -> None:
     expect(window.message).to_have_value("two\nlines")
 
 
+def test_what_is_written_is_not_lost(window: Window) -> None:
+    """Whoever looks something up in another conversation comes back to the text."""
+    window.ask("First")
+    window.press("New conversation")
+    window.message.fill("half a text")
+    window.page.get_by_role("button", name="First", exact=True).click()
+    expect(window.message).to_have_value("half a text")
+    window.press("Edit")
+    window.press("New conversation")
+    expect(window.message).to_have_value("half a text")
+    expect(window.page.get_by_text("Editing your last message")).to_be_hidden()
+
+
 # Failures
 
 
@@ -284,6 +297,20 @@ def test_a_reply_that_ends_early_says_why(window: Window) -> None:
     expect(window.last).to_contain_text("A content filter has ended this reply.")
     window.ask("Hi", "", Usage(tokens=1))
     expect(window.last).to_contain_text("The reply is empty.")
+
+
+def test_a_page_without_its_reader_says_so(browser: Browser, service: Service) -> None:
+    """A deployment in between, say."""
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.route("**/reader.js", lambda route: route.abort())
+        page.goto(f"{service.server.url}/assistant/")
+        expect(page.locator("#notice")).to_have_text(
+            "A part of this page cannot be loaded. Load it again."
+        )
+    finally:
+        context.close()
 
 
 # What the server remembers
@@ -629,6 +656,19 @@ def test_the_list_is_a_drawer_on_a_phone(browser: Browser, service: Service) -> 
         window.press("Conversations")
         fresh.click()
         expect(fresh).to_be_hidden()
+        expect(window.message).to_be_focused()
+
+
+def test_a_phone_keeps_its_keyboard_shut(browser: Browser, service: Service) -> None:
+    """It would cover half of the reply that one wants to read."""
+    phone = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
+    with opened(browser, service, focused="#send", **phone) as window:
+        window.message.tap()
+        window.message.fill("Hi")
+        window.page.get_by_role("button", name="Send").tap()
+        window.over()
+        expect(window.message).not_to_be_focused()
+        window.page.get_by_role("button", name="Edit").tap()
         expect(window.message).to_be_focused()
 
 

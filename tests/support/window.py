@@ -20,7 +20,7 @@ RECOVERED = "Failed to load resource"
 """What Chromium puts on the console for an answer of 4xx or 5xx, whatever the page makes of it."""
 
 EACH_CHANGE = """
-window.requestAnimationFrame = (paint) => setTimeout(() => paint(0), 0);
+window.requestAnimationFrame = (paint) => scheduler.postTask(() => paint(0));
 performance.now = () => 0;
 """
 """A script after which the page shows each piece as it comes, and not once for each frame."""
@@ -87,9 +87,9 @@ class Window:
         self.page = page
         self.service = service
 
-    def open(self, path: str = "/assistant/") -> None:
+    def open(self, path: str = "/assistant/", focused: str = "#message") -> None:
         self.page.goto(f"{self.service.server.url}{path}")
-        self.page.locator("#message:focus").wait_for()
+        self.page.locator(f"{focused}:focus").wait_for()
 
     @property
     def message(self) -> Any:
@@ -132,6 +132,7 @@ def opened(
     *,
     script: Optional[str] = None,
     path: str = "/assistant/",
+    focused: str = "#message",
     **options: Any,
 ) -> Iterator[Window]:
     """A window with the page, in which `script` runs first. `options` are those of the context.
@@ -157,7 +158,7 @@ def opened(
         if script is not None:
             context.add_init_script(script)
         window = Window(page, service)
-        window.open(path)
+        window.open(path, focused)
         yield window
         assert complaints == []
         served = [f"{service.server.url}/assistant", "data:", "blob:"]
