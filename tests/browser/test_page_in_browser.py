@@ -661,7 +661,11 @@ def test_the_list_is_a_drawer_on_a_phone(browser: Browser, service: Service) -> 
 
 def test_a_phone_keeps_its_keyboard_shut(browser: Browser, service: Service) -> None:
     """It would cover half of the reply that one wants to read."""
-    phone = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
+    phone: Dict[str, Any] = {
+        "viewport": {"width": 390, "height": 780},
+        "has_touch": True,
+        "is_mobile": True,
+    }
     with opened(browser, service, focused="#send", **phone) as window:
         window.message.tap()
         window.message.fill("Hi")
