@@ -104,8 +104,10 @@ export class Reply {
    * @param {ChatOptions} options
    * @returns {AsyncGenerator<string, void, void>}
    */
-  async *#read(message, options) {
-    const { url = besideThisFile(), conversationId, headers, fields, signal, onThought } = options;
+  async *#read(
+    message,
+    { url = besideThisFile(), conversationId, headers, fields, signal, onThought },
+  ) {
     const sent = new Headers(headers);
     sent.set("Content-Type", "application/json");
     const body = JSON.stringify({ conversation_id: conversationId, ...fields, message });
