@@ -69,6 +69,7 @@ class OpenAI(Dialect):
         ),
         Completion,
         CompletionFailure,
+        {"X-Conversation-ID": "The conversation: 1 to 128 visible ASCII characters."},
     )
 
     def __init__(self, settings: Settings, parts: Collection[str]) -> None:

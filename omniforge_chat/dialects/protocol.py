@@ -80,6 +80,8 @@ class Operation(NamedTuple):
     document: Optional[Type[msgspec.Struct]] = None
     refusal: Optional[Type[msgspec.Struct]] = Error
     """The Struct of a refusal; None if that is plain text."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """The headers that it reads besides X-Request-ID, each with its description."""
 
 
 class Resource(NamedTuple):

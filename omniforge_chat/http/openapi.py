@@ -130,12 +130,8 @@ def _chat(operation: Operation, *, streamed: bool) -> Dict[str, Any]:
         "operationId": operation.id,
         "summary": operation.summary,
         "parameters": [
-            {
-                "name": "X-Request-ID",
-                "in": "header",
-                "description": "The client's own reference. If it is unusable, a new one is made.",
-                "schema": {"type": "string"},
-            }
+            {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+            for name, text in {"X-Request-ID": _REFERENCE, **operation.headers}.items()
         ],
         "requestBody": {
             "required": True,
@@ -256,4 +252,5 @@ def _header(name: str, description: str) -> Dict[str, Any]:
 _TEXT_STREAM: Dict[str, Any] = {"schema": {"type": "string"}}
 """The stream of a chat before OpenAPI 3.2."""
 
+_REFERENCE = "The client's own reference. If it is unusable, a new one is made."
 _OF_DONE = "The conversation; also in the end of the stream."

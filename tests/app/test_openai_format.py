@@ -222,6 +222,8 @@ def test_the_document_tells_each_answer(message: str, streamed: bool) -> None:
         check({"$ref": "#/components/schemas/CompletionFailure"}, answer.json()[2])
     else:
         check(content["application/json"]["schema"], answer.json()[2])
+    read = [field["name"] for field in described["parameters"]]
+    assert read == ["X-Request-ID", "X-Conversation-ID"]
     refused = ask(app)
     check(described["responses"]["422"]["content"]["application/json"]["schema"], refused.json()[2])
 
