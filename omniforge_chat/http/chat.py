@@ -174,8 +174,8 @@ class ChatEndpoint:
         conversation: Optional[ConversationTurn] = None
         try:
             try:
-                sent = await self._body(headers, receive, limit)
-                request = self.dialect.decode(sent, headers)
+                # No name keeps the body: a stream would hold it for minutes.
+                request = self.dialect.decode(await self._body(headers, receive, limit), headers)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
                 responder = self._responder
                 history = request.history or ()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import json
 import subprocess
 import sys
+import tracemalloc
 import weakref
 from typing import Any, AsyncIterator, Dict, List
 
@@ -35,6 +37,32 @@ class Lost(HandDrivenRequest):
         if self.gone.is_set():
             raise OSError("gone")
         await super().send(message)
+
+
+def test_an_open_stream_holds_the_conversation_and_not_its_body() -> None:
+    """Clients send a MiB of it, and a reply may take minutes."""
+    held: List[int] = []
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        await asyncio.sleep(0)
+        held.append(tracemalloc.get_traced_memory()[0])
+        yield "a"
+
+    said = {"role": "user", "content": "x" * 1_000_000}
+    body = json.dumps({"model": "m", "messages": [said], "stream": True}).encode()
+    parts: List[Message] = [
+        {"type": "http.request", "body": body[:9], "more_body": True},
+        {"type": "http.request", "body": body[9:], "more_body": False},
+    ]
+    made = HandDrivenRequest(path="/v1/chat/completions", parts=parts)
+    app = create_app(respond, settings=Settings(dialects=("openai",)))
+    tracemalloc.start()
+    try:
+        asyncio.run(made.run(app))
+    finally:
+        tracemalloc.stop()
+    assert made.status == 200
+    assert held[0] < 1_500_000
 
 
 @pytest.mark.parametrize("end", ["done", "fails", "left", "lost", "limit", "cancel", "body"])
