@@ -77,7 +77,9 @@ class Frames(Protocol):
 class Document(Protocol):
     """A reply as one JSON document, which is sent when the reply has ended."""
 
-    headers: Headers
+    def headers(self, status: int) -> Headers:
+        """The response headers that only this format has, for this HTTP status."""
+        return ()
 
     def done(self, done: Done, text: str, thoughts: str) -> bytes:
         """The document of a complete reply."""

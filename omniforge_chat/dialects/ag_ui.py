@@ -9,7 +9,6 @@ its `protocolVersion` knows the new names.
 from __future__ import annotations
 
 from os import urandom
-from types import MappingProxyType
 from typing import Annotated, Any, Collection, List, Literal, Mapping, Optional, Union
 
 import msgspec
@@ -20,7 +19,7 @@ from ..core.sse import encode
 from ..models import Done, Error, Turn, Usage
 from ..settings import Settings
 from .documents import load_object
-from .messages import Fields, read_conversation
+from .messages import Fields, parameters, read_conversation
 from .protocol import Dialect, Event, Operation, Request, make_part
 
 _MOST = 2**53 - 1
@@ -236,13 +235,12 @@ class AGUI(Dialect):
         read = read_conversation(fields, ("content", ""), self._takes)
         fields.check()
         assert read is not None
-        given = fields.fields.get("forwardedProps")
         return _AGUIRequest(
             message=read.message,
             conversation_id=thread_id,
             history=read.history,
             system=read.system,
-            parameters=MappingProxyType(given if isinstance(given, dict) else {}),
+            parameters=parameters(fields.fields.get("forwardedProps")),
             parts=read.parts,
             run_id=run_id or f"run-{urandom(16).hex()}",
             reasons="protocolVersion" in fields.fields,

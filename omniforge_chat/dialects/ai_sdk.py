@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from os import urandom
-from types import MappingProxyType
 from typing import Annotated, Collection, List, Literal, Mapping, Optional, Tuple, Union
 
 import msgspec
@@ -22,7 +21,7 @@ from ..errors import RequestError
 from ..models import Done, Error, Turn, Usage
 from ..settings import Settings
 from .documents import load_object
-from .messages import Fields, read_conversation
+from .messages import Fields, parameters, read_conversation
 from .protocol import Dialect, Event, Operation, Request, make_part
 
 HEADER = "x-vercel-ai-ui-message-stream"
@@ -194,14 +193,13 @@ class AISDK(Dialect):
         read = read_conversation(fields, ("parts", "content"), self._takes)
         fields.check()
         assert read is not None
-        given = {name: value for name, value in fields.fields.items() if name not in _OWN_FIELDS}
         return _AISDKRequest(
             message=read.message,
             conversation_id=conversation_id,
             regenerate=trigger == "regenerate-message",
             history=read.history,
             system="\n\n".join(filter(None, (system, read.system))) if system else read.system,
-            parameters=MappingProxyType(given),
+            parameters=parameters(fields.fields, _OWN_FIELDS),
             parts=read.parts,
         )
 

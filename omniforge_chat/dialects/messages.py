@@ -7,7 +7,10 @@ client sends them again with each request, and could not take one back.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, Collection, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import msgspec
 
 from ..errors import InvalidFields
 from ..models import Message
@@ -16,6 +19,9 @@ from .documents import kind_of
 
 MAX_PROBLEMS = 20
 """How many wrong fields an error names. No more are looked for: a MiB has room for 500,000."""
+
+MAX_PARAMETER_BYTES = 64 * 1024
+"""How much JSON the lists and objects among the parameters of a request have at most."""
 
 _SHOWN_CHARACTERS = 60
 """How much of a client's own word an error repeats."""
@@ -66,6 +72,23 @@ class Fields:
             if value is not None:
                 self.wrong_kind(name, value, "a string")
         return None
+
+
+def parameters(given: object, own: Collection[str] = ()) -> Mapping[str, Any]:
+    """The fields in `given` but the format's `own`, for reading only.
+
+    An open stream holds them, and a MiB of empty lists takes more than 20 of memory. So a list or
+    an object is left out if with it there would be more than MAX_PARAMETER_BYTES of them.
+    """
+    found, room = {}, MAX_PARAMETER_BYTES
+    for name, value in given.items() if isinstance(given, dict) else ():
+        if name in own:
+            continue
+        size = len(msgspec.json.encode(value)) if isinstance(value, (list, dict)) else 0
+        if size <= room:
+            room -= size
+            found[name] = value
+    return MappingProxyType(found)
 
 
 class Conversation(NamedTuple):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from os import urandom
 from time import time
-from types import MappingProxyType
 from typing import Any, Collection, Dict, Mapping, Sequence, Tuple
 
 import msgspec
@@ -24,7 +23,7 @@ from ..errors import ChatError, NotFound, RequestError, all_errors
 from ..models import Done, Error, Turn
 from ..settings import Settings, is_identifier
 from .documents import load_object
-from .messages import Fields, read_conversation
+from .messages import Fields, parameters, read_conversation
 from .openai_shapes import (
     Completion,
     CompletionChoice,
@@ -92,13 +91,12 @@ class OpenAI(Dialect):
         read = read_conversation(fields, ("content", ""), self._takes, _ROLES)
         fields.check()
         assert read is not None
-        given = {name: value for name, value in fields.fields.items() if name not in _OWN_FIELDS}
         return _OpenAIRequest(
             message=read.message,
             conversation_id=conversation_id or None,
             history=read.history,
             system=read.system,
-            parameters=MappingProxyType(given),
+            parameters=parameters(fields.fields, _OWN_FIELDS),
             parts=read.parts,
             whole=not stream,
             model=model,
@@ -211,13 +209,17 @@ class OpenAIFrames(Frames):
 class OpenAIDocument(Document):
     """A completion as one document."""
 
-    headers: Headers = ((b"x-should-retry", b"false"),)
-    """The packages of OpenAI ask again after a failure, and a second reply costs as the first."""
-
     def __init__(self, reply_id: str, created: int, model: str) -> None:
         self._id = reply_id
         self._created = created
         self._model = model
+
+    def headers(self, status: int) -> Headers:
+        """Their packages ask again after most failures, and a second reply costs as the first.
+
+        They may do so if somebody has asked them to wait: a provider that is busy, or the drain.
+        """
+        return () if status in (200, 429, 503) else ((b"x-should-retry", b"false"),)
 
     def done(self, done: Done, text: str, thoughts: str) -> bytes:
         message = CompletionReply("assistant", text, None, thoughts or UNSET)

@@ -11,7 +11,7 @@ from typing import List, Optional
 
 from starlette.types import Message, Send
 
-from ..core.frames import Document, Frames, Headers, Part
+from ..core.frames import Document, Frames, Part
 from ..core.reply import Reply, unencodable
 from ..errors import ReplyTooLong
 from ..models import Done, Error, Thought, Turn
@@ -27,9 +27,6 @@ class _NoFrames(Frames):
     """Nothing goes out before the end."""
 
     _part = Part(b"", b"", b"", b"")
-
-    def __init__(self, headers: Headers) -> None:
-        self.headers = headers
 
     def start(self) -> bytes:
         return b""
@@ -47,17 +44,19 @@ class _NoFrames(Frames):
         return b""
 
 
+_NO_FRAMES = _NoFrames()
+
+
 class WholeReply(Reply):
     """The reply to one turn, all of whose text is kept for its `document`."""
 
-    __slots__ = ("_document", "_kept", "_text", "_thought")
+    __slots__ = ("_text", "_thought", "document")
 
     def __init__(self, turn: Turn, document: Document, *, thoughts: bool = False) -> None:
-        super().__init__(turn, _NoFrames(document.headers), thoughts=thoughts)
-        self._document = document
+        super().__init__(turn, _NO_FRAMES, thoughts=thoughts)
+        self.document = document
         self._text: List[str] = []
         self._thought: List[str] = []
-        self._kept = 0
 
     @property
     def status(self) -> int:
@@ -104,9 +103,9 @@ class WholeReply(Reply):
 
     def _whole(self) -> bytes:
         if isinstance(self.last, Done):
-            return self._document.done(self.last, "".join(self._text), "".join(self._thought))
+            return self.document.done(self.last, "".join(self._text), "".join(self._thought))
         assert self.last is not None
-        return self._document.error(self.last, self.status)
+        return self.document.error(self.last, self.status)
 
 
 class HeldBack:
@@ -128,8 +127,10 @@ class HeldBack:
             await self._send(message)
 
     def _headed(self, start: Message, size: int) -> Message:
+        status, retry_after = self._reply.status, self._reply.retry_after
         headers = [pair for pair in start["headers"] if pair[0] not in _OF_A_STREAM]
-        headers += [*_HEADERS, (b"content-length", b"%d" % size)]
-        if self._reply.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % self._reply.retry_after))
-        return {**start, "status": self._reply.status, "headers": headers}
+        headers += [*_HEADERS, *self._reply.document.headers(status)]
+        headers.append((b"content-length", b"%d" % size))
+        if retry_after is not None:
+            headers.append((b"retry-after", b"%d" % retry_after))
+        return {**start, "status": status, "headers": headers}

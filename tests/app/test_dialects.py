@@ -87,6 +87,22 @@ def test_a_responder_gets_what_the_client_sends(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
+def test_huge_parameters_are_left_out(name: str) -> None:
+    """A stream holds them while it is open: a MiB of empty lists takes more than 20 of memory."""
+    listener = Listener()
+    lists = {
+        "first": [[]] * 20_000,
+        "second": [[]] * 20_000,
+        "third": ["x"],
+        "fourth": "x" * 90_000,
+    }
+    asked = {**body(), **lists, "forwardedProps": lists}
+    assert ask(create_app(listener, settings=Settings(dialects=(name,))), name, asked).status == 200
+    parameters = listener.turns[0].parameters
+    assert {*lists} & {*parameters} == {"first", "third", "fourth"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_parts_that_the_responder_does_not_take_are_refused(name: str) -> None:
     """A picture that nobody looks at is not dropped in silence; a declared one is passed on."""
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}

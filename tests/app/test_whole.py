@@ -49,7 +49,8 @@ class Written(Request, frozen=True):
 
 
 class Document:
-    headers: Headers = ((b"x-letter", b"yes"),)
+    def headers(self, status: int) -> Headers:
+        return ((b"x-letter", b"%d" % status),)
 
     def done(self, done: Done, text: str, thoughts: str) -> bytes:
         known = [text, thoughts, done.finish_reason, done.usage.tokens]
@@ -117,7 +118,7 @@ async def test_its_head_tells_its_length_and_nothing_of_a_stream() -> None:
     assert headers["content-length"] == str(len(letters.sent[1]["body"]))
     assert headers["cache-control"] == "no-store"
     assert "x-accel-buffering" not in headers
-    assert headers["x-letter"] == "yes"
+    assert headers["x-letter"] == "200"
     assert {"x-request-id", "x-conversation-id"} <= set(headers)
 
 

@@ -238,7 +238,10 @@ def test_a_request_without_stream_is_for_a_document(fields: Any) -> None:
 
 def test_a_document_that_failed_is_not_to_be_asked_for_again() -> None:
     """The packages of OpenAI do so after 429 and 5xx, and a second reply costs as the first."""
-    assert (b"x-should-retry", b"false") in decode(USER).document(TURN).headers
+    for status in (500, 502, 504):
+        assert (b"x-should-retry", b"false") in decode(USER).document(TURN).headers(status)
+    for status in (200, 429, 503):
+        assert not decode(USER).document(TURN).headers(status)
 
 
 def test_the_conversation_is_in_a_header() -> None:
