@@ -47,7 +47,7 @@ class ForwardedPrefix:
         path, raw_path = scope["path"][known:], scope["raw_path"][known:]
         prefix = self._root_path if forwarded is None else forwarded
         scope["root_path"] = prefix
-        if path.startswith(f"{prefix}/") and not self._is_ours(path):
+        if f"{path}/".startswith(f"{prefix}/") and not self._is_ours(path):
             scope["path"], scope["raw_path"] = path, raw_path
         else:
             scope["path"], scope["raw_path"] = prefix + path, prefix.encode("ascii") + raw_path

@@ -245,6 +245,25 @@ def test_a_prefix_is_known_whether_or_not_the_proxy_takes_it_off(
     assert found == (200, plain)
 
 
+@pytest.mark.parametrize("header", [None, "/bots"])
+@pytest.mark.parametrize("path", ["/", "/bots", "/bots/"])
+@pytest.mark.parametrize("page", [True, False])
+def test_the_front_is_found_at_the_prefix_itself(
+    page: bool, path: str, header: Optional[str]
+) -> None:
+    """With the last slash and without it, which people leave out."""
+    root_path = "" if header else "/bots"
+    settings = Settings(root_path=root_path, page=page)
+    asked: Any = make_server(
+        create_app(settings=settings), settings, log_config=None
+    ).config.loaded_app
+    given = root_path + path
+    headers = {} if header is None else {"X-Forwarded-Prefix": header}
+    scope = {"path": given, "raw_path": given.encode(), "root_path": root_path}
+    done = call(asked, method="GET", headers=headers, client=TRUSTED, **scope)
+    assert done.status == (200 if page else 307)
+
+
 def test_the_chat_is_found_under_a_prefix_that_its_own_path_begins_with() -> None:
     """`/api` is the most common prefix of all."""
     settings = Settings(root_path="/api")
