@@ -8,8 +8,7 @@ and not `| None`, which Python 3.9 does not have.
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import Annotated, Any, Mapping, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, Mapping, NoReturn, Optional, Tuple, Type, Union
 
 import msgspec
 from msgspec import Meta
@@ -73,6 +72,22 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     shortened: bool = False
 
 
+class Parameters(Dict[str, Any]):
+    """Fields of a request, for reading only.
+
+    They are a dict, so that a Turn can be pickled for another process, copied, and sent as JSON.
+    """
+
+    def __reduce__(self) -> Tuple[Type[Parameters], Tuple[Dict[str, Any]]]:
+        return type(self), (dict(self),)
+
+    def _refuse(self, *args: object, **fields: object) -> NoReturn:
+        raise TypeError("the parameters of a request cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
 class Turn(msgspec.Struct, frozen=True, gc=False):
     """One message to answer: the argument of a responder.
 
@@ -98,7 +113,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     remembered: bool = False
     system: str = ""
     dialect: str = "native"
-    parameters: Mapping[str, Any] = MappingProxyType({})
+    parameters: Mapping[str, Any] = Parameters()
     parts: Tuple[Mapping[str, Any], ...] = ()
 
 

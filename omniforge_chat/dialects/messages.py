@@ -7,18 +7,21 @@ client sends them again with each request, and could not take one back.
 
 from __future__ import annotations
 
-from types import MappingProxyType
+from itertools import islice
 from typing import Any, Collection, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import msgspec
 
 from ..errors import InvalidFields
-from ..models import Message
+from ..models import Message, Parameters
 from ..settings import is_identifier
 from .documents import kind_of
 
 MAX_PROBLEMS = 20
 """How many wrong fields an error names. No more are looked for: a MiB has room for 500,000."""
+
+MAX_PARAMETERS = 1000
+"""How many parameters a request has at most; further ones are left out."""
 
 MAX_PARAMETER_BYTES = 64 * 1024
 """How much JSON the lists and objects among the parameters of a request have at most."""
@@ -74,21 +77,26 @@ class Fields:
         return None
 
 
-def parameters(given: object, own: Collection[str] = ()) -> Mapping[str, Any]:
-    """The fields in `given` but the format's `own`, for reading only.
+def parameters(given: object, own: Collection[str] = ()) -> Parameters:
+    """The fields in `given` but the format's `own`.
 
-    An open stream holds them, and a MiB of empty lists takes more than 20 of memory. So a list or
-    an object is left out if with it there would be more than MAX_PARAMETER_BYTES of them.
+    An open stream holds them, and a MiB of empty lists, or of short fields, takes more than 10 of
+    memory. So there are at most MAX_PARAMETERS, and the largest lists and objects are left out if
+    with them there would be more than MAX_PARAMETER_BYTES.
     """
-    found, room = {}, MAX_PARAMETER_BYTES
-    for name, value in given.items() if isinstance(given, dict) else ():
-        if name in own:
-            continue
-        size = len(msgspec.json.encode(value)) if isinstance(value, (list, dict)) else 0
-        if size <= room:
-            room -= size
-            found[name] = value
-    return MappingProxyType(found)
+    fields = given.items() if isinstance(given, dict) else ()
+    found = dict(islice((field for field in fields if field[0] not in own), MAX_PARAMETERS))
+    sizes = {
+        name: len(msgspec.json.encode(value))
+        for name, value in found.items()
+        if isinstance(value, (list, dict))
+    }
+    room = MAX_PARAMETER_BYTES
+    for name in sorted(sizes, key=sizes.__getitem__):
+        room -= sizes[name]
+        if room < 0:
+            del found[name]
+    return Parameters(found)
 
 
 class Conversation(NamedTuple):

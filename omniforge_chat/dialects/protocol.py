@@ -21,7 +21,7 @@ import msgspec
 from ..core.frames import Document, Frames, Part
 from ..core.sse import encode
 from ..errors import RequestError
-from ..models import Error, Message, Turn
+from ..models import Error, Message, Parameters, Turn
 from ..settings import Settings
 
 
@@ -39,7 +39,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     edits: Optional[str] = None
     history: Optional[Tuple[Message, ...]] = None
     system: str = ""
-    parameters: Mapping[str, Any] = MappingProxyType({})
+    parameters: Mapping[str, Any] = Parameters()
     parts: Tuple[Mapping[str, Any], ...] = ()
     whole: bool = False
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from typing import Any, AsyncIterator, Dict, List, Mapping, Sequence
+import pickle
+from typing import Any, AsyncIterator, Dict, List, Mapping, MutableMapping, Sequence
 
+import msgspec
 import pytest
 
 from omniforge_chat import History, Message, Settings, SettingsError, Turn, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.dialects import Dialect, make_dialect
 from omniforge_chat.errors import HostNotAllowed
+from omniforge_chat.models import Parameters
 from omniforge_chat.settings import DIALECTS
 
 from ..support.app import call
@@ -100,6 +104,51 @@ def test_huge_parameters_are_left_out(name: str) -> None:
     assert ask(create_app(listener, settings=Settings(dialects=(name,))), name, asked).status == 200
     parameters = listener.turns[0].parameters
     assert {*lists} & {*parameters} == {"first", "third", "fourth"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_largest_parameters_are_left_out_first(name: str) -> None:
+    """Clients send long lists of tools, in front of what a model is asked to heed."""
+    listener = Listener()
+    shape = {"type": "json_schema", "json_schema": {"name": "x" * 1000}}
+    sent = {"tools": ["x" * 65_000], "response_format": shape, "stop": ["END"]}
+    asked = {**body(), **sent, "forwardedProps": sent}
+    ask(create_app(listener, settings=Settings(dialects=(name,))), name, asked)
+    assert {*sent} & {*listener.turns[0].parameters} == {"response_format", "stop"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_there_are_no_more_parameters_than_anybody_has(name: str) -> None:
+    """A MiB has room for 100,000 short fields, and each takes more than 100 bytes of memory."""
+    listener = Listener()
+    many = {f"x{number}": number for number in range(2000)}
+    asked = {**body(), **many, "forwardedProps": many}
+    assert ask(create_app(listener, settings=Settings(dialects=(name,))), name, asked).status == 200
+    assert len(listener.turns[0].parameters) == 1000
+
+
+def test_a_turn_can_be_handed_to_another_process() -> None:
+    """A model may run in one, and get its turn pickled, or as JSON."""
+    parts = ({"type": "image_url", "image_url": {"url": "data:,"}},)
+    given = Parameters(temperature=0.5, stop=["END"])
+    for turn in (
+        Turn("hi", "chat-1", "r"),
+        Turn("hi", "chat-1", "r", (Message("user", "a"),), parameters=given, parts=parts),
+    ):
+        for again in (pickle.loads(pickle.dumps(turn)), copy.deepcopy(turn), copy.copy(turn)):
+            assert again == turn
+            with pytest.raises(TypeError, match="cannot be changed"):
+                again.parameters["temperature"] = 1  # type: ignore[index]
+        assert msgspec.json.decode(msgspec.json.encode(turn), type=Turn) == turn
+
+
+def test_parameters_cannot_be_changed() -> None:
+    """They are a dict, which has many ways to be changed."""
+    found = Parameters(a=1)
+    for name in {*dir(found)} & {*dir(MutableMapping), "__ior__"} - {*dir(Mapping)}:
+        with pytest.raises(TypeError, match="cannot be changed"):
+            getattr(found, name)("a")
+    assert found == {"a": 1}
 
 
 @pytest.mark.parametrize("name", OTHERS)
