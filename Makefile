@@ -35,7 +35,7 @@ $(VENV)/.weights: $(VENV)/.llm
 
 # Packages that do not fit those of the group compat, in a directory of their own.
 $(VENV)/.openai2 $(VENV)/.chainlit: $(VENV)/.%: $(VENV)/.package
-	$(PIP) --no-compile --upgrade --target $(VENV)/$* --group $*
+	$(PIP) --no-compile --no-warn-conflicts --upgrade --target $(VENV)/$* --group $*
 	@touch $@
 
 # Packages of npm, for the tests that drive clients in Node.js.

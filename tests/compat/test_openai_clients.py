@@ -231,7 +231,7 @@ def test_a_reply_that_is_not_streamed(stage: Stage) -> None:
 
 def test_the_python_of_the_docs_talks(server: UvicornThread) -> None:
     """With both majors of the package."""
-    [code] = [code for code in blocks(CLIENTS, "python") if "import openai" in code]
+    [code] = [code for code in blocks(CLIENTS, "python") if "# ask_openai.py" in code]
     for name in ("openai-2", "openai-3"):
         assert ALL[name].run(code, server.url) == "you said: Hello\n"
 
