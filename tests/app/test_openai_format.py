@@ -25,6 +25,7 @@ from omniforge_chat.errors import ReplyTimeout
 
 from ..support.app import HandDrivenRequest, call
 from ..support.scenes import PIECES, Scenes
+from ..support.timeless import timeless
 
 PATH = "/v1/chat/completions"
 SERVED = Settings(dialects=("native", "openai"), history="memory")
@@ -75,6 +76,21 @@ def test_a_responder_sees_the_request() -> None:
     for turn in turns:
         assert (turn.dialect, turn.remembered, turn.conversation_id) == ("openai", False, "talk-1")
         assert dict(turn.parameters) == {"model": "m", "temperature": 0.5}
+
+
+@timeless
+async def test_a_silence_is_filled_with_lines_that_end_no_event() -> None:
+    """A blank line behind one would be an event to some clients, and decoded as JSON."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "before"
+        await asyncio.sleep(40)
+        yield "after"
+
+    asked = HandDrivenRequest(said("hi", stream=True), path=PATH)
+    await asked.run(create_app(respond, settings=SERVED))
+    assert asked.body.count(b"\n\n:\n:\ndata: ") == 1
+    assert [frame.data for frame in asked.frames][-1] == "[DONE]"
 
 
 def test_a_client_without_an_id_gets_one_of_its_own() -> None:
