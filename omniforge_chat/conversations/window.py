@@ -76,9 +76,10 @@ def shortened(turn: Messages, characters: int) -> Messages:
 
 
 def is_said(message: Message, text: str) -> bool:
-    """Whether `message` is the user's `text`, as it is or without its middle."""
+    """Whether `message` is the user's `text`, or what is left of it if it was shortened."""
     content = message.content
-    return message.role == "user" and content == without_middle(text, len(content))
+    whole = without_middle(text, len(content)) if message.shortened else text
+    return message.role == "user" and content == whole
 
 
 def without_middle(text: str, characters: int) -> str:

@@ -246,6 +246,18 @@ def test_a_turn_that_was_shortened_can_be_replaced() -> None:
     assert chats.ask(f"{'x' * 8_999}y") != ""
 
 
+@pytest.mark.parametrize("fields", [{}, {"regenerate": False, "edits": "Hi there"}])
+@pytest.mark.parametrize("said", ["H", "Hi", "Hi ther"])
+def test_a_turn_whose_message_is_only_the_beginning_of_another_stays(
+    said: str, fields: Dict[str, Any]
+) -> None:
+    """It is whole: a text of a few characters is not a longer one without its middle."""
+    chats = Chats(["a"], ["b"], ["c"])
+    chats.ask(said)
+    assert chats.ask("Hi there", **fields) == f"u:{said}|a:a"
+    assert chats.ask("end") == f"u:{said}|a:a|u:Hi there|a:b"
+
+
 def test_a_store_that_fails_to_replace_a_turn_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
     """It gets both in one call, so that it can do all or nothing; and the client has the reply."""
 
