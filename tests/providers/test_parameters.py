@@ -166,6 +166,7 @@ def test_the_name_of_the_services_own_model_stands_for_yours(wire: Wire) -> None
         ({"max_tokens": 8}, {"max_tokens": 9}, {}),
         ({"max_tokens": 8}, {"max_completion_tokens": 9}, {}),
         ({"extra_body": {"max_tokens": 8}}, {"max_tokens": 9}, {}),
+        ({"extra_body": {"max_tokens": 8e0}}, {"max_tokens": 9}, {}),
         ({"extra_body": {"max_tokens": 10}}, {"max_tokens": 9}, {"max_tokens": 9}),
         ({"extra_body": {"max_tokens": 8}, "max_tokens": 7}, {"max_tokens": 9}, {"max_tokens": 7}),
     ],

@@ -99,7 +99,7 @@ class ProviderResponder:
         fields = {**self._fields, **self.parameters(given)}
         if limits:
             own = (options.max_tokens, *map((options.extra_body or {}).get, LIMITS))
-            limits += (limit for limit in own if type(limit) is int)
+            limits += (limit for limit in own if type(limit) in (int, float))
             fields[self.limit_field()] = min(limits)
         fields["messages"] = self.messages(turn)
         return fields
