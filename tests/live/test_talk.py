@@ -21,9 +21,10 @@ from omniforge_chat.cli import main
 
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS, blocks
-from ..support.process import MODULE, environment
-from ..support.servers import UvicornThread
-from ..support.terminal import Terminal
+from ..support.process import environment
+from ..support.servers import ServiceThread, UvicornThread
+from ..support.terminal import COMMAND, Terminal
+from ..support.tls import make_certificate
 
 EVIL = "\x1b[2J\x9b31m\x07\rshown\x7f"
 """A reply that a terminal would obey; only the word is shown, and what is left of the others."""
@@ -161,6 +162,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
         (["--once", "-x y"], b"", "-x y"),
         ([], b"\xef\xbb\xbfh\xc3\xa9\n", "hé"),
         ([], b"h\xe9", "h\N{REPLACEMENT CHARACTER}"),
+        (
+            [],
+            "\ufeff{}\r\n".format("\N{GRINNING FACE}" * 10_000).encode(),
+            "\N{GRINNING FACE}" * 10_000,
+        ),
         (["--once", "h\udce9"], b"", "h?"),  # as Python gives a byte that is no text
     ],
 )
@@ -192,6 +198,38 @@ def test_a_script_hears_of_a_failure_in_one_line_and_by_its_status(
     assert script.out == out
     (line,) = script.err.splitlines()
     assert line.startswith(f"omniforge-chat: {err}")
+
+
+def test_a_conversation_that_cannot_be_is_told(server: UvicornThread, script: Script) -> None:
+    """A command line may hold bytes that are no text."""
+    assert script(server.url, "--once", "hi", "--conversation-id", "\udcff") == 1
+    assert script.err.startswith("omniforge-chat: validation_error: conversation_id: ")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_name_that_no_resolver_takes_is_told(
+    script: Script, monkeypatch: pytest.MonkeyPatch, host: str, proxy: bool
+) -> None:
+    """In one line; the codec of Python refuses it."""
+    if proxy:
+        monkeypatch.setenv("ALL_PROXY", f"http://{host}")
+    url = "http://192.0.2.1" if proxy else f"http://{host}"
+    assert script(url, "--once", "hi") == 1
+    (line,) = script.err.splitlines()
+    assert line.startswith(f"omniforge-chat: no answer from {url}/api/v1/chat: ")
+
+
+def test_a_proxy_that_is_not_there_is_no_missing_service(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one elsewhere: to start one here would be of no use."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    assert script("http://192.0.2.1", "--once", "hi") == 1
+    (line,) = script.err.splitlines()
+    assert line.startswith("omniforge-chat: no answer from http://192.0.2.1/api/v1/chat: ")
+    assert "starts a service" not in line
 
 
 def test_a_service_that_is_not_there_is_told_with_the_way_to_start_one(script: Script) -> None:
@@ -249,6 +287,22 @@ def test_the_variables_of_the_service_are_its_address(
     assert script.out == "hi|0\n"
 
 
+def test_a_certificate_of_one_s_own_has_to_be_named(
+    tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service inside of a company has it."""
+    make_certificate(tmp_path, "-nodes")
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    settings = Settings(ssl_certfile=certificate, ssl_keyfile=key)
+    with ServiceThread(create_app(settings=settings), settings) as service:
+        url = f"https://127.0.0.1:{service.port}"
+        assert script(url, "--once", "hi") == 1
+        assert "certificate verify failed" in script.err
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        assert script(url, "--once", "hi") == 0
+        assert script.out.startswith("Thank you")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -262,6 +316,8 @@ def test_the_variables_of_the_service_are_its_address(
             "argument --header: expected 'Name: value'",
         ),
         (["--once", "hi", "--header", "A: b\nC: d"], "argument --header: expected 'Name: value'"),
+        (["--once", "hi", "--header", "content-length: 5"], "argument --header: the length"),
+        (["--once", "hi", "--header", "Transfer-Encoding: x"], "argument --header: the length"),
         (["--onc", "hi"], "unrecognized arguments: --onc"),
     ],
 )
@@ -297,7 +353,7 @@ def test_an_environment_that_cannot_be_used_is_told(
 
 def test_an_input_that_is_no_message_is_told(script: Script) -> None:
     """It is not read to its end, which may never come, and nothing of it is cut off in silence."""
-    assert script("--once", "Sum up", given=b"x" * 40_001) == 2
+    assert script("--once", "Sum up", given=b"x" * 40_006) == 2
     assert script.err == "omniforge-chat: standard input has more than 10000 characters\n"
 
 
@@ -310,7 +366,7 @@ def test_an_output_that_cannot_be_written_is_told(server: UvicornThread) -> None
 
 
 def _command(*arguments: str) -> List[str]:
-    return [*MODULE, "talk", *arguments]
+    return [*COMMAND, "talk", *arguments]
 
 
 def _run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -463,7 +519,7 @@ def test_a_conversation_in_a_terminal(service: Service, server: UvicornThread) -
         terminal.prompt()
         terminal.type("/new\r")
         terminal.until("(A new conversation)")
-        terminal.type("/retry\r")
+        terminal.type("/retry \r")
         terminal.until("(There is no message yet)")
         terminal.type("/what now\r")
         terminal.until("(There is no command /what; /help)")

@@ -17,12 +17,22 @@ from typing import Any, List, Optional
 from .constants import PATIENCE
 from .process import environment
 
-_IN_ITS_TERMINAL = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+# httpx has a command line of its own. Our users have none of its packages, and to import them takes
+# as long as all else.
+_MAIN = """
+import sys
+sys.modules["click"] = None
 from omniforge_chat.cli import main
 sys.exit(main())
 """
+_IN_ITS_TERMINAL = f"""
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+{_MAIN}
+"""
+
+COMMAND = [sys.executable, "-c", _MAIN]
+"""`omniforge-chat` for an interpreter."""
 
 _switches = re.compile(r"\x1b\[\?2004[hl]\r?")
 """What readline says to the terminal about text that is pasted."""

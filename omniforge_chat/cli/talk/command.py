@@ -40,9 +40,9 @@ def run(arguments: List[str]) -> int:
     failure; 2 for arguments that cannot be used; 130 for Ctrl-C; 141 if nobody reads the reply.
     """
     open_standard_streams()
-    options = _parse(arguments)
     interrupts = Interrupts()
     try:
+        options = _parse(arguments)
         with interrupts.handled():
             return _talk(options, Terminal(os.environ), interrupts)
     except KeyboardInterrupt:
@@ -124,11 +124,14 @@ def _parse(arguments: List[str]) -> Options:
     )
     parser.add_argument(
         "--once",
+        type=_text,
         metavar="MESSAGE",
         help="send this, with standard input below it if that is no terminal, and print the "
         "reply; - is standard input alone",
     )
-    parser.add_argument("--conversation-id", metavar="ID", help="go on with this conversation")
+    parser.add_argument(
+        "--conversation-id", type=_text, metavar="ID", help="go on with this conversation"
+    )
     parser.add_argument(
         "--header",
         action="append",
@@ -138,6 +141,10 @@ def _parse(arguments: List[str]) -> Options:
         help="send this header, too; may be repeated",
     )
     return parser.parse_args(arguments, Options())
+
+
+def _text(argument: str) -> str:
+    return argument.encode("utf-8", "replace").decode()  # it may hold bytes that are none
 
 
 def _url(text: str) -> str:
@@ -152,4 +159,6 @@ def _header_of(text: str) -> Tuple[str, str]:
     found = _header.fullmatch(text)
     if found is None:
         raise argparse.ArgumentTypeError("expected 'Name: value', in visible ASCII")
+    if found[1].lower() in ("content-length", "transfer-encoding"):
+        raise argparse.ArgumentTypeError("the length of a request cannot be given")
     return found[1], found[2]

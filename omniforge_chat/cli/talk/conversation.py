@@ -23,6 +23,7 @@ class Conversation:
     def __init__(self, url: str, headers: List[Tuple[str, str]], terminal: Terminal) -> None:
         self.shown_url = without_secrets(url)
         self._url = url
+        self._direct = is_loopback(url)
         self._headers = headers
         self._terminal = terminal
         self.begin()
@@ -48,8 +49,6 @@ class Conversation:
         fields: Dict[str, Any] = {"conversation_id": self._id}
         if regenerate:
             fields["regenerate"] = True
-        # A command line, and a terminal, may hold bytes that are no text.
-        message = message.encode("utf-8", "replace").decode()
         # A client for each message: nothing of one that was interrupted is left for the next.
         try:
             with (
@@ -61,7 +60,7 @@ class Conversation:
             ):
                 for text in reply:
                     self._terminal.text(text)
-        except (ChatFailed, httpx.TransportError) as error:
+        except (ChatFailed, httpx.TransportError, UnicodeError) as error:
             raise Trouble(self._explain(error)) from error
         finally:
             self._terminal.end_line()
@@ -69,13 +68,13 @@ class Conversation:
 
     def _client(self) -> httpx.Client:
         # A proxy elsewhere cannot reach this machine.
-        direct = is_loopback(self._url)
-        return httpx.Client(headers=self._headers, verify=self._tls, trust_env=not direct)
+        return httpx.Client(headers=self._headers, verify=self._tls, trust_env=not self._direct)
 
-    def _explain(self, error: Union[ChatFailed, httpx.TransportError]) -> str:
+    def _explain(self, error: Union[ChatFailed, httpx.TransportError, UnicodeError]) -> str:
         if not isinstance(error, ChatFailed):
+            # A UnicodeError is of a name that no resolver takes; httpx lets it through.
             text = f"no answer from {self.shown_url}: {str(error) or type(error).__name__}"
-            if _was_refused(error):
+            if self._direct and _was_refused(error):
                 text += (
                     "; `omniforge-chat` starts a service, `omniforge-chat talk URL` asks another"
                 )

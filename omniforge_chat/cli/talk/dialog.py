@@ -49,26 +49,27 @@ class Dialog:
                 self._terminal.note("\n(Ctrl-C once more ends)")
                 continue
             interrupted = False
-            if line == "/quit":
+            if line.rstrip() == "/quit":
                 return
             self._obey(line)
         self._terminal.note("\n")
 
     def _obey(self, line: str) -> None:
-        if line == "/new":
+        command = line.rstrip()
+        if command == "/new":
             self._conversation.begin()
             self._message, self._replies = None, 0
             self._terminal.note("(A new conversation)")
-        elif line == "/help":
+        elif command == "/help":
             self._terminal.note(_HELP)
-        elif line == "/retry":
+        elif command == "/retry":
             if self._message is None:
                 self._terminal.note("(There is no message yet)")
             else:
                 self._send(self._message, regenerate=True)
         elif line.startswith("/"):
             self._terminal.note(f"(There is no command {line.split()[0]}; /help)")
-        elif line.strip():
+        elif command:
             self._message = line
             self._send(line)
 

@@ -13,7 +13,7 @@ from ...models import MAX_MESSAGE_CHARACTERS
 
 _controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
-_MOST_BYTES = 4 * MAX_MESSAGE_CHARACTERS  # in UTF-8
+_MOST_BYTES = 4 * MAX_MESSAGE_CHARACTERS + len(b"\xef\xbb\xbf\r\n")  # in UTF-8
 
 
 class Trouble(Exception):
