@@ -139,9 +139,16 @@ def _summary(settings: Settings, options: Options) -> str:
     for field in settings.__struct_fields__:
         value = getattr(settings, field)
         if value != getattr(defaults, field):
-            shown = "***" if field == "ssl_keyfile_password" else value
+            shown = "***" if field == "ssl_keyfile_password" else _written(value)
             lines.append(f"  {variable(field)}={shown}")
     return "\n".join(lines)
+
+
+def _written(value: object) -> str:
+    """A value as its variable has it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _fail(status: int, text: str) -> int:

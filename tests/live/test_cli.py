@@ -428,6 +428,13 @@ def test_check_says_what_would_start_and_starts_nothing(
         ]
         assert main(["--check", *flags]) == 2
         assert "secret" not in capsys.readouterr().err
+    monkeypatch.setenv("CHAT_DIALECTS", "openai, ag_ui")
+    monkeypatch.setenv("CHAT_PAGE", "0")
+    assert main(["--check"]) == 0  # as one would write them
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  CHAT_DIALECTS=openai,ag_ui",
+        "  CHAT_PAGE=off",
+    ]
     assert main(["--check", "--uds", "x", "--workers", "2"]) == 0
     assert " on x with 2 workers" in capsys.readouterr().out
     assert not (here / "x").exists()
