@@ -30,7 +30,9 @@ from ..support.servers import UvicornThread
 # A reader's driver gets an address, a message and perhaps the number of pieces after which it is to
 # leave. It prints the pieces and the outcome as JSON, and lives until its standard input ends.
 PYTHON = """
-import json, sys, httpx
+import json, sys
+sys.modules["click"] = None  # for the command line of httpx, which takes long
+import httpx
 from omniforge_chat.reader import Chat, ChatFailed
 url, message, *most = sys.argv[1:]
 pieces, outcome = [], None
