@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
-from typing import List
+from typing import List, Set
 
 from .support.docs import ROOT, write_examples
 from .support.process import running
@@ -27,12 +27,17 @@ def run(*command: object) -> None:
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
 
 
+def tracked() -> Set[str]:
+    """The files that git has."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def check_sdist(sdist: Path) -> None:
     """It has whatever git has."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    missing = set(tracked.split()) - packed
+    missing = tracked() - packed
     assert not missing, f"the sdist lacks {sorted(missing)}"
 
 
@@ -43,13 +48,8 @@ def check_wheel(wheel: Path) -> None:
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         page = message_from_bytes(archive.read(metadata))
     assert f"{Path(metadata).parent}/licenses/docs/LICENSE" in names
-    for name in (
-        "py.typed",
-        "http/pages/chat.html",
-        "http/pages/docs.html",
-        "http/pages/reader.js",
-    ):
-        assert f"omniforge_chat/{name}" in names
+    missing = {name for name in tracked() if name.startswith("omniforge_chat/")} - set(names)
+    assert not missing, f"the wheel lacks {sorted(missing)}"
     assert {name.split("/")[0] for name in names} == {
         "omniforge_chat",
         str(Path(metadata).parent),
