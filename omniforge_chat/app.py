@@ -9,7 +9,7 @@ from functools import partial
 from typing import AsyncIterator, Awaitable, List, Optional, Sequence, Tuple
 
 import anyio
-from msgspec.structs import replace
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -188,7 +188,8 @@ def create_app(
     if settings is None:
         settings = Settings.from_env(os.environ)
     if dialects is not None:
-        settings = replace(settings, dialects=tuple(dialects))
+        # `replace` of msgspec 0.20 would check nothing.
+        settings = Settings(**{**asdict(settings), "dialects": tuple(dialects)})
     if responder is None:
         responder = load_responder(settings.responder, settings)
     if history is not None:
