@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import select
 import signal
 import socket
 import subprocess
@@ -397,6 +399,36 @@ def test_a_reader_that_leaves_ends_it_without_a_word(
         assert process.wait(PATIENCE) == 141
         assert process.stderr.read() == b""
     assert service.closed.wait(PATIENCE)
+
+
+def test_a_reader_that_does_not_read_keeps_nothing_alive(
+    service: Service, server: UvicornThread
+) -> None:
+    """Ctrl-C ends the reply at once, and another one the command."""
+    unread, output = os.pipe()
+    with subprocess.Popen(
+        _command(server.url, "--once", "endless"),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.PIPE,
+    ) as process:
+        server.until(lambda: not select.select([], [output], [], 0)[1])  # the pipe is full
+        process.send_signal(signal.SIGINT)
+        assert service.closed.wait(PATIENCE)
+
+        def is_ended() -> bool:
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        try:
+            server.until(is_ended)
+        finally:
+            process.kill()
+            os.close(unread)
+            os.close(output)
+        assert process.stderr is not None
+        assert (process.returncode, process.stderr.read()) == (130, b"")
 
 
 @pytest.mark.parametrize(

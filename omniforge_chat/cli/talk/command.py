@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -40,12 +41,15 @@ def run(arguments: List[str]) -> int:
     failure; 2 for arguments that cannot be used; 130 for Ctrl-C; 141 if nobody reads the reply.
     """
     open_standard_streams()
-    interrupts = Interrupts()
+    terminal, interrupts = Terminal(os.environ), Interrupts()
     try:
         options = _parse(arguments)
         with interrupts.handled():
-            return _talk(options, Terminal(os.environ), interrupts)
+            return _talk(options, terminal, interrupts)
     except KeyboardInterrupt:
+        # It waits for as long as nobody reads; another Ctrl-C ends that.
+        with contextlib.suppress(OSError):
+            terminal.end_line()
         return INTERRUPTED
     except BrokenPipeError:
         return 141  # as a shell tells of SIGPIPE

@@ -62,8 +62,7 @@ class Conversation:
                     self._terminal.text(text)
         except (ChatFailed, httpx.TransportError, UnicodeError) as error:
             raise Trouble(self._explain(error)) from error
-        finally:
-            self._terminal.end_line()
+        self._terminal.end_line()
         return reply.done
 
     def _client(self) -> httpx.Client:
