@@ -51,6 +51,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         status: int = import_module(f".{name}", __name__).run(rest)
         return status
     finally:
+        import_module("..stdio", __name__).flush_standard_streams()
         for number, handler in before.items():
             if signal.getsignal(number) is end_at_once:
                 signal.signal(number, handler)

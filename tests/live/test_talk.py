@@ -23,7 +23,7 @@ from omniforge_chat.cli import main
 
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS, blocks
-from ..support.process import environment
+from ..support.process import MODULE, environment
 from ..support.servers import ServiceThread, UvicornThread
 from ..support.terminal import COMMAND, Terminal
 from ..support.tls import make_certificate
@@ -489,6 +489,23 @@ def test_it_needs_no_server(server: UvicornThread) -> None:
         [sys.executable, "-c", code], env=environment(), stdin=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--check"], ["talk", "--help"]])
+def test_a_short_text_that_nobody_reads_is_no_failure(arguments: List[str]) -> None:
+    """`omniforge-chat --check | grep -q openai` in a script."""
+    unread, output = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [*MODULE, *arguments],
+        env=environment(),
+        stdout=output,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=False,
+    )
+    os.close(output)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # A terminal

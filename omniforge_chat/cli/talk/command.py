@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
-from ...stdio import flush_standard_streams, open_standard_streams
+from ...stdio import open_standard_streams
 from .address import chat_url, own_url
 from .dialog import Dialog
 from .interrupts import INTERRUPTED, Interrupts
@@ -56,8 +56,6 @@ def run(arguments: List[str]) -> int:
     except OSError as error:  # of a standard stream; those of the network are troubles
         print(f"omniforge-chat: cannot read or write: {error.strerror or error}", file=sys.stderr)
         return 1
-    finally:
-        flush_standard_streams()
 
 
 def _talk(options: Options, terminal: Terminal, interrupts: Interrupts) -> int:
