@@ -75,11 +75,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class Parameters(Dict[str, Any]):
     """Fields of a request, for reading only.
 
-    They are a dict, so that a Turn can be pickled for another process, copied, and sent as JSON.
+    They are a dict, so that a Turn can be pickled for another process, copied, sent as JSON, and
+    used as a key.
     """
 
     def __reduce__(self) -> Tuple[Type[Parameters], Tuple[Dict[str, Any]]]:
         return type(self), (dict(self),)
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self))  # the names, as a value may be a list
 
     def _refuse(self, *args: object, **fields: object) -> NoReturn:
         raise TypeError("the parameters of a request cannot be changed")

@@ -140,6 +140,9 @@ def test_a_turn_can_be_handed_to_another_process() -> None:
             with pytest.raises(TypeError, match="cannot be changed"):
                 again.parameters["temperature"] = 1  # type: ignore[index]
         assert msgspec.json.decode(msgspec.json.encode(turn), type=Turn) == turn
+    assert {Turn("hi", "chat-1", "r", parameters=given): 1}[
+        Turn("hi", "chat-1", "r", parameters=Parameters(given))
+    ]
 
 
 def test_parameters_cannot_be_changed() -> None:
