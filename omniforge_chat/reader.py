@@ -16,10 +16,13 @@ from typing import Any, Callable, Dict, Generator, Iterator, Optional, Union
 
 import httpx
 
-from .core.sse import Decoder
+from .core.sse import Decoder, FrameTooLarge
 
 # A heartbeat comes every 15 seconds. If nothing comes for longer, the connection is dead.
 TIMEOUT = httpx.Timeout(10.0, read=45.0)
+
+# A frame of the chat has some 16 KiB, and a refusal less. It bounds the memory of the reader.
+_MOST_BYTES = 16 * 1024 * 1024
 
 
 class ChatFailed(Exception):
@@ -92,7 +95,7 @@ class Chat:
         with client.stream("POST", url, json=body, timeout=TIMEOUT) as response:
             if response.status_code != 200 or _media_type(response) != "text/event-stream":
                 raise _refusal(response)
-            decoder = Decoder()
+            decoder = Decoder(max_frame_bytes=_MOST_BYTES)
             try:
                 for read in response.iter_bytes():
                     for frame in decoder.feed(read):
@@ -105,6 +108,8 @@ class Chat:
                         elif frame.event == "done":
                             self.done = _fields_of(frame.data)
                             return
+            except FrameTooLarge as error:
+                raise ChatFailed("unreadable", f"The stream is none of a chat: {error}") from error
             except httpx.RequestError as error:
                 raise ChatFailed("cut", f"The connection broke: {error}") from error
         raise ChatFailed("cut", "The stream ended before the reply did")
@@ -122,10 +127,19 @@ def _refusal(response: httpx.Response) -> ChatFailed:
     retry_after = int(after) if after.isdecimal() and len(after) < 10 else None
     if kind.endswith(("/json", "+json")):
         with contextlib.suppress(ChatFailed, httpx.RequestError):
-            told = _failure(_fields_of(response.read()))
+            told = _failure(_fields_of(_body(response)))
             return ChatFailed(told.code, told.message, status=status, retry_after=retry_after)
     message = f"The chat did not answer: status {status} with {kind or 'no Content-Type'}"
     return ChatFailed(str(status), message, status=status, retry_after=retry_after)
+
+
+def _body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for read in response.iter_bytes():
+        body += read
+        if len(body) > _MOST_BYTES:
+            raise ChatFailed("unreadable", "The answer is too long")
+    return bytes(body)
 
 
 def _failure(fields: Dict[str, Any]) -> ChatFailed:

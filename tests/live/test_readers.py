@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import ChatError, Settings, Turn, create_app
 from omniforge_chat.models import UUID4_PATTERN
-from omniforge_chat.reader import Chat
+from omniforge_chat.reader import Chat, ChatFailed
 
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS, blocks
@@ -160,6 +160,31 @@ def test_the_reader_of_the_docs_prints_a_reply(capsys: pytest.CaptureFixture[str
     reply, tokens, conversation_id = capsys.readouterr().out.rsplit(" ", 2)
     assert (reply, tokens) == ("Helloline\nbreak \u2028 é😀\n", "5")
     assert re.fullmatch(UUID4_PATTERN, conversation_id.strip())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [(200, "text/event-stream", "unreadable"), (422, "application/json", "422")],
+)
+def test_the_reader_does_not_hold_what_never_ends(status: int, kind: str, code: str) -> None:
+    """Whoever sends it would fill the memory of the client."""
+    read = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal read
+        while read < 100:
+            read += 1
+            yield b" " * 1024 * 1024
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"Content-Type": kind}, content=endless())
+
+    transport = httpx.MockTransport(answer)
+    with httpx.Client(transport=transport) as client, Chat(client, "http://x/", "hi") as reply:
+        with pytest.raises(ChatFailed) as caught:
+            next(iter(reply))
+        assert caught.value.code == code
+    assert read < 20
 
 
 def test_the_reader_tells_thoughts_to_whoever_asks_for_them() -> None:
