@@ -289,6 +289,7 @@ def test_the_variables_of_the_service_are_its_address(
     assert script.out == "hi|0\n"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio leaves connections of TLS open")
 def test_a_certificate_of_one_s_own_has_to_be_named(
     tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
