@@ -7,8 +7,7 @@ client sends them again with each request, and could not take one back.
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import Any, Collection, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import msgspec
 
@@ -84,15 +83,18 @@ def parameters(given: object, own: Collection[str] = ()) -> Parameters:
     memory. So there are at most MAX_PARAMETERS, and the largest lists and objects are left out if
     with them there would be more than MAX_PARAMETER_BYTES.
     """
-    fields = given.items() if isinstance(given, dict) else ()
-    found = dict(islice((field for field in fields if field[0] not in own), MAX_PARAMETERS))
-    sizes = {
-        name: len(msgspec.json.encode(value))
-        for name, value in found.items()
-        if isinstance(value, (list, dict))
-    }
+    found: Dict[str, Any] = {}
+    sizes: Dict[str, int] = {}
+    for name, value in given.items() if isinstance(given, dict) else ():
+        if name in own:
+            continue
+        if len(found) == MAX_PARAMETERS:
+            break
+        found[name] = value
+        if isinstance(value, (list, dict)):
+            sizes[name] = len(msgspec.json.encode(value))
     room = MAX_PARAMETER_BYTES
-    for name in sorted(sizes, key=sizes.__getitem__):
+    for name in sorted(sizes, key=sizes.__getitem__) if sizes else ():
         room -= sizes[name]
         if room < 0:
             del found[name]
