@@ -176,8 +176,8 @@ def create_app(
     one exception: a provider that `settings.responder` names takes its address, key and model from
     there.
 
-    `dialects` are the wire formats that it speaks, in place of those of the settings: some of
-    "native", "openai", "ai_sdk" and "ag_ui".
+    `dialects` are the wire formats that it speaks: some of "native", "openai", "ai_sdk" and
+    "ag_ui". Without it, those of the settings.
 
     `history` stores conversations. Without it there is a MemoryHistory if `settings.history` is
     "memory", or else no memory at all.

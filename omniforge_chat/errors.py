@@ -27,9 +27,8 @@ ChatError                     processing_error        500
     └── UpstreamRateLimited   upstream_rate_limited   429
 
 A RequestError is the answer to a request, before any stream. The others, and ShuttingDown, are the
-last event of a stream; if the reply is one document, they are its HTTP status. Code and status are
-data on the class. `http/openapi.py` reads them
-from here.
+last event of a stream. If the reply is one document, that has their HTTP status. Code and status
+are data on the class; `http/openapi.py` reads them from here.
 
 Raise ChatError in a responder, or a class of your own derived from it, if the client should see the
 message. Any other exception is a bug: its text stays in the log.
@@ -54,7 +53,7 @@ class ChatError(Exception):
     status: int = 500
 
     refuses_chat: ClassVar[bool] = False
-    """Whether `POST /api/v1/chat` may answer with it in place of a stream."""
+    """Whether a chat may answer with it in place of a reply."""
 
     ends_stream: ClassVar[bool] = True
     """Whether it may be the last event of a stream."""

@@ -24,7 +24,7 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """A message to answer, and its conversation."""
 
     # These limits are for the OpenAPI document only. msgspec would stop at the first broken one;
-    # `validation.py` tells the client all of them.
+    # `dialects/native.py` tells the client all of them.
     message: Annotated[
         str,
         Meta(
@@ -103,7 +103,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
       or from the request if its format carries them.
     - `remembered`: whether the service remembers this conversation.
     - `system`: the instructions that came with the request, or "".
-    - `dialect`: the name of the wire format of the request.
+    - `dialect`: the name of the request's wire format, as in `Settings.dialects`.
     - `parameters`: its other fields, such as `temperature` and `model`, as the client sent them.
       Nothing has checked them; read-only.
     - `parts`: the parts of the message that are no text, in the form of their format. There are

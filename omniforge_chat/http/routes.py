@@ -33,9 +33,9 @@ def chat_routes(
 ) -> List[Route]:
     """The routes of a chat service, for the route table of your own app.
 
-    They are the POST of each of `settings.dialects`, which `responder` answers (`/api/v1/chat` is
-    the native one); the documents of those; and `GET /health`, `/ready`, `/openapi.json`, `/docs`
-    and `/reader.js`. Their responses carry X-Request-ID. Your app answers
+    First comes the POST of each of `settings.dialects`, which `responder` answers: `/api/v1/chat`
+    is the native one. Then come further documents of these formats, and `GET /health`, `/ready`,
+    `/openapi.json`, `/docs` and `/reader.js`. Their responses carry X-Request-ID. Your app answers
     404 and 405 itself. Without `settings` the defaults hold; the environment is not read. Without
     `history` nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises
     TypeError if `responder` cannot be one.

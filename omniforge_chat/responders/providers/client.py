@@ -22,12 +22,12 @@ from ...errors import UpstreamError
 from ...logs import logger
 from .body import BROKEN, Body, compression
 from .connections import Connections, Pool
-from .dialect import Dialect, Draft
 from .errors import UNREADABLE, Failure, describe, header, refused, silent
 from .options import ProviderOptions
 from .reasons import one_line
 from .redaction import Redactor
 from .stream import CUT, ProviderStream
+from .substitutes import Draft, Substitutes
 
 TRIES = 3
 BACKOFF_SECONDS = 0.25
@@ -46,7 +46,11 @@ class ProviderClient:
     """
 
     def __init__(
-        self, options: ProviderOptions, path: str, headers: Mapping[str, str], dialect: Dialect
+        self,
+        options: ProviderOptions,
+        path: str,
+        headers: Mapping[str, str],
+        substitutes: Substitutes,
     ) -> None:
         query = f"?{urlencode(options.extra_query)}" if options.extra_query else ""
         self._url = f"{options.url}{path}{query}"
@@ -67,7 +71,7 @@ class ProviderClient:
         self._idle_timeout = options.idle_timeout or math.inf
         self._connections = Connections(options)
         self.redact = Redactor((*options.secrets, *self._connections.secrets))
-        self._dialect = dialect
+        self._substitutes = substitutes
 
     async def open(self, fields: Mapping[str, Any], request_id: str) -> ProviderStream:
         """Return the answer to these fields, as soon as its start shows that it is a stream.
@@ -103,7 +107,9 @@ class ProviderClient:
             await pool.room.acquire()
             answer: Union[Body, Failure, None] = None
             try:
-                answer = await self._try(pool, self._dialect.draft(fields), request_id, deadline)
+                answer = await self._try(
+                    pool, self._substitutes.draft(fields), request_id, deadline
+                )
             finally:
                 if not isinstance(answer, Body):
                     pool.room.release()

@@ -25,12 +25,12 @@ from ...logs import logger
 from ...models import Finish, Message, Thought, Turn, Usage
 from ...settings import Settings
 from .client import ProviderClient
-from .dialect import Dialect
 from .errors import UNREADABLE, Failure, reported
 from .options import ProviderOptions
 from .parameters import LIMITS, allowed
 from .reader import FrameReader
 from .stream import ProviderStream
+from .substitutes import Substitutes
 from .thoughts import ThoughtSplitter, without_thoughts
 
 _Self = TypeVar("_Self", bound="ProviderResponder")
@@ -52,8 +52,8 @@ class ProviderResponder:
         self._fields = {**self.fields(), **(self._options.extra_body or {}), "stream": True}
         for doubt in self._options.doubts:
             logger.warning("%s; the provider will refuse this one, unless it is your own", doubt)
-        dialect = Dialect(self.substitutes())
-        self._client = ProviderClient(self._options, self.path(), self.headers(), dialect)
+        substitutes = Substitutes(self.substitutes())
+        self._client = ProviderClient(self._options, self.path(), self.headers(), substitutes)
 
     @classmethod
     def from_env(

@@ -1,4 +1,4 @@
-"""The fields of a request that one provider takes, learned from its refusals."""
+"""The fields that one provider refuses, and those that it gets in their place."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .errors import Failure
 _encode = msgspec.json.Encoder().encode
 
 
-class Dialect:
+class Substitutes:
     """Knows which fields a provider has refused, for all requests to it.
 
-    `substitutes` has each field that some servers do not know, and the name to send in its place;
-    None leaves it out.
+    `known` has each field that some servers do not know, and the name to send in its place; None
+    leaves it out. `learned` has those of them that this provider has refused.
     """
 
     def __init__(self, substitutes: Mapping[str, Optional[str]]) -> None:
-        self.substitutes = substitutes
+        self.known = substitutes
         self.learned: Dict[str, Optional[str]] = {}
 
     def draft(self, fields: Mapping[str, Any]) -> Draft:
@@ -30,11 +30,11 @@ class Dialect:
 class Draft:
     """One request, until the provider has taken it."""
 
-    def __init__(self, dialect: Dialect, fields: Mapping[str, Any]) -> None:
-        self._dialect = dialect
+    def __init__(self, substitutes: Substitutes, fields: Mapping[str, Any]) -> None:
+        self._substitutes = substitutes
         self._fields = dict(fields)
         self._replaced: Dict[str, Optional[str]] = {}
-        for name, other in dialect.learned.items():
+        for name, other in substitutes.learned.items():
             self._replace(name, other)
 
     def encode(self) -> bytes:
@@ -46,7 +46,7 @@ class Draft:
 
         No field is replaced twice, so that this comes to an end.
         """
-        for name, other in self._dialect.substitutes.items():
+        for name, other in self._substitutes.known.items():
             known = name in self._fields and name not in self._replaced.values()
             if known and failure.refuses(name):
                 self._replaced[name] = other
@@ -58,10 +58,10 @@ class Draft:
         """Keep what was learned, as the provider has taken the request; return what is new."""
         news = []
         for name, other in self._replaced.items():
-            if other is not None and self._dialect.learned.get(other) == name:
-                del self._dialect.learned[other]
-            elif name not in self._dialect.learned:
-                self._dialect.learned[name] = other
+            if other is not None and self._substitutes.learned.get(other) == name:
+                del self._substitutes.learned[other]
+            elif name not in self._substitutes.learned:
+                self._substitutes.learned[name] = other
                 news.append(f"{name} is {f'sent as {other}' if other else 'left out'}")
         return news
 
