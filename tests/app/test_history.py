@@ -194,6 +194,10 @@ def test_an_edited_message_counts_as_soon_as_it_has_a_reply(reply: List[Any], ke
     chats.ask("one")
     chats.ask("two", regenerate=False, edits="one")
     assert chats.ask("end") == kept
+    chats = Chats(["a"], reply, ["c"])
+    chats.ask("one")
+    chats.ask("one", regenerate=False, edits="one")
+    assert chats.ask("end") == kept.replace("two", "one")
 
 
 @pytest.mark.parametrize("fields", [{"conversation_id": CONVERSATION}, {}])

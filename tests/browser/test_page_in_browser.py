@@ -28,10 +28,23 @@ Object.defineProperty(window, "localStorage", {
 });
 """
 CONFUSED = """
-for (const value of ["", "{", "null", "[]", '{"time":1,"turns":[{}]}', '{"time":1,"turns":[]}']) {
-  localStorage.setItem(`omniforge-chat:/assistant/:${value}`, value);
+const id = (number) => `550e8400-e29b-41d4-a716-${String(number).padStart(12, "0")}`;
+const turn = '{"text":"a","reply":"b"';
+[
+  "", "{", "null", "[]", '{"time":1,"turns":[{}]}', '{"time":1,"turns":[]}',
+  '{"time":1,"turns":[null]}', '{"time":1,"turns":{"length":1}}',
+  `{"time":1e300,"turns":[${turn}}]}`,
+  `{"time":"now","turns":[${turn}}]}`, `{"turns":[${turn}}]}`,
+  ...["{}", '"no"', "null", '{"code":{"id":"a"},"message":{"id":"b"}}', '{"code":"a"}'].map(
+    (error) => `{"time":1,"turns":[${turn},"error":${error}}]}`,
+  ),
+].forEach((value, i) => localStorage.setItem(`omniforge-chat:/assistant/:${id(i)}`, value));
+const whole = `{"time":1,"turns":[${turn}}]}`;
+for (const name of ["", 'a"]', `${id(1)}0`]) {
+  localStorage.setItem(`omniforge-chat:/assistant/:${name}`, whole);
 }
 localStorage.setItem("omniforge-chat:/other/:x", "not ours");
+localStorage.setItem(`omniforge-chat:/assistan2/:${id(1)}`, whole);
 """
 
 
@@ -160,6 +173,62 @@ def test_a_reply_can_be_stopped(window: Window, way: str) -> None:
     assert [len(turn.history) for turn in window.service.turns] == [0, 0]
 
 
+@pytest.mark.parametrize("way", ["stopped", "failed"])
+def test_another_reply_that_ends_early_is_the_one_that_counts(window: Window, way: str) -> None:
+    """The model must know the reply that the page shows, and not the one that was there before."""
+    window.ask("One", "whole")
+    window.service.replies.append(["half", GATE if way == "stopped" else ChatError("no")])
+    window.press("Retry")
+    expect(window.reply).to_have_text("half")
+    if way == "stopped":
+        window.press("Stop")
+    window.over()
+    window.ask("Two")
+    known = [message.content for message in window.service.turns[-1].history]
+    assert known == ["One", "half"]
+
+
+@pytest.mark.parametrize("way", ["stopped", "refused", "unreachable"])
+def test_another_reply_that_never_comes_leaves_the_last_one(window: Window, way: str) -> None:
+    """There is nothing in its place, and the server still knows it."""
+    window.ask("One", "whole", Usage(tokens=7))
+    if way == "refused":
+        window.service.refusals.append(answering(500, {"code": "own", "message": "no"}, {}))
+    elif way == "unreachable":
+        window.page.route("**/api/v1/chat", lambda route: route.abort())
+    else:
+        window.service.replies.append([GATE])
+    window.press("Retry")
+    if way == "stopped":
+        window.press("Stop")
+    window.over()
+    expect(window.reply).to_have_text("whole")
+    expect(window.last).to_contain_text("7 tokens")
+    expect(window.last.locator(".failure")).to_have_count(0 if way == "stopped" else 1)
+    assert stored(window)[0]["turns"][0]["reply"] == "whole"
+    window.page.unroute("**/api/v1/chat")
+    window.ask("Two")
+    known = [message.content for message in window.service.turns[-1].history]
+    assert known == ["One", "whole"]
+
+
+def test_a_message_that_is_said_twice_stands_there_twice(window: Window) -> None:
+    """Another try at the second "go on" must not take the place of the first one."""
+    window.ask("Go on", "a")
+    window.say("Go on", GATE)
+    window.press("Stop")
+    window.over()
+    window.service.replies.append(["b"])
+    window.press("Retry")
+    expect(window.reply).to_have_text("b")
+    window.service.replies.append(["c"])
+    window.press("Retry")
+    expect(window.reply).to_have_text("c")
+    window.ask("Three")
+    known = [message.content for message in window.service.turns[-1].history]
+    assert known == ["Go on", "a", "Go on", "c"]
+
+
 def test_another_reply_replaces_the_last_one(window: Window) -> None:
     """On the page and on the server."""
     window.ask("One", "a")
@@ -253,6 +322,28 @@ def test_a_refusal_is_told_with_its_code(window: Window) -> None:
     expect(window.last.locator(".failure")).to_contain_text("maximum length")
 
 
+def test_a_message_that_is_far_too_long_does_no_harm(window: Window) -> None:
+    """Somebody pastes a book: the other conversations stay, and it can be shortened."""
+    window.ask("First")
+    window.press("New conversation")
+    window.message.evaluate("(it) => { it.value = `Second ${'x'.repeat(1_100_000)}`; }")
+    window.message.press("Enter")
+    window.over()
+    expect(window.last.locator(".failure")).to_contain_text("payload_too_large")
+    expect(window.page.locator("#notice")).to_contain_text("no room for this conversation")
+    assert [talk["turns"][0]["text"] for talk in stored(window)] == ["First"]
+    window.press("Edit")
+    window.ask("Second")
+    expect(window.reply).to_have_text("Hello, you.")
+    assert [talk["turns"][0]["text"] for talk in stored(window)] == ["Second", "First"]
+
+
+def test_a_title_ends_with_a_whole_character(window: Window) -> None:
+    """Half an emoji is a box."""
+    window.ask(f"{'a' * 79}\U0001f600 b")
+    expect(window.page.locator("#title")).to_have_text(f"{'a' * 79}\U0001f600")
+
+
 def test_the_page_waits_for_as_long_as_the_server_asks(window: Window) -> None:
     """A server with too many clients must not get more of them by its own page."""
     busy = {"code": "overloaded", "message": "Too many streams are open"}
@@ -267,9 +358,9 @@ def test_the_page_waits_for_as_long_as_the_server_asks(window: Window) -> None:
     window.say("Now?")
     window.page.get_by_role("button", name="Send").evaluate("(it) => it.click()")
     assert window.service.turns == []
-    window.page.clock.fast_forward(6_500)
-    expect(retry).to_have_text("Retry in 1 s")
-    window.page.clock.fast_forward(1_000)
+    window.page.clock.fast_forward(5_000)
+    expect(retry).to_have_text(re.compile("Retry in [12] s"))  # the clock goes on meanwhile
+    window.page.clock.fast_forward(2_000)
     expect(retry).to_have_text("Retry")
     retry.click()
     window.over()
@@ -415,6 +506,31 @@ def test_a_reply_that_a_closed_page_has_cut_says_so(window: Window) -> None:
     window.press("Retry")
     window.over()
     expect(window.reply).to_have_text("Hello, you.")
+    window.ask("Second")
+    known = [message.content for message in window.service.turns[-1].history]
+    assert known == ["First", "Hello, you."]
+
+
+def test_two_tabs_have_the_same_conversations(window: Window) -> None:
+    """Else the one that wrote last would take the turns of the other away."""
+    window.ask("First", "a")
+    other = Window(window.page.context.new_page(), window.service)
+    other.open()
+    other.page.get_by_role("button", name="First", exact=True).click()
+    window.say("Second", "b ", GATE, "c")
+    expect(other.reply).to_be_empty()
+    window.service.open()
+    expect(other.reply).to_have_text("b c")
+    other.ask("Third", "d")
+    expect(window.reply).to_have_text("d")
+    (talk,) = stored(window)
+    assert [turn["text"] for turn in talk["turns"]] == ["First", "Second", "Third"]
+    other.press("New conversation")
+    other.ask("Fourth")
+    expect(window.page.locator("#list [data-talk]")).to_have_text(["Fourth", "First"])
+    other.press("Delete: Fourth")
+    expect(window.page.locator("#list [data-talk]")).to_have_text(["First"])
+    expect(window.reply).to_have_text("d")
 
 
 def test_a_deleted_conversation_can_come_back(window: Window) -> None:
@@ -457,7 +573,7 @@ def test_with_a_full_storage_the_oldest_conversations_make_room(window: Window) 
     assert listed(window) == ["New"]
     expect(window.page.locator("#notice")).to_be_hidden()
     window.ask("Newer", "z" * 9_000)
-    expect(window.page.locator("#notice")).to_contain_text("storage of this browser is full")
+    expect(window.page.locator("#notice")).to_contain_text("no room for this conversation")
     expect(window.reply).to_have_text("z" * 9_000)
 
 
@@ -705,6 +821,9 @@ def test_text_of_each_direction_finds_its_own(window: Window) -> None:
     assert [one.evaluate(direction) for one in window.reply.locator("p").all()] == ["rtl", "ltr"]
     assert window.reply.locator("pre").evaluate(direction) == "ltr"
     assert window.reply.locator("li").evaluate(direction) == "rtl"
+    window.ask("שלום", "- שלום\n- עולם API\n\n> שלום\n\n| שלום | עולם |\n|---|---|\n| 1 | 2 |\n")
+    for kind in ("ul", "blockquote", "blockquote p", "table", "td"):  # marks, bars and columns, too
+        assert window.reply.locator(kind).first.evaluate(direction) == "rtl", kind
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
