@@ -6,8 +6,10 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-# Under nohup and in a script's background SIGINT is ignored, and children would inherit that.
+# nohup ignores SIGHUP, and a script's background SIGINT; children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
