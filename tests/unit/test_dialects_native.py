@@ -1,0 +1,24 @@
+"""The service's own format, as bytes. What a body may be is in test_validation.py."""
+
+from __future__ import annotations
+
+from omniforge_chat import ChatError, Finish, Thought, Turn, Usage
+from omniforge_chat.dialects.native import FRAMES
+
+from ..support.constants import CONVERSATION
+from ..support.golden import check, stream
+
+TURN = Turn("hi", CONVERSATION, "r")
+
+
+def test_a_reply_is_as_in_the_file() -> None:
+    """Clients were written against these bytes, by hand too."""
+    items = (Thought("hm\n"), "one ", "zwölf \u2028", Thought("so"), 'an "end"')
+    usage = Usage(7, prompt_tokens=3, completion_tokens=4)
+    check("native_whole.txt", stream(TURN, FRAMES, *items, usage, Finish("length")))
+
+
+def test_a_failure_is_as_in_the_file() -> None:
+    """With the usage of what came before it."""
+    failed = stream(TURN, FRAMES, "half ", error=ChatError("No more", code="own_code"))
+    check("native_failed.txt", failed)
