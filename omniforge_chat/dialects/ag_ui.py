@@ -57,7 +57,7 @@ class RunAgentInput(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     run_id: Annotated[Optional[str], Meta(description="The same for this run.")] = None
     protocol_version: Optional[str] = None
     forwarded_props: Annotated[
-        Any, Meta(description="Parameters that the responder may heed, as an object.")
+        Any, Meta(description="Parameters that the responder may use, as an object.")
     ] = None
 
 

@@ -73,7 +73,7 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "second turn": "the responder gets the messages before, if the service has a memory",
     },
     "library": {
-        "format": "the wire format in which it talks to the service",
+        "format": "the format in which it talks to the service",
         "reply": "you get all of a reply, and then its end; emoji, text from right to left and "
         "line breaks of all kinds come as they were sent",
         "2,000 chunks": "the same for a reply of so many pieces",
