@@ -58,6 +58,9 @@ class Frames(Protocol):
     headers: Headers = ()
     """The response headers that only this format has."""
 
+    heartbeat: bytes = HEARTBEAT
+    """It may stand between any two frames, and before the first piece."""
+
     def start(self) -> bytes:
         """The frames before the first piece. They are sent at once."""
 

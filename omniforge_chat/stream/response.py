@@ -22,7 +22,6 @@ from starlette.types import Receive, Send
 from .. import request_id
 from ..core.cancellation import COUNTS_CANCELLATIONS, Cancellation
 from ..core.driver import Abandoned, drive
-from ..core.frames import HEARTBEAT
 from ..core.reply import Reply
 from ..core.responder import Responder, converse
 from ..errors import ShuttingDown
@@ -277,9 +276,9 @@ class EventStream:
             self._beat = asyncio.get_running_loop().create_task(self._heartbeat())
 
     async def _heartbeat(self) -> None:
-        state, taken = self._state, False
+        state, beat, taken = self._state, self._reply.format.heartbeat, False
         try:
-            await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            await self._send({"type": "http.response.body", "body": beat, "more_body": True})
             taken = True
         except OSError:
             pass  # as in `_not_sent`

@@ -80,6 +80,11 @@ def test_a_reply_of_nothing_has_a_start_and_an_end() -> None:
     assert reply.frames(last=True) == b"<>"
 
 
+def test_a_format_has_a_heartbeat_that_ends_no_event() -> None:
+    """Unless it says otherwise: with a blank line some clients would take it for an event."""
+    assert reply_with().format.heartbeat == b":\n"
+
+
 def test_a_failure_leaves_the_part_open() -> None:
     """It is not complete, and a client that looks can tell."""
     reply = reply_with("a")
