@@ -257,3 +257,12 @@ def test_a_client_that_sends_no_id_gets_a_new_one(name: str) -> None:
     answers = [ask(app, name, asked).headers["x-conversation-id"] for _ in range(2)]
     assert answers[0] != answers[1]
     assert all(len(made) == len(CONVERSATION) for made in answers)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_reply_that_never_waits_is_one_write(name: str) -> None:
+    """A send costs more than a frame: a start and an end of their own would double it."""
+    app = create_app(settings=Settings(dialects=(name,)))
+    start, *bodies = ask(app, name, {**body(), "message": "hi"}).sent
+    assert start["type"] == "http.response.start"
+    assert [message["more_body"] for message in bodies] == [False]
