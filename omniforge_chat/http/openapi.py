@@ -112,7 +112,7 @@ def _chat(operation: Operation, *, streamed: bool) -> Dict[str, Any]:
     responses: Dict[str, Any] = {
         "200": {
             "description": operation.description,
-            "headers": {**_request_id_header(), **_header("X-Conversation-ID", _OF_DONE)},
+            "headers": {**_request_id_header(), **_header("X-Conversation-ID", _CONVERSATION)},
             "content": content,
         },
         "204": {
@@ -253,4 +253,4 @@ _TEXT_STREAM: Dict[str, Any] = {"schema": {"type": "string"}}
 """The stream of a chat before OpenAPI 3.2."""
 
 _REFERENCE = "The client's own reference. If it is unusable, a new one is made."
-_OF_DONE = "The conversation; also in the end of the stream."
+_CONVERSATION = "The id of the conversation."

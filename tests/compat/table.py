@@ -109,7 +109,7 @@ TITLES = {
     "host": "Hosts",
     "server": "Servers",
     "proxy": "Proxies",
-    "client": "Clients",
+    "client": "Clients of the native format",
     "library": "Libraries of other formats",
     "generator": "Generators of clients",
     "tool": "Tools",
