@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import (
         ChatError,
         ConversationBusy,
+        InvalidParameter,
         SettingsError,
         UpstreamError,
         UpstreamRateLimited,
@@ -36,6 +37,7 @@ __all__ = [
     "ConversationBusy",
     "Finish",
     "History",
+    "InvalidParameter",
     "Item",
     "Lifecycle",
     "MemoryHistory",
@@ -60,7 +62,7 @@ _HOMES = {
     "conversations.memory": "MemoryHistory",
     "conversations.protocol": "History",
     "core.responder": "Item Responder",
-    "errors": "ChatError ConversationBusy SettingsError "
+    "errors": "ChatError ConversationBusy InvalidParameter SettingsError "
     "UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",
     "models": "Finish Message Thought Turn Usage",

@@ -45,6 +45,7 @@ def test_the_public_names_are_these() -> None:
         "ConversationBusy",
         "Finish",
         "History",
+        "InvalidParameter",
         "Item",
         "Lifecycle",
         "MemoryHistory",

@@ -1,4 +1,4 @@
-"""The service's own format, as bytes. What a body may be is in test_validation.py."""
+"""The service's own format, as bytes. What a body may be is in test_bodies.py."""
 
 from __future__ import annotations
 
