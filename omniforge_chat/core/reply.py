@@ -185,8 +185,13 @@ class Reply:
         If they are the `last`, those of the end too. If a piece cannot be encoded, it ends with
         that error, before the piece. Until `sent` is called, a second call returns the same.
         """
+        opened = self._open
         try:
-            body = self._frames()
+            if opened.kind is str and not self._thinks:  # the usual case
+                texts: List[str] = self.ready  # type: ignore[assignment] # there is no thought
+                body = encode_texts(texts, opened.part.before, opened.part.after)
+            else:
+                body = self._frames()
         except (TypeError, ValueError) as error:
             self.ready[:] = takewhile(lambda piece: is_encodable(_text(piece)), self.ready)
             body = self._frames()
@@ -201,13 +206,10 @@ class Reply:
             return body + self._end()
 
     def _frames(self) -> bytes:
-        opened = self._open
-        texts: List[str] = self.ready  # type: ignore[assignment] # unless it thinks
-        if opened.kind is str and not self._thinks:  # the usual case
-            return encode_texts(texts, opened.part.before, opened.part.after)
-        self._next = opened
+        self._next = self._open
         if self._thinks:
             return self._runs()
+        texts: List[str] = self.ready  # type: ignore[assignment] # as above
         start = self._start()
         return start + self._run(str, texts) if texts else start
 

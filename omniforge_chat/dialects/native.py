@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Collection, Dict, Mapping, Tuple, Union
+from typing import Any, Collection, Dict, Mapping, Tuple
 
 import msgspec
 
@@ -114,9 +114,11 @@ def parse(body: bytes) -> ChatRequest:
     with the names of all wrong fields.
     """
     problems: Dict[str, str] = {}
-    request = load(body, _decode)
-    if isinstance(request, _RawFields):
-        request, problems = _read(request)
+    try:
+        body.decode()  # msgspec skips unknown fields without a look at their encoding
+        request = _decode_request(body)
+    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+        request, problems = _read(load(body, _decode_raw_fields))
     message, conversation_id = request.message, request.conversation_id
     too_long = len(message) > MAX_MESSAGE_CHARACTERS
     if too_long:
@@ -132,14 +134,6 @@ def parse(body: bytes) -> ChatRequest:
         text = "; ".join(f"{name}: {problems[name]}" for name in fields if name in problems)
         raise (MessageTooLong if too_long else InvalidFields)(text)
     return request
-
-
-def _decode(body: bytes) -> Union[ChatRequest, _RawFields]:
-    """The request in `body`, or its fields as they are if one is of a wrong type."""
-    try:
-        return _decode_request(body)
-    except msgspec.ValidationError:
-        return _decode_raw_fields(body)
 
 
 def _read(fields: _RawFields) -> Tuple[ChatRequest, Dict[str, str]]:

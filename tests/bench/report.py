@@ -158,7 +158,7 @@ def changes(samples: Samples) -> str:
     """Each figure of ours as a ratio to the same of the other checkout, round by round."""
     rows = [["against the other checkout", "figure", "ratio", "min-max"]]
     for workload, by_subject in samples.items():
-        pairs = list(zip(by_subject[OURS], by_subject["before"]))
+        pairs = list(zip(by_subject[OURS], by_subject.get("before", ())))
         for name in ("per_second", "per_cpu_second", "cpu_us", "delay_p99_ms", "kib_per_stream"):
             ratios = [ours[name] / other[name] for ours, other in pairs if name in ours]
             if ratios:
