@@ -7,7 +7,7 @@ something is about to wait, and only then (driver.py).
 from __future__ import annotations
 
 from itertools import groupby, takewhile
-from typing import Any, Iterator, List, Optional, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 from ..errors import ChatError, StreamError
 from ..logs import logger
@@ -28,8 +28,9 @@ class Reply:
     `ready` are the pieces that have not been sent: text, and Thoughts if they are shown. `chunks`
     and `characters` count those that have. `first_at` is when the first piece came, and `oldest_at`
     when the first one of `ready` came, on the monotonic clock. It has ended when it is `complete`,
-    or there is an `error`, of which `cause` is the exception if somebody has raised it on purpose.
-    `last` is the event that ends it, once it was encoded; nothing may follow it.
+    or there is an `error`. If somebody has raised that on purpose, `cause` is the status and the
+    `retry_after` of the exception, which itself would keep this reply by its traceback. `last` is
+    the event that ends it, once it was encoded; nothing may follow it.
     """
 
     __slots__ = (
@@ -67,7 +68,7 @@ class Reply:
         self.reported: Optional[Usage] = None
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
-        self.cause: Optional[ChatError] = None
+        self.cause: Tuple[object, object] = (500, None)
         self.last: Union[Done, Error, None] = None
         self.complete = False
 
@@ -153,7 +154,9 @@ class Reply:
         """
         causes = list(_causes(error))
         intended = [cause for cause in causes if _is_intended(cause)]
-        self.cause = intended[0] if intended else None
+        self.cause = (500, None)
+        if intended:
+            self.cause = (intended[0].status, getattr(intended[0], "retry_after", None))
         if len(intended) < len(causes):
             logger.error("reply failed request_id=%s", self.turn.request_id, exc_info=error)
         if intended:

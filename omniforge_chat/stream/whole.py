@@ -63,13 +63,13 @@ class WholeReply(Reply):
         """The HTTP status of the document."""
         if self.error is None:
             return 200
-        status = getattr(self.cause, "status", None)
+        status, _ = self.cause
         return status if isinstance(status, int) and 400 <= status < 600 else 500
 
     @property
     def retry_after(self) -> Optional[int]:
         """The seconds after which the client may try again, if somebody has told."""
-        seconds = getattr(self.cause, "retry_after", None)  # a host's error may have anything
+        _, seconds = self.cause  # a host's error may have anything
         if not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
             return None
         return max(1, ceil(seconds))
