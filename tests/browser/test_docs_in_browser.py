@@ -18,7 +18,7 @@ from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.responder import Responder
 from omniforge_chat.models import UUID4_PATTERN
 
-from ..support.chromium import MISSING
+from ..support.chromium import MISSING, watched_page
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.responders import saying
 from ..support.servers import UvicornThread
@@ -61,28 +61,12 @@ def docs(
     At the end it must have asked nobody but that app, and put nothing on the console.
     """
     host = Starlette(routes=[Mount("/assistant", create_app(responder, settings=Settings()))])
-    complaints: List[str] = []
-    asked: List[str] = []
-
-    def note(message: Any) -> None:
-        if message.type in ("error", "warning") and not message.text.startswith(RECOVERED):
-            complaints.append(message.text)
-
     with UvicornThread(host, lifespan="off") as server:
-        context = browser.new_context(**options)
-        try:
-            page = context.new_page()
-            page.set_default_timeout(PATIENCE * 1000)
-            page.on("console", note)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
+        served = [f"{server.url}/assistant/"]
+        with watched_page(browser, served, recovered=RECOVERED, **options) as page:
             page.goto(f"{server.url}/assistant/docs")
             expect(page.locator("#reference")).to_have_attribute("aria-busy", "false")
             yield page, server
-            assert complaints == []
-            assert [url for url in asked if not url.startswith(f"{server.url}/assistant/")] == []
-        finally:
-            context.close()
 
 
 def send(page: Page, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Chromium, for the tests of a folder: a fixture that its conftest imports.
+"""Chromium, for the tests of a folder: a fixture that its conftest imports, and a watched page.
 
 Needs the package playwright (`pip install playwright`; its own browsers are not used) and Chromium
 (`apt-get install chromium`). Without either these tests are skipped.
@@ -6,8 +6,9 @@ Needs the package playwright (`pip install playwright`; its own browsers are not
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from typing import Any, Iterator
+from typing import Any, Iterator, List, Sequence
 
 import pytest
 
@@ -42,3 +43,34 @@ def browser() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@contextlib.contextmanager
+def watched_page(
+    browser: Any, served: Sequence[str], *, recovered: str, **options: Any
+) -> Iterator[Any]:
+    """A page in a context of its own, whose options are `options`.
+
+    At the end it must have asked for nothing but addresses that begin as those in `served` do, and
+    put nothing on the console but lines that begin with `recovered`: Chromium puts one there for
+    each answer of 4xx or 5xx, whatever a page makes of it.
+    """
+    complaints: List[str] = []
+    asked: List[str] = []
+
+    def note(message: Any) -> None:
+        if message.type in ("error", "warning") and not message.text.startswith(recovered):
+            complaints.append(message.text)
+
+    context = browser.new_context(**options)
+    try:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("console", note)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        yield page
+        assert complaints == []
+        assert [url for url in asked if not url.startswith(tuple(served))] == []
+    finally:
+        context.close()

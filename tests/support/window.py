@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omniforge_chat import Settings, Turn, create_app
 
-from .constants import PATIENCE
+from .chromium import watched_page
 from .responders import saying
 from .servers import UvicornThread
 
@@ -141,27 +141,10 @@ def opened(
     and nothing that its policy forbids.
     """
     service.forget()
-    complaints: List[str] = []
-    asked: List[str] = []
-
-    def note(message: Any) -> None:
-        if message.type in ("error", "warning") and not message.text.startswith(RECOVERED):
-            complaints.append(message.text)
-
-    context = browser.new_context(**options)
-    try:
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE * 1000)
-        page.on("console", note)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+    served = [f"{service.server.url}/assistant", "data:", "blob:"]
+    with watched_page(browser, served, recovered=RECOVERED, **options) as page:
         if script is not None:
-            context.add_init_script(script)
+            page.context.add_init_script(script)
         window = Window(page, service)
         window.open(path, focused)
         yield window
-        assert complaints == []
-        served = [f"{service.server.url}/assistant", "data:", "blob:"]
-        assert [url for url in asked if not url.startswith(tuple(served))] == []
-    finally:
-        context.close()
