@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any, Iterator
 
@@ -13,11 +14,17 @@ from omniforge_chat import Message
 from ..support.constants import PATIENCE
 from ..support.docs import DOCS, blocks
 from ..support.process import running
-from ..support.scenes import FAILURE, MANY, Scenes
+from ..support.scenes import FAILURE, MANY, PIECES, Scenes
 from ..support.servers import UvicornThread
 from .driving import free_port, wait_for_port
 from .openai_clients import CHAINLIT, python_package
 from .table import Recorder, Subject, executable, missing, module
+
+LIMIT = 2**14
+"""Bytes of a request; the page needs long to take in as many as there may be otherwise."""
+
+DRAWN = 5 * PATIENCE * 1000
+"""Milliseconds for a long reply, as it draws the page anew for each piece."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,7 @@ def subject() -> Subject:
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return Scenes()
+    return Scenes(max_history_body_bytes=LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +76,7 @@ class Chat:
     def sees(self, text: str) -> None:
         """Wait until the last reply is this."""
         last = "[...document.querySelectorAll('.ai-message')].at(-1)?.innerText"
-        # It draws the page anew for each piece.
-        patience = 5 * PATIENCE * 1000
-        self.page.wait_for_function(f"text => {last} === text", arg=text, timeout=patience)
+        self.page.wait_for_function(f"text => {last} === text", arg=text, timeout=DRAWN)
 
 
 @pytest.fixture
@@ -85,16 +90,24 @@ def chat(site: str, browser: Any, scenes: Scenes) -> Iterator[Chat]:
 
 
 def test_a_conversation(chat: Chat, scenes: Scenes, subject: Subject, record: Recorder) -> None:
-    """A whole reply, a silence, and a second turn."""
+    """A silence, and a second turn."""
     chat.say("one")
     chat.sees("you said: one")
     chat.say("pause")
     chat.sees("before after")
     turn = scenes.turns[-1]
     assert turn.history == (Message("user", "one"), Message("assistant", "you said: one"))
-    for check in ("reply", "silence", "second turn"):
+    for check in ("silence", "second turn"):
         record(subject, check)
     record(subject, "format", "OpenAI")
+
+
+def test_all_of_a_reply_arrives(chat: Chat, subject: Subject, record: Recorder) -> None:
+    """Emoji and text from right to left; it is shown as Markdown, where space may go."""
+    chat.say("whole")
+    reply = chat.page.locator(".ai-message").last.filter(has_text=re.compile(r"end\s*$"))
+    assert reply.inner_text(timeout=DRAWN).split() == "".join(PIECES).split()
+    record(subject, "reply")
 
 
 def test_a_reply_of_many_pieces_arrives(chat: Chat, subject: Subject, record: Recorder) -> None:
@@ -110,6 +123,15 @@ def test_a_failure_is_told(chat: Chat, scenes: Scenes, subject: Subject, record:
     chat.page.get_by_text(FAILURE["message"]).wait_for()
     assert scenes.generations == ["fail"]
     record(subject, "failure")
+    record(subject, "once")
+
+
+def test_a_refusal_is_told(chat: Chat, scenes: Scenes, subject: Subject, record: Recorder) -> None:
+    """In the service's words, and once."""
+    chat.say("x" * LIMIT)
+    chat.page.get_by_text(f"larger than {LIMIT} bytes").wait_for()
+    assert (len(scenes.asked), scenes.generations) == (1, [])
+    record(subject, "refusal")
     record(subject, "once")
 
 
