@@ -132,7 +132,6 @@ async def _frames(workload: str) -> bytes:
         "path": path,
         "headers": [(b"content-type", b"application/json")],
     }
-
     bodies = [body]
 
     async def receive() -> Message:

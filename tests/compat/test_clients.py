@@ -247,6 +247,7 @@ def test_a_client_that_asks_again_with_an_id_gets_no_second_reply(
     stage: Stage, record: Recorder, client: str, asks: int
 ) -> None:
     """204 ends an EventSource; the other one asks until it is stopped, and gets nothing."""
+    subject = CLIENTS[client].subject()
     told = stage.run(
         lambda url, body: run_javascript(WINDOW + TIMERS + AGAIN[client], url, body),
         "whole",
@@ -256,7 +257,7 @@ def test_a_client_that_asks_again_with_an_id_gets_no_second_reply(
     assert stage.turns == []
     assert len(told) == 1
     result = "stops" if client == "eventsource" else "no second reply"
-    record(CLIENTS[client].subject(), "Last-Event-ID", result)
+    record(subject, "Last-Event-ID", result)
 
 
 # Our own
