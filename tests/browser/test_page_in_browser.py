@@ -184,8 +184,7 @@ def test_another_reply_that_ends_early_is_the_one_that_counts(window: Window, wa
         window.press("Stop")
     window.over()
     window.ask("Two")
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["One", "half"]
+    assert window.service.known == ["One", "half"]
 
 
 @pytest.mark.parametrize("way", ["stopped", "refused", "unreachable"])
@@ -208,8 +207,7 @@ def test_another_reply_that_never_comes_leaves_the_last_one(window: Window, way:
     assert stored(window)[0]["turns"][0]["reply"] == "whole"
     window.page.unroute("**/api/v1/chat")
     window.ask("Two")
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["One", "whole"]
+    assert window.service.known == ["One", "whole"]
 
 
 def test_a_message_that_is_said_twice_stands_there_twice(window: Window) -> None:
@@ -225,8 +223,7 @@ def test_a_message_that_is_said_twice_stands_there_twice(window: Window) -> None
     window.press("Retry")
     expect(window.reply).to_have_text("c")
     window.ask("Three")
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["Go on", "a", "Go on", "c"]
+    assert window.service.known == ["Go on", "a", "Go on", "c"]
 
 
 def test_another_reply_replaces_the_last_one(window: Window) -> None:
@@ -238,8 +235,7 @@ def test_another_reply_replaces_the_last_one(window: Window) -> None:
     expect(window.reply).to_have_text("c")
     window.ask("Three")
     assert window.page.locator("#turns > li").count() == 3
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["One", "a", "Two", "c"]
+    assert window.service.known == ["One", "a", "Two", "c"]
 
 
 def test_an_edited_message_replaces_the_last_one(window: Window) -> None:
@@ -259,8 +255,7 @@ def test_an_edited_message_replaces_the_last_one(window: Window) -> None:
     expect(window.reply).to_have_text("c")
     window.ask("Three")
     assert window.page.locator("#turns > li").count() == 3
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["One", "a", "Two", "c"]
+    assert window.service.known == ["One", "a", "Two", "c"]
 
 
 def test_an_edited_message_replaces_the_old_one_also_after_a_failure(window: Window) -> None:
@@ -271,8 +266,7 @@ def test_an_edited_message_replaces_the_old_one_also_after_a_failure(window: Win
     window.press("Retry")
     window.over()
     window.ask("Three")
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["Two", "Hello, you."]
+    assert window.service.known == ["Two", "Hello, you."]
 
 
 def test_arrow_up_edits_if_nothing_is_written(window: Window) -> None:
@@ -478,7 +472,7 @@ def test_conversations_are_kept(window: Window) -> None:
     expect(current).to_have_text("First")
     window.ask("Third")
     assert listed(window) == ["First", "Second"]
-    assert [message.content for message in window.service.turns[-1].history] == ["First", "**a**"]
+    assert window.service.known == ["First", "**a**"]
 
 
 def test_a_reply_goes_on_behind_another_conversation(window: Window) -> None:
@@ -507,8 +501,7 @@ def test_a_reply_that_a_closed_page_has_cut_says_so(window: Window) -> None:
     window.over()
     expect(window.reply).to_have_text("Hello, you.")
     window.ask("Second")
-    known = [message.content for message in window.service.turns[-1].history]
-    assert known == ["First", "Hello, you."]
+    assert window.service.known == ["First", "Hello, you."]
 
 
 def test_two_tabs_have_the_same_conversations(window: Window) -> None:

@@ -69,6 +69,11 @@ class Service:
         finally:
             self.closed += 1
 
+    @property
+    def known(self) -> List[str]:
+        """The messages and replies before the last turn, as it was told of them."""
+        return [message.content for message in self.turns[-1].history]
+
     def open(self) -> None:
         """Let a reply go on behind its GATE."""
         self.server.until(lambda: bool(self._gates))
