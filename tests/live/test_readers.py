@@ -187,6 +187,17 @@ def test_the_reader_does_not_hold_what_never_ends(status: int, kind: str, code: 
     assert read < 20
 
 
+def test_the_reader_tells_the_usage_of_a_reply_that_failed() -> None:
+    """It is paid for."""
+    headers = {"Content-Type": "text/event-stream"}
+    error = b'event: error\ndata: {"code":"c","message":"m","usage":{"tokens":1}}\n\n'
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, content=error))
+    with httpx.Client(transport=transport) as client, Chat(client, "http://x/", "hi") as reply:
+        with pytest.raises(ChatFailed, match="c: m") as caught:
+            list(reply)
+        assert caught.value.usage == {"tokens": 1}
+
+
 def test_the_reader_tells_thoughts_to_whoever_asks_for_them() -> None:
     """They are no part of the reply, and others skip them as they do any event they do not know."""
     body = b"".join(

@@ -236,7 +236,7 @@ WRONG: Dict[str, List[Any]] = {
     "stop": ["", [""], [5], [None], {"a": 1}, 5, True, ["a", ["b"]]],
     "seed": [1.5, "x", 2**63, True],
     "presence_penalty": [3, "x"],
-    "frequency_penalty": [-3, None.__class__],
+    "frequency_penalty": [-3, "x"],
     "repetition_penalty": [-1, "x"],
     "reasoning_effort": ["", "so much", "x" * 129, 5, {}],
     "verbosity": ["", 5],

@@ -1,15 +1,18 @@
-"""The parts of `omniforge-chat talk` that need no service: addresses, and the texts it shows."""
+"""The parts of `omniforge-chat talk` that need no service: addresses, signals, and texts."""
 
 from __future__ import annotations
 
+import signal
 import unicodedata
-from typing import Dict, List
+from functools import partial
+from typing import Callable, Dict, List
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat.cli.talk.address import chat_url, own_url
+from omniforge_chat.cli.talk.interrupts import Interrupts
 from omniforge_chat.cli.talk.terminal import printable
 from omniforge_chat.dialects.native import Native
 from omniforge_chat.errors import SettingsError
@@ -82,6 +85,37 @@ def test_a_variable_that_could_start_no_service_is_told() -> None:
     """In the words of the service."""
     with pytest.raises(SettingsError, match="PORT='eighty': expected a whole number"):
         own_url({"PORT": "eighty"})
+
+
+# Signals
+
+
+def test_ctrl_c_waits_for_a_moment_at_which_it_can_be_handled() -> None:
+    """It must neither be lost nor end the talk in the middle of something else; once is enough."""
+    interrupts = Interrupts()
+    press = partial(signal.raise_signal, signal.SIGINT)
+
+    def interrupted(step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    enter = interrupts.__enter__
+    with interrupts.handled():
+        found = [interrupted(step) for step in (press, enter, press, enter, enter, press)]
+    assert found == [False, True, False, True, False, True]
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    """`nohup omniforge-chat talk --once ... &` outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts().handled():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # Control characters
