@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import pickle
@@ -9,16 +10,22 @@ from typing import Any, AsyncIterator, Dict, List, Mapping, MutableMapping, Sequ
 
 import msgspec
 import pytest
+from starlette.types import Message as ASGIMessage
 
-from omniforge_chat import History, Message, Settings, SettingsError, Turn, create_app
+from omniforge_chat import History, Message, Settings, SettingsError, Thought, Turn, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.dialects import Dialect, make_dialect
-from omniforge_chat.errors import HostNotAllowed
+from omniforge_chat.dialects import Dialect, Request, make_dialect
+from omniforge_chat.dialects.native import Native, NativeFrames
+from omniforge_chat.errors import HostNotAllowed, InternalError
+from omniforge_chat.http import ChatEndpoint
 from omniforge_chat.models import Parameters
 from omniforge_chat.settings import DIALECTS
+from omniforge_chat.stream.lifecycle import Lifecycle
 
-from ..support.app import call
+from ..support.app import HandDrivenRequest, call
 from ..support.constants import CONVERSATION
+from ..support.responders import saying
+from ..support.timeless import passing, timeless
 
 OTHERS = [name for name in DIALECTS if name != "native"]
 
@@ -212,6 +219,41 @@ def test_the_refusal_of_a_host_has_the_shape_of_the_format(name: str, mounted: s
     assert answer.headers["content-type"] == media_type
 
 
+class Unreadable(HandDrivenRequest):
+    """Its body cannot be received."""
+
+    async def receive(self) -> ASGIMessage:
+        raise ZeroDivisionError
+
+
+class Broken:
+    """A middleware of a host that fails."""
+
+    def __init__(self, app: Any) -> None:
+        pass
+
+    async def __call__(self, *args: Any) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_failure_before_the_reply_has_the_shape_of_the_format(name: str) -> None:
+    """Whether the chat meets it, or a layer of the host's around it."""
+    made = dialect(name)
+    chat, layer = Unreadable(path=made.path), HandDrivenRequest(path=made.path)
+    app = create_app(settings=Settings(dialects=DIALECTS))
+    asyncio.run(chat.run(app))
+    app = create_app(settings=Settings(dialects=DIALECTS))
+    app.add_middleware(Broken)
+    with pytest.raises(ZeroDivisionError):  # a server logs it
+        asyncio.run(layer.run(app))
+    for answer in (chat, layer):
+        reference = answer.headers["x-request-id"]
+        error = InternalError(f"Internal server error (reference {reference})")
+        told = answer.body, answer.headers["content-type"]
+        assert (answer.status, told) == (500, made.refusal(error))
+
+
 @pytest.mark.parametrize("mounted", ["", "/assistant"])
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_format_that_is_off_is_not_there(name: str, mounted: str) -> None:
@@ -266,3 +308,45 @@ def test_a_reply_that_never_waits_is_one_write(name: str) -> None:
     start, *bodies = ask(app, name, {**body(), "message": "hi"}).sent
     assert start["type"] == "http.response.start"
     assert [message["more_body"] for message in bodies] == [False]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_thoughts_are_sent_only_if_they_are_switched_on(name: str, streamed: bool) -> None:
+    """They are a model's notes to itself: an operator may not want them read."""
+    for shown in (False, True):
+        settings = Settings(dialects=(name,), thoughts=shown)
+        app = create_app(saying(Thought("Hm."), "Hello"), settings=settings)
+        answer = ask(app, name, body(stream=streamed, message="hi"))
+        assert b"Hello" in answer.body
+        assert (b"Hm." in answer.body) == shown
+
+
+class BeatingFrames(NativeFrames):
+    heartbeat = b": still here\n"
+
+
+class BeatingRequest(Request, frozen=True):
+    def frames(self, turn: Turn) -> BeatingFrames:
+        return BeatingFrames()
+
+
+class Beating(Native):
+    """A format with a heartbeat of its own."""
+
+    def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
+        return BeatingRequest("hi")
+
+
+@timeless
+async def test_a_silence_is_filled_with_the_heartbeat_of_the_format() -> None:
+    """A further one may need another than a comment."""
+    settings = Settings()
+    made = Beating(settings, ())
+    asked = HandDrivenRequest()
+    chat = ChatEndpoint(made, saying("Hel", None), settings, Lifecycle(max_streams=1), None)
+    task = asyncio.ensure_future(asked.run(chat))
+    await passing(16)
+    asked.gone.set()
+    await task
+    assert asked.body == b'event: chunk\ndata: {"content":"Hel"}\n\n: still here\n'

@@ -103,6 +103,7 @@ def test_only_the_scripts_of_the_service_run(answer: HandDrivenRequest, page: st
         assert found[directive] == [*others, f"'sha256-{digest}'"]
     assert found["connect-src"] == ["'self'"]
     assert found["img-src"] == ["data:"]
+    assert found["frame-ancestors"] == ["'self'"]
     assert found["require-trusted-types-for"] == ["'script'"]
     for directive in ("base-uri", "form-action", "trusted-types"):
         assert found[directive] == ["'none'"]

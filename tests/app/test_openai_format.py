@@ -159,6 +159,7 @@ def test_a_reply_that_is_too_slow_is_told_by_its_status() -> None:
         ({"method": "GET"}, 405, "method_not_allowed"),
         ({"path": "/v1/completions"}, 404, "not_found"),
         ({"path": "/v1/responses"}, 404, "not_found"),
+        ({"path": "/a/v1/responses", "root_path": "/a"}, 404, "not_found"),
         ({"path": "/v1/models"}, 405, "method_not_allowed"),
         ({"path": "/v1/models/none", "method": "GET"}, 404, "not_found"),
     ],

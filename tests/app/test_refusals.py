@@ -125,6 +125,7 @@ def test_two_apps_count_for_themselves() -> None:
         ({"path": "/elsewhere/\x1b[31m\u2028\x00" + "x" * 999}, 404, "not_found"),
         ({"method": "DELETE"}, 405, "method_not_allowed"),
         ({"method": "POST", "path": "/health"}, 405, "method_not_allowed"),
+        ({"method": "GET", "path": "/v1/models/none"}, 404, "not_found"),
         (
             {"method": "GET", "path": "/openapi.json", "query_string": b"version=%1b"},
             *(422, "validation_error"),
@@ -134,7 +135,7 @@ def test_two_apps_count_for_themselves() -> None:
 def test_at_debug_each_refused_request_has_its_line(request_: Any, status: int, code: str) -> None:
     """By its id, which the client may have sent in a complaint."""
     headers = {**request_.pop("headers", {}), "X-Request-ID": "ref-1"}
-    app = create_app(settings=Settings())
+    app = create_app(settings=Settings(dialects=("native", "openai")))
     with Records() as records:
         for _ in range(2):
             call(app, **request_, headers=headers)
