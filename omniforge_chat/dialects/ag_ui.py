@@ -233,8 +233,6 @@ class AGUI(Dialect):
         thread_id = fields.identifier("threadId")
         run_id = fields.identifier("runId")
         read = read_conversation(fields, ("content", ""), self._takes)
-        fields.check()
-        assert read is not None
         return _AGUIRequest(
             message=read.message,
             conversation_id=thread_id,

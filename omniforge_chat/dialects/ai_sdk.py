@@ -40,8 +40,6 @@ _REASONS: Mapping[str, _Reason] = {
 """The words for the reasons of a Finish; for any further one it is `other`."""
 
 _OWN_FIELDS = frozenset(("id", "threadId", "messages", "system", "trigger", "messageId"))
-
-
 _HELLO = {"type": "text", "text": "Hello"}
 
 
@@ -191,14 +189,12 @@ class AISDK(Dialect):
         system = fields.text("system")
         trigger = fields.text("trigger")
         read = read_conversation(fields, ("parts", "content"), self._takes)
-        fields.check()
-        assert read is not None
         return _AISDKRequest(
             message=read.message,
             conversation_id=conversation_id,
             regenerate=trigger == "regenerate-message",
             history=read.history,
-            system="\n\n".join(filter(None, (system, read.system))) if system else read.system,
+            system="\n\n".join(filter(None, (system, read.system))),
             parameters=parameters(fields.fields, _OWN_FIELDS),
             parts=read.parts,
         )

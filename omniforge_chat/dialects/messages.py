@@ -123,18 +123,19 @@ def read_conversation(
     contents: Tuple[str, str],
     takes: Collection[str],
     roles: Optional[Collection[str]] = None,
-) -> Optional[Conversation]:
-    """The conversation in the field `messages`; None if `body` has problems.
+) -> Conversation:
+    """The conversation in the field `messages`, the last one to be read.
 
     The text of a message is in the first of the fields `contents` that it has. `takes` are the
     types of parts, besides text, that the newest message may have. Messages of other roles than
     the user, the assistant and the system are left out, and so are empty ones. If the format has a
-    closed list of `roles`, any other is a mistake.
+    closed list of `roles`, any other is a mistake. Raises InvalidFields if any field of `body` is
+    wrong.
     """
     messages = body.fields.get("messages")
     if not isinstance(messages, list):
         body.wrong_kind("messages", messages, "an array")
-        return None
+        messages = []
     said: List[Tuple[str, str]] = []
     system: List[str] = []
     newest, others = 0, []  # the number of the last message that was said, and its others
@@ -157,8 +158,7 @@ def read_conversation(
         _check_newest(body, where, text, others, takes)
     elif not body.problems:
         body.wrong("messages", "the last one must be the user's")
-    if body.problems:
-        return None
+    body.check()
     history = tuple([Message(role, text) for role, text in said if text.strip()])
     parts = tuple([part for _, part in others])
     return Conversation(text, parts, history, "\n\n".join(filter(None, system)))

@@ -89,8 +89,6 @@ class OpenAI(Dialect):
         if conversation_id and not is_identifier(conversation_id):
             fields.wrong("X-Conversation-ID", "must be 1 to 128 visible ASCII characters")
         read = read_conversation(fields, ("content", ""), self._takes, _ROLES)
-        fields.check()
-        assert read is not None
         return _OpenAIRequest(
             message=read.message,
             conversation_id=conversation_id or None,
