@@ -15,8 +15,7 @@ from starlette.routing import Route
 from ..request_id import RequestIDMiddleware
 from ..settings import Settings
 from .paths import ChatRoute
-
-_ASK_AGAIN = {"Cache-Control": "no-cache"}  # another version may be deployed at any time
+from .responses import ASK_AGAIN
 
 
 def front_route(settings: Settings) -> Route:
@@ -31,12 +30,12 @@ async def _to_docs(request: Request) -> Response:
     # replaced (RFC 3986, section 5.2.3), so a mount without one has to be said again.
     _, _, name = (request.scope.get("raw_path") or b"/").rpartition(b"/")
     url = f"./{name.decode('latin-1')}/docs" if name else "docs"
-    return RedirectResponse(url, headers=_ASK_AGAIN)
+    return RedirectResponse(url, headers=ASK_AGAIN)
 
 
 def _page() -> Callable[[Request], Awaitable[Response]]:
     text = (files(__package__) / "pages" / "chat.html").read_text("utf-8")
-    headers = {"Content-Security-Policy": _policy(text), **_ASK_AGAIN}
+    headers = {"Content-Security-Policy": _policy(text), **ASK_AGAIN}
 
     async def page(request: Request) -> Response:
         # The page adds the last slash of its address itself, if it is missing.

@@ -12,6 +12,9 @@ from ..dialects import refusal
 from ..errors import InternalError, RequestError
 from ..request_id import request_id
 
+ASK_AGAIN = {"Cache-Control": "no-cache"}
+"""The headers of a page: another version may be deployed at any time."""
+
 
 def json_response(
     content: object, *, status: int = 200, headers: Optional[Mapping[str, str]] = None

@@ -21,7 +21,7 @@ from ..stream.lifecycle import Lifecycle
 from .chat import ChatEndpoint
 from .openapi import LATEST, VERSIONS, document
 from .paths import ChatRoute, mount_path
-from .responses import error_response, json_response
+from .responses import ASK_AGAIN, error_response, json_response
 
 
 def chat_routes(
@@ -64,15 +64,15 @@ def chat_routes(
             lifecycle.refusals.note(error, request_id(request.scope))
             return error_response(error)
         shown = document(dialects, mount_path(request.scope, "/openapi.json"), version)
-        return json_response(shown, headers=_ASK_AGAIN)
+        return json_response(shown, headers=ASK_AGAIN)
 
     async def docs(request: Request) -> Response:
         if (request.scope.get("raw_path") or b"").endswith(b"/"):
-            return RedirectResponse("../docs", headers=_ASK_AGAIN)  # its addresses are relative
-        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY, **_ASK_AGAIN})
+            return RedirectResponse("../docs", headers=ASK_AGAIN)  # its addresses are relative
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY, **ASK_AGAIN})
 
     async def reader(request: Request) -> Response:
-        return Response(script, headers=_ASK_AGAIN, media_type="text/javascript")
+        return Response(script, headers=ASK_AGAIN, media_type="text/javascript")
 
     middleware = [Middleware(RequestIDMiddleware)]
     return [
@@ -122,7 +122,6 @@ def _resources(dialects: Sequence[Dialect], lifecycle: Lifecycle) -> List[Route]
     return [route(dialect, found) for dialect in dialects for found in dialect.resources()]
 
 
-_ASK_AGAIN = {"Cache-Control": "no-cache"}  # another version may be deployed at any time
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
