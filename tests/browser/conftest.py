@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from ..support.chromium import browser
+from ..support.missing import missing
 
 __all__ = ["axe", "browser"]
 
@@ -22,6 +22,5 @@ def axe() -> str:
     """
     script = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists():
-        assert not os.environ.get("COMPAT_REQUIRED"), "no axe-core here"
-        pytest.skip("no axe-core here (make test-browser installs it)")
+        missing("axe-core", "test-browser")
     return script.read_text("utf-8")

@@ -18,13 +18,13 @@ from omniforge_chat import ChatError, Settings, Turn, Usage, create_app
 from omniforge_chat.core.responder import Responder
 from omniforge_chat.models import UUID4_PATTERN
 
-from ..support.chromium import MISSING, watched_page
+from ..support.chromium import playwright, watched_page
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.responders import saying
 from ..support.servers import UvicornThread
 
 # Any, because types are checked also where playwright is not installed.
-expect: Any = pytest.importorskip("playwright.sync_api", reason=MISSING).expect
+expect: Any = playwright().expect
 Page = Any
 Browser = Any
 

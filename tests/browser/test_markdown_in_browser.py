@@ -8,11 +8,11 @@ from typing import Any, Iterator, Tuple
 
 import pytest
 
-from ..support.chromium import MISSING
+from ..support.chromium import playwright
 from ..support.window import EACH_CHANGE, Service, Window, opened
 
 # Any, because types are checked also where playwright is not installed.
-expect: Any = pytest.importorskip("playwright.sync_api", reason=MISSING).expect
+expect: Any = playwright().expect
 Browser = Any
 
 MARKUP = """(place) => {

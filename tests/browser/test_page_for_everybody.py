@@ -8,11 +8,11 @@ import pytest
 
 from omniforge_chat import ChatError, Thought
 
-from ..support.chromium import MISSING
+from ..support.chromium import playwright
 from ..support.window import GATE, Service, Window, opened
 
 # Any, because types are checked also where playwright is not installed.
-expect: Any = pytest.importorskip("playwright.sync_api", reason=MISSING).expect
+expect: Any = playwright().expect
 Browser = Any
 
 EVERYTHING = """# A heading

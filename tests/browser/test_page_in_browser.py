@@ -12,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 from omniforge_chat import ChatError, Finish, Thought, Usage
 from omniforge_chat.models import UUID4_PATTERN
 
-from ..support.chromium import MISSING
+from ..support.chromium import playwright
 from ..support.window import EACH_CHANGE, GATE, Service, Window, opened
 
 # Any, because types are checked also where playwright is not installed.
-expect: Any = pytest.importorskip("playwright.sync_api", reason=MISSING).expect
+expect: Any = playwright().expect
 Browser = Any
 
 STORED = """

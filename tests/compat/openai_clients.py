@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple
 
 from ..support.constants import PATIENCE
+from ..support.missing import missing
 from ..support.process import environment
 from .clients import node
-from .table import MODULES, Subject, missing, npm_package
+from .table import MODULES, Subject, npm_package
 from .ui_clients import KITS, Program, bundle, running
 
 OPENAI_2 = Path(sys.prefix) / "openai2"

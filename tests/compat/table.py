@@ -16,11 +16,10 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple
-
-import pytest
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ..support.docs import DOCS
+from ..support.missing import missing
 
 PAGE = DOCS / "compatibility.md"
 REWRITE = "If the new result is right, `make compat-table` writes it."
@@ -139,13 +138,6 @@ class Subject:
     name: str
     version: str
     pinned: bool = True
-
-
-def missing(what: str) -> NoReturn:
-    """Skip a test, or a module of tests, for want of `what`; fail it if COMPAT_REQUIRED is set."""
-    if os.environ.get("COMPAT_REQUIRED"):
-        pytest.fail(f"no {what} here, and COMPAT_REQUIRED is set")
-    pytest.skip(f"no {what} here: make test-compat", allow_module_level=True)
 
 
 def module(name: str) -> Any:

@@ -18,7 +18,7 @@ from ..support.scenes import FAILURE, MANY, PIECES, Scenes
 from ..support.servers import UvicornThread
 from .driving import free_port, wait_for_port
 from .openai_clients import CHAINLIT, python_package
-from .table import Recorder, Subject, executable, missing, module
+from .table import Recorder, Subject
 
 LIMIT = 2**14
 """Bytes of a request; the page needs long to take in as many as there may be otherwise."""
@@ -48,9 +48,6 @@ def service(scenes: Scenes) -> Iterator[UvicornThread]:
 def site(
     subject: Subject, service: UvicornThread, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    module("playwright.sync_api")
-    if executable("chromium") is None:
-        missing("chromium")
     [code] = [code for code in blocks(DOCS / "clients.md", "python") if "chainlit" in code]
     assert "http://127.0.0.1:8000" in code
     directory = tmp_path_factory.mktemp("chainlit")

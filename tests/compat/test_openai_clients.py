@@ -18,7 +18,7 @@ from ..support.docs import DOCS, blocks
 from ..support.scenes import COUNTED, FAILURE, MANY, PIECES, THOUGHTS, Scenes
 from ..support.servers import UvicornThread
 from .openai_clients import ALL, Library
-from .table import Recorder, executable, missing, module
+from .table import Recorder
 from .ui_clients import Page, Talk
 
 CLIENTS = DOCS / "clients.md"
@@ -68,9 +68,6 @@ def talk(
         with library.begin(f"{server.url}/v1") as program:
             yield program
         return
-    module("playwright.sync_api")
-    if executable("chromium") is None:
-        missing("chromium")
     library.bundle(site.script)
     context = request.getfixturevalue("browser").new_context()
     page = context.new_page()

@@ -19,7 +19,7 @@ from ..support.process import environment
 from ..support.scenes import COUNTED, FAILURE, MANY, PIECES, THOUGHTS, Scenes
 from ..support.servers import UvicornThread
 from .clients import node
-from .table import MODULES, Recorder, executable, missing, module
+from .table import MODULES, Recorder
 from .ui_clients import ALL, Kit, Page, Talk, bundle, program
 
 PAGE = '<!doctype html><title>kit</title><body><script type="module" src="/%s"></script>'
@@ -83,9 +83,6 @@ def made(
 
             yield anew
         return
-    module("playwright.sync_api")
-    if executable("chromium") is None:
-        missing("chromium")
     name = kit.title.split(",")[0].replace(" ", "-")
     bundle(kit.read(), site.directory / f"{name}.mjs")
     context = request.getfixturevalue("browser").new_context()

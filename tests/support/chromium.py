@@ -1,21 +1,23 @@
 """Chromium, for the tests of a folder: a fixture that its conftest imports, and a watched page.
 
 Needs the package playwright (`pip install playwright`; its own browsers are not used) and Chromium
-(`apt-get install chromium`). Without either these tests are skipped.
+(`apt-get install chromium`). Without either these tests are skipped; if COMPAT_REQUIRED is set, as
+in CI, they fail.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+from importlib import import_module
 from typing import Any, Iterator, List, Sequence
 
 import pytest
 
 from .constants import PATIENCE
+from .missing import missing
 
 CHROMIUM = shutil.which("chromium")
-MISSING = "playwright is not installed (pip install playwright)"
 
 FLAGS = [
     "--headless",
@@ -31,15 +33,23 @@ FLAGS = [
 ]
 
 
+def playwright() -> Any:
+    """The module of playwright, for machines that have a browser, too."""
+    if CHROMIUM is None:
+        missing("chromium", "test-browser")
+    try:
+        return import_module("playwright.sync_api")
+    except ModuleNotFoundError:
+        missing("playwright", "test-browser")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     # Not for the session: while playwright runs, this thread has an event loop that other tests
     # must not find.
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (apt-get install chromium)")
-    playwright: Any = pytest.importorskip("playwright.sync_api", reason=MISSING)
-    playwright.expect.set_options(timeout=PATIENCE * 1000)
-    with playwright.sync_playwright() as driver:
+    api = playwright()
+    api.expect.set_options(timeout=PATIENCE * 1000)
+    with api.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()
