@@ -368,6 +368,15 @@ def test_an_output_that_cannot_be_written_is_told(server: UvicornThread) -> None
     assert done.stderr == b"omniforge-chat: cannot read or write: No space left on device\n"
 
 
+def test_streams_that_are_closed_are_no_failure(server: UvicornThread) -> None:
+    """As a job that runs without a terminal may have them."""
+    shell = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *_command(server.url, "--once", "hi")]
+    done = subprocess.run(
+        shell, env=environment(), stdout=subprocess.PIPE, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"hi|0\n")
+
+
 def _command(*arguments: str) -> List[str]:
     return [*COMMAND, "talk", *arguments]
 
