@@ -6,7 +6,7 @@ reads with it, and `conversations` stores what passes through. The modules:
 - `responder`: `converse`, which runs a responder into a Reply.
 - `reply`: Reply.
 - `frames`: Frames and Document, the wire format of a reply.
-- `sse`: events to bytes, and bytes to frames.
+- `sse`: data to frames, and bytes to frames.
 - `driver`: drives a coroutine by hand, to act at the moment when it is about to wait.
 - `cancellation`: cancels a task, and tells that from the cancellations of others.
 """
