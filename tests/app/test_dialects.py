@@ -240,14 +240,18 @@ class Broken:
 def test_a_failure_before_the_reply_has_the_shape_of_the_format(name: str) -> None:
     """Whether the chat meets it, or a layer of the host's around it."""
     made = dialect(name)
-    chat, layer = Unreadable(path=made.path), HandDrivenRequest(path=made.path)
-    app = create_app(settings=Settings(dialects=DIALECTS))
-    asyncio.run(chat.run(app))
-    app = create_app(settings=Settings(dialects=DIALECTS))
-    app.add_middleware(Broken)
-    with pytest.raises(ZeroDivisionError):  # a server logs it
-        asyncio.run(layer.run(app))
-    for answer in (chat, layer):
+    settings = Settings(dialects=DIALECTS)
+
+    async def ask_both() -> List[HandDrivenRequest]:
+        chat, layer = Unreadable(path=made.path), HandDrivenRequest(path=made.path)
+        await chat.run(create_app(settings=settings))
+        app = create_app(settings=settings)
+        app.add_middleware(Broken)
+        with pytest.raises(ZeroDivisionError):  # a server logs it
+            await layer.run(app)
+        return [chat, layer]
+
+    for answer in asyncio.run(ask_both()):
         reference = answer.headers["x-request-id"]
         error = InternalError(f"Internal server error (reference {reference})")
         told = answer.body, answer.headers["content-type"]

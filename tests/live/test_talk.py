@@ -436,7 +436,9 @@ def test_a_reader_that_does_not_read_keeps_nothing_alive(
             os.close(unread)
             os.close(output)
         assert process.stderr is not None
-        assert (process.returncode, process.stderr.read()) == (130, b"")
+        # One that comes while Python itself ends finds no handler; a shell tells both as 130.
+        assert process.returncode in (130, -signal.SIGINT)
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize(
