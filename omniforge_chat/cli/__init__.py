@@ -54,4 +54,5 @@ def main(arguments: Optional[List[str]] = None) -> int:
         import_module("..stdio", __name__).flush_standard_streams()
         for number, handler in before.items():
             if signal.getsignal(number) is end_at_once:
-                signal.signal(number, handler)
+                # Python's own handler would raise, with a traceback, among its exit functions.
+                signal.signal(number, signal.SIG_DFL if arguments is None else handler)
