@@ -8,7 +8,7 @@ import os
 from functools import partial
 from typing import AsyncIterator, Awaitable, List, Optional, Sequence, Tuple
 
-import anyio
+from anyio import create_task_group, move_on_after
 from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -134,8 +134,8 @@ class ChatApp(Starlette):
         """
         self._lifecycle.refusals.close()
         seconds = self._settings.cleanup_timeout
-        with anyio.move_on_after(seconds) as scope:
-            async with anyio.create_task_group() as group:
+        with move_on_after(seconds) as scope:
+            async with create_task_group() as group:
                 for part in self._parts:
                     group.start_soon(_close, part)
         if scope.cancelled_caught:

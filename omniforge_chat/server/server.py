@@ -12,6 +12,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Type
 
+import anyio.lowlevel
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -57,6 +58,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         """Begin to serve, and log the address."""
+        # anyio imports itself at its first use, which would be the drain. By then a deploy may have
+        # replaced the installed packages.
+        await anyio.lowlevel.checkpoint()
         await super().startup(sockets=sockets)
         if not self.started:
             return
@@ -144,7 +148,10 @@ class Server(uvicorn.Server):
             self._drains.append(asyncio.get_running_loop().create_task(drain))
 
     async def _drain(self, seconds: Optional[float]) -> None:
-        await self._app.drain(seconds)
+        try:
+            await self._app.drain(seconds)
+        except Exception:
+            logger.exception("the drain failed")  # the process has to end all the same
         self._drained_at = time.monotonic()
         self.should_exit = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Protocol, Set
 
-import anyio
+from anyio import Event, move_on_after
 
 from ..errors import Overloaded, ShuttingDown
 from .refusals import Refusals
@@ -30,7 +30,7 @@ class Lifecycle:
         self.refusals = Refusals()
         self._time_is_up = False
         self._waiting: Set[Waiting] = set()
-        self._emptied: Optional[anyio.Event] = None
+        self._emptied: Optional[Event] = None
 
     def admit(self) -> None:
         """Take a place; `release` gives it back.
@@ -65,7 +65,7 @@ class Lifecycle:
         Returns when no stream is open. You may call it again meanwhile, to shorten the time.
         """
         self.draining = True
-        with anyio.move_on_after(seconds):
+        with move_on_after(seconds):
             await self._empty()
         self._time_is_up = True
         for request in list(self._waiting):
@@ -75,5 +75,5 @@ class Lifecycle:
     async def _empty(self) -> None:
         while self.open_streams:
             if self._emptied is None or self._emptied.is_set():
-                self._emptied = anyio.Event()
+                self._emptied = Event()
             await self._emptied.wait()

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, AsyncIterator, Dict, Iterator, List, Tuple
+from typing import Any, AsyncIterator, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -465,6 +465,19 @@ async def waiting(turn):
     if turn.message != "go":
         await asyncio.Event().wait()
 
+class Replaced:
+    """The installed packages are gone: only Python's own modules can still be imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+async def redeployed(turn):
+    """Wait, while a deploy replaces the installed packages."""
+    yield "begun"
+    sys.meta_path.insert(0, Replaced())
+    await asyncio.Event().wait()
+
 async def deaf(turn):
     """Refuse to end."""
     yield "begun"
@@ -757,6 +770,36 @@ def test_each_side_that_asks_for_a_stop_may_hurry_it_itself(wire: Dict[str, Any]
             server.stop("parent")
             assert last([client.frame()])[1]["code"] == "shutting_down"
         service.join()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="needs sys.stdlib_module_names")
+def test_a_deploy_may_replace_the_packages_before_it_stops_the_service(directory: Path) -> None:
+    """The drain imports nothing, so each client is still told."""
+    options = {"CHAT_RESPONDER": "faults:redeployed", "CHAT_DRAIN_TIMEOUT": "0"}
+    with running(directory, **options) as service:
+        ((client, _),) = _open(service, 1)
+        service.process.send_signal(signal.SIGTERM)
+        _shut_down(client)
+        assert service.status() == 0
+        assert not [line for line in service.log if " ERROR " in line or "Traceback" in line]
+
+
+def test_a_drain_that_fails_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The service stops all the same, and the log has the reason."""
+    settings = Settings(drain_timeout=600)
+    app = create_app(settings=settings)
+
+    async def drain(seconds: Optional[float] = None) -> None:
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(app, "drain", drain)
+    with ServiceThread(app, settings) as service:
+        service.terminate()
+        service.join()
+    (failed,) = [record for record in caplog.records if record.message == "the drain failed"]
+    assert failed.exc_info is not None
 
 
 @pytest.mark.parametrize("cause", ["leave", "drain"])
