@@ -444,6 +444,28 @@ def test_a_reader_that_does_not_read_keeps_nothing_alive(
         assert process.stderr.read() == b""
 
 
+AT_THE_END = """
+import atexit, os, signal, sys
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+from omniforge_chat.cli import main
+sys.exit(main())
+"""
+"""The command, with Ctrl-C while Python itself ends."""
+
+
+def test_ctrl_c_at_the_very_end_prints_no_traceback() -> None:
+    """Whatever a module does at the exit of Python may be interrupted by it."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, "talk", "--help"],
+        env=environment(),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+    assert done.stdout.startswith(b"usage: ")
+
+
 @pytest.mark.parametrize(
     ("message", "number", "status"),
     [("half", signal.SIGINT, 130), ("silent", signal.SIGINT, 130), ("half", signal.SIGTERM, 143)],
