@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
     from .app import ChatApp, create_app
     from .conversations.memory import MemoryHistory
-    from .conversations.protocol import History
+    from .conversations.protocol import Claim, History, StoredConversations
     from .core.responder import Item, Responder
     from .errors import (
         ChatError,
         ConversationBusy,
+        ConversationNotFound,
+        HistoryUnavailable,
         InvalidParameter,
         SettingsError,
         UpstreamError,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
         UpstreamTimeout,
     )
     from .http.routes import chat_routes
-    from .models import Finish, Message, Thought, Turn, Usage
+    from .models import Finish, Message, StoredMessage, Thought, Turn, Usage
     from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
     from .responders.providers.openai import OpenAIResponder as OpenAIResponder
     from .settings import Settings
@@ -34,9 +36,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatApp",
     "ChatError",
+    "Claim",
     "ConversationBusy",
+    "ConversationNotFound",
     "Finish",
     "History",
+    "HistoryUnavailable",
     "InvalidParameter",
     "Item",
     "Lifecycle",
@@ -45,6 +50,8 @@ __all__ = [
     "Responder",
     "Settings",
     "SettingsError",
+    "StoredConversations",
+    "StoredMessage",
     "Thought",
     "Turn",
     "UpstreamError",
@@ -60,12 +67,13 @@ __all__ = [
 _HOMES = {
     "app": "ChatApp create_app",
     "conversations.memory": "MemoryHistory",
-    "conversations.protocol": "History",
+    "conversations.protocol": "Claim History StoredConversations",
     "core.responder": "Item Responder",
-    "errors": "ChatError ConversationBusy InvalidParameter SettingsError "
+    "errors": "ChatError ConversationBusy ConversationNotFound HistoryUnavailable "
+    "InvalidParameter SettingsError "
     "UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",
-    "models": "Finish Message Thought Turn Usage",
+    "models": "Finish Message StoredMessage Thought Turn Usage",
     "responders.providers.anthropic": "AnthropicResponder",
     "responders.providers.openai": "OpenAIResponder",
     "settings": "Settings",

@@ -5,30 +5,40 @@ ChatError                     processing_error        500
 │   ├── BadRequest            bad_request             400
 │   ├── InvalidBody           validation_error        400
 │   ├── NotFound              not_found               404
+│   │   ├── ConversationNotFound  conversation_not_found  404
+│   │   └── ReplyNotFound     reply_not_found         404
 │   ├── MethodNotAllowed      method_not_allowed      405
 │   ├── RequestTimeout        request_timeout         408
 │   ├── ConversationBusy      conversation_busy       409 (with Retry-After)
+│   ├── ReplyExpired          reply_expired           410
 │   ├── PayloadTooLarge       payload_too_large       413
 │   ├── UnsupportedMediaType  unsupported_media_type  415
 │   ├── HostNotAllowed        host_not_allowed        421
 │   ├── InvalidFields         validation_error        422
 │   │   └── MessageTooLong    message_too_long        422
+│   ├── KeyReused             idempotency_key_reused  422
 │   ├── HeadersTooLarge       headers_too_large       431
 │   ├── InternalError         internal_error          500
 │   └── Unavailable           (with Retry-After)      503
+│       ├── HistoryUnavailable  history_unavailable   503
 │       ├── Overloaded        overloaded              503
+│       ├── ReplayUnavailable replay_unavailable      503
 │       └── ShuttingDown      shutting_down           503
+├── Abandoned                 abandoned               500
 ├── InvalidParameter          invalid_parameter       422
+├── ReplayGap                 replay_gap              500
 ├── ReplyTimeout              timeout                 504
 ├── ReplyTooLong              reply_too_long          500
 ├── StreamError               stream_error            500
+├── WorkerLost                worker_lost             502
 └── UpstreamError             upstream_error          502
     ├── UpstreamTimeout       upstream_timeout        504
     └── UpstreamRateLimited   upstream_rate_limited   429
 
-A RequestError is the answer to a request, before any stream. The others, and ShuttingDown, are the
-last event of a stream. If the reply is one document, that has their HTTP status. Code and status
-are data on the class; `http/openapi.py` reads them from here.
+A RequestError is the answer to a request, before any stream. The others are the last event of a
+stream, and so are ReplyNotFound, ReplayUnavailable and ShuttingDown. If the reply is one document,
+that has their HTTP status. Code and status are data on the class; `http/openapi.py` reads them from
+here.
 
 Raise ChatError in a responder, or a class of your own derived from it, if the client should see the
 message. Any other exception is a bug: its text stays in the log.
@@ -37,6 +47,7 @@ message. Any other exception is a bug: its text stays in the log.
 from __future__ import annotations
 
 import math
+import re
 from typing import ClassVar, Iterator, Optional, Type, TypeVar
 
 E = TypeVar("E", bound="ChatError")
@@ -99,6 +110,19 @@ class NotFound(RequestError):
     refuses_chat = False
 
 
+class ConversationNotFound(NotFound):
+    """No conversation with this id is stored for who asks."""
+
+    code = "conversation_not_found"
+
+
+class ReplyNotFound(NotFound):
+    """No reply with this id is kept for who asks: it is unknown, expired, or somebody else's."""
+
+    code = "reply_not_found"
+    ends_stream = True  # the answer to a POST that asks for the rest of a reply
+
+
 class MethodNotAllowed(RequestError):
     """The path has a route, but not for this method."""
 
@@ -120,6 +144,13 @@ class ConversationBusy(RequestError):
     code = "conversation_busy"
     status = 409
     retry_after = 1
+
+
+class ReplyExpired(RequestError):
+    """The request was answered before under its Idempotency-Key, and the reply is kept no more."""
+
+    code = "reply_expired"
+    status = 410
 
 
 class PayloadTooLarge(RequestError):
@@ -156,6 +187,13 @@ class MessageTooLong(InvalidFields):
     code = "message_too_long"
 
 
+class KeyReused(RequestError):
+    """Another request was sent with this Idempotency-Key."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
 class HeadersTooLarge(RequestError):
     """The head of the request is larger than our own server reads."""
 
@@ -183,11 +221,30 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class HistoryUnavailable(Unavailable):
+    """The store of conversations cannot be reached, or does not do what it is asked."""
+
+    code = "history_unavailable"
+
+
+class ReplayUnavailable(Unavailable):
+    """The store of replies cannot be reached now. The reply may still be there."""
+
+    code = "replay_unavailable"
+    ends_stream = True
+
+
 class ShuttingDown(Unavailable):
     """The server is stopping: open streams may finish, and new ones are refused."""
 
     code = "shutting_down"
     ends_stream = True
+
+
+class Abandoned(ChatError):
+    """The client has left, and nobody came back for the rest of the reply in time."""
+
+    code = "abandoned"
 
 
 class InvalidParameter(ChatError):
@@ -217,6 +274,19 @@ class StreamError(ChatError):
     """The stream itself failed. For example, the responder yielded something that is no text."""
 
     code = "stream_error"
+
+
+class WorkerLost(ChatError):
+    """The process that produced the reply is gone."""
+
+    code = "worker_lost"
+    status = 502
+
+
+class ReplayGap(ChatError):
+    """A part of the reply is lost, or the reply was too long to keep."""
+
+    code = "replay_gap"
 
 
 class UpstreamError(ChatError):
@@ -260,7 +330,12 @@ class SettingsError(ValueError):
         self.expected = expected
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value!r}: expected {self.expected}"
+        return without_passwords(f"{self.name}={self.value!r}: expected {self.expected}")
+
+
+def without_passwords(text: str) -> str:
+    """`text`, whose URLs have `***` in place of user name and password."""
+    return re.sub(r"://[^/@\s'\"]*@", "://***@", text)
 
 
 def all_errors(base: Type[E]) -> Iterator[Type[E]]:

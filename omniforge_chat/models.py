@@ -8,6 +8,7 @@ and not `| None`, which Python 3.9 does not have.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Dict, Mapping, NoReturn, Optional, Tuple, Type, Union
 
 import msgspec
@@ -57,6 +58,23 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
             )
         ),
     ] = None
+    on_disconnect: Annotated[
+        Union[str, float, None],
+        Meta(
+            description=(
+                "If the connection breaks: `cancel` ends the reply, `continue` lets it end by "
+                "itself, and a number is the seconds in which somebody has to come back for it. "
+                "It needs a service that keeps replies."
+            ),
+            extra_json_schema={
+                "anyOf": [
+                    {"enum": ["cancel", "continue"]},
+                    {"type": "number", "minimum": 0},
+                    {"type": "null"},
+                ]
+            },
+        ),
+    ] = None
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +88,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: str
     complete: bool = True
     shortened: bool = False
+
+
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message of a conversation as a store has it, with the time at which it was stored."""
+
+    role: str
+    content: str
+    complete: bool
+    time: datetime
 
 
 class Parameters(Dict[str, Any]):
@@ -181,6 +208,15 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     history: Annotated[
         Optional[Annotated[int, Meta(ge=0)]],
         Meta(description="The earlier messages that the reply knew, if they are remembered."),
+    ] = None
+    remembered: Annotated[
+        Optional[bool],
+        Meta(
+            description=(
+                "False if this turn is not stored, because the store of conversations is out of "
+                "reach."
+            )
+        ),
     ] = None
 
 

@@ -5,7 +5,14 @@ of yours follows the protocol `History`.
 """
 
 from .memory import MemoryHistory
-from .protocol import History
+from .protocol import Claim, History, StoredConversations
 from .turn import ConversationTurn, late_history
 
-__all__ = ["ConversationTurn", "History", "MemoryHistory", "late_history"]
+__all__ = [
+    "Claim",
+    "ConversationTurn",
+    "History",
+    "MemoryHistory",
+    "StoredConversations",
+    "late_history",
+]

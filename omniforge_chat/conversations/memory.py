@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from time import monotonic
-from typing import List, NamedTuple, Sequence, Set, Tuple
+from datetime import datetime, timezone
+from time import monotonic, time
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import msgspec
 
-from ..errors import ConversationBusy, SettingsError
-from ..models import Message
-from ..settings import AT_LEAST_1_KIB, AT_LEAST_ONE, check
+from ..errors import ConversationBusy, ConversationNotFound, SettingsError
+from ..models import Message, StoredMessage
+from ..rules import AT_LEAST_1_KIB, AT_LEAST_ONE, check
+from .protocol import Claim
 from .window import characters_of, newest, shortened
 
 TURN_BYTES = 160
@@ -30,9 +32,11 @@ _decode = msgspec.msgpack.Decoder(Tuple[Message, ...]).decode
 class _Turn(NamedTuple):
     messages: int
     data: bytes
+    ended: float  # seconds since 1970
 
 
 class _Conversation(msgspec.Struct):
+    owner: str
     turns: List[_Turn]
     bytes: int = 0
     used: float = 0.0
@@ -71,32 +75,34 @@ class MemoryHistory:
         # The least recently used first.
         self._conversations: OrderedDict[str, _Conversation] = OrderedDict()
         self._bytes = 0
-        self._claimed: Set[str] = set()
+        self._claims: Dict[str, Claim] = {}
 
     def __len__(self) -> int:
         return len(self._conversations)
 
-    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+    async def begin_turn(self, claim: Claim) -> Sequence[Message]:
         """See History."""
-        if conversation_id in self._claimed:
-            raise ConversationBusy("Another message of this conversation is being answered")
+        conversation_id = claim.conversation_id
         self._forget_expired()
-        self._claimed.add(conversation_id)
-        conversation = self._conversations.get(conversation_id)
+        conversation = self._owned(conversation_id, claim.owner)
+        if conversation_id in self._claims:
+            raise ConversationBusy("Another message of this conversation is being answered")
+        self._claims[conversation_id] = claim
         if conversation is None:
             return ()
         self._use(conversation_id, conversation)
         return [message for turn in conversation.turns for message in _decode(turn.data)]
 
-    async def end_turn(
-        self, conversation_id: str, messages: Sequence[Message], replaced: int = 0
-    ) -> None:
+    async def end_turn(self, claim: Claim, messages: Sequence[Message], replaced: int = 0) -> None:
         """See History."""
-        self._claimed.discard(conversation_id)
+        conversation_id = claim.conversation_id
+        if self._claims.get(conversation_id) != claim:
+            return  # the conversation was deleted meanwhile
+        del self._claims[conversation_id]
         if not messages:
             return
         turn = self._encoded(tuple(messages))
-        conversation = self._conversations.get(conversation_id) or _Conversation([])
+        conversation = self._conversations.get(conversation_id) or _Conversation(claim.owner, [])
         earlier = list(conversation.turns)
         while replaced > 0 and earlier:
             replaced -= earlier.pop().messages
@@ -113,6 +119,38 @@ class MemoryHistory:
         ) and self._forget_one():
             pass
 
+    async def read(self, conversation_id: str, owner: str) -> Sequence[StoredMessage]:
+        """See StoredConversations."""
+        self._forget_expired()
+        conversation = self._owned(conversation_id, owner)
+        if conversation is None:
+            raise _unknown()
+        return [
+            StoredMessage(
+                *(message.role, message.content, message.complete),
+                datetime.fromtimestamp(turn.ended, timezone.utc),
+            )
+            for turn in conversation.turns
+            for message in _decode(turn.data)
+        ]
+
+    async def delete(self, conversation_id: str, owner: str) -> None:
+        """See StoredConversations."""
+        if self._owned(conversation_id, owner) is not None:
+            self._forget(conversation_id)
+        elif conversation_id not in self._claims:
+            raise _unknown()
+        self._claims.pop(conversation_id, None)
+
+    def _owned(self, conversation_id: str, owner: str) -> Optional[_Conversation]:
+        """A conversation, if there is one. Raises ConversationNotFound if it is not `owner`'s."""
+        conversation = self._conversations.get(conversation_id)
+        claim = self._claims.get(conversation_id)
+        for known in filter(None, (conversation, claim)):
+            if known.owner != owner:
+                raise _unknown()
+        return conversation
+
     def _encoded(self, messages: Tuple[Message, ...]) -> _Turn:
         """The turn of `messages`, shortened if it takes more than a conversation may."""
         data = _encode(messages)
@@ -121,7 +159,7 @@ class MemoryHistory:
             characters = characters * limit // len(data)
             data = _encode(shortened(messages, characters))
         # The encoder's bytes are up to half as large again within; those of a copy are not.
-        return _Turn(len(messages), bytes(memoryview(data)))
+        return _Turn(len(messages), bytes(memoryview(data)), time())
 
     def _use(self, conversation_id: str, conversation: _Conversation) -> None:
         conversation.used = monotonic()
@@ -134,7 +172,7 @@ class MemoryHistory:
     def _forget_one(self) -> bool:
         """Forget the least recently used conversation that nobody has claimed, if there is one."""
         for conversation_id in self._conversations:
-            if conversation_id not in self._claimed:
+            if conversation_id not in self._claims:
                 self._forget(conversation_id)
                 return True
         return False
@@ -145,8 +183,12 @@ class MemoryHistory:
             lambda item: item[1].used < limit, self._conversations.items()
         )
         for conversation_id, _ in list(expired):
-            if conversation_id not in self._claimed:
+            if conversation_id not in self._claims:
                 self._forget(conversation_id)
+
+
+def _unknown() -> ConversationNotFound:
+    return ConversationNotFound("No conversation with this id is stored")
 
 
 def _bytes_of(turn: _Turn) -> int:

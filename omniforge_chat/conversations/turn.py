@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Coroutine, List, Optional, Sequence, Set,
 from ..core.responder import Item, Responder, close, iterate
 from ..logs import logger
 from ..models import Message, Turn
-from .protocol import ABANDONED_SECONDS, History
+from .protocol import ABANDONED_SECONDS, Claim, History
 from .window import Messages, is_said, turns_of, window
 
 LEAST_CHARACTERS = 1_000
@@ -51,9 +51,9 @@ class ConversationTurn:
     If `end_turn` takes longer than `timeout` seconds, it goes on in the background.
     """
 
-    def __init__(self, history: History, conversation_id: str, *, timeout: float) -> None:
+    def __init__(self, history: History, claim: Claim, *, timeout: float) -> None:
         self._history = history
-        self._conversation_id = conversation_id
+        self._claim = claim
         self._timeout = timeout
         self._claimed = False
         self._replaced: Messages = ()
@@ -61,21 +61,22 @@ class ConversationTurn:
 
     async def begin(
         self,
-        message: str,
         *,
         context_chars: int,
         regenerate: bool = False,
         edits: Optional[str] = None,
     ) -> Tuple[Message, ...]:
-        """Claim the conversation. Returns the newest whole turns that fit beside `message`.
+        """Claim the conversation. Returns the newest whole turns that fit beside the message.
 
         The newest turn is always there, shortened if it must be; except if `context_chars` is 0.
-        A last turn is left out, and the new turn will replace it, if its message is the same as
-        `message` (with `regenerate`) or `edits`. Raises what the history raises.
+        A last turn is left out, and the new turn will replace it, if its message is `edits`, or if
+        it is the same and `regenerate` is set or nobody has answered it. Raises what the history
+        raises.
         """
+        message = self._claim.message
         # The store works in a task of its own. If a cancellation could reach it, nobody would know
         # whether it has claimed the conversation.
-        beginning = asyncio.ensure_future(self._history.begin_turn(self._conversation_id))
+        beginning = asyncio.ensure_future(self._history.begin_turn(self._claim))
         try:
             await asyncio.wait([beginning])
         except asyncio.CancelledError:
@@ -87,9 +88,10 @@ class ConversationTurn:
         self._claimed = True
         turns = turns_of(earlier)
         # A turn that was refused, or had no reply, was never stored: then the last one is another.
+        # One whose process died is stored without a reply.
         if turns:
-            last = turns[-1][0]
-            again = regenerate and is_said(last, message)
+            last, *replies = turns[-1]
+            again = (regenerate or not replies) and is_said(last, message)
             self._edited = not again and edits is not None and is_said(last, edits)
             if again or self._edited:
                 self._replaced = turns.pop()
@@ -146,7 +148,7 @@ class ConversationTurn:
             # The client has its reply. It is not kept waiting for `done`.
             logger.warning(
                 "history has not answered within %g s conversation_id=%s",
-                *(self._timeout, self._conversation_id),
+                *(self._timeout, self._claim.conversation_id),
             )
 
     async def _end(self, messages: Sequence[Message]) -> None:
@@ -154,7 +156,7 @@ class ConversationTurn:
         if _is_complete(replaced) and not _is_complete(messages) and not self._edited:
             messages, replaced = (), ()  # a whole reply is worth more than one that was cut
         try:
-            await self._history.end_turn(self._conversation_id, messages, len(replaced))
+            await self._history.end_turn(self._claim, messages, len(replaced))
         except Exception:
             # The client has its reply. Only the next turn will not know of it.
-            logger.exception("history failed conversation_id=%s", self._conversation_id)
+            logger.exception("history failed conversation_id=%s", self._claim.conversation_id)

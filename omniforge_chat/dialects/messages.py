@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import InvalidFields
 from ..models import Message, Parameters
-from ..settings import is_identifier
+from ..rules import is_identifier
 from .documents import kind_of
 
 MAX_PROBLEMS = 20

@@ -21,7 +21,8 @@ from ..core.frames import Document, Frames, Headers, Part
 from ..core.sse import encode, escaped_json
 from ..errors import ChatError, NotFound, RequestError, all_errors
 from ..models import Done, Error, Turn
-from ..settings import Settings, is_identifier
+from ..rules import is_identifier
+from ..settings import Settings
 from .documents import load_object
 from .messages import Fields, parameters, read_conversation
 from .openai_shapes import (

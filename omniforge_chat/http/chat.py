@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..conversations.protocol import History
+from ..conversations.protocol import Claim, History
 from ..conversations.turn import ConversationTurn, late_history
 from ..core.reply import Reply
 from ..core.responder import Responder
@@ -117,7 +117,6 @@ class ChatEndpoint:
         """Begin the turn: the earlier messages that the responder gets."""
         settings = self._settings
         beginning = conversation.begin(
-            request.message,
             context_chars=settings.context_chars,
             regenerate=request.regenerate,
             edits=request.edits,
@@ -181,8 +180,9 @@ class ChatEndpoint:
                 history = request.history or ()
                 if self._history is not None:
                     # The responder's own clean-up may need the other half of the time.
+                    claim = Claim(conversation_id, "", uuid.uuid4().hex, request.message)
                     conversation = ConversationTurn(
-                        self._history, conversation_id, timeout=settings.cleanup_timeout / 2
+                        self._history, claim, timeout=settings.cleanup_timeout / 2
                     )
                     history = await self._recall(conversation, request)
                     responder = conversation.record(responder)

@@ -7,7 +7,7 @@ from typing import Any, Optional
 from starlette.types import Receive, Scope, Send
 
 from ..app import ChatApp
-from ..settings import is_path
+from ..rules import is_path
 
 
 class ForwardedPrefix:

@@ -19,7 +19,7 @@ from omniforge_chat.dialects.native import Native, NativeFrames
 from omniforge_chat.errors import HostNotAllowed, InternalError
 from omniforge_chat.http import ChatEndpoint
 from omniforge_chat.models import Parameters
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.app import HandDrivenRequest, call

@@ -32,7 +32,7 @@ from omniforge_chat.app import ChatApp
 from omniforge_chat.core.responder import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import refusal
 from ..support.app import HandDrivenRequest, call

@@ -12,7 +12,7 @@ import pytest
 
 from omniforge_chat import Message, Settings, Turn, create_app
 from omniforge_chat.app import ChatApp
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 
 from ..support.app import HandDrivenRequest, call
 from ..support.scenes import Scenes

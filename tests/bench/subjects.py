@@ -21,7 +21,7 @@ from omniforge_chat.core.reply import CHARACTERS_PER_TOKEN
 from omniforge_chat.dialects import make_dialect
 from omniforge_chat.models import Chunk, Done
 from omniforge_chat.responders import placeholder
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 
 from ..support.native import encode_event
 

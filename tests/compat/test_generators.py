@@ -12,7 +12,7 @@ import pytest
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.core.sse import Decoder
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import last, text
 from ..support.app import call

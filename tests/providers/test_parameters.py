@@ -20,7 +20,7 @@ from omniforge_chat import (
 )
 from omniforge_chat.errors import InvalidParameter
 from omniforge_chat.responders.providers.parameters import RULES, allowed
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 
 from ..support.app import HandDrivenRequest
 from ..support.constants import CONVERSATION

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omniforge_chat import ChatError, Finish, Settings, Thought, Turn, Usage, create_app
 from omniforge_chat.core.responder import Item
-from omniforge_chat.settings import DIALECTS
+from omniforge_chat.rules import DIALECTS
 
 from .constants import CONVERSATION
 

@@ -14,9 +14,9 @@ EXPORTED = omniforge_chat.dialects.__all__
 PACKAGE = Path(omniforge_chat.__file__).parent
 
 FLOORS: Tuple[Set[str], ...] = (
-    {"errors", "models", "settings", "logs", "request_id", "stdio"},
-    {"core"},
-    {"responders", "conversations", "dialects", "reader"},
+    {"errors", "models", "rules", "settings", "logs", "request_id", "stdio"},
+    {"core", "stores"},
+    {"responders", "conversations", "replay", "dialects", "reader"},
     {"stream"},
     {"http"},
     {"app"},
@@ -25,22 +25,26 @@ FLOORS: Tuple[Set[str], ...] = (
 )
 """From the bottom up. The rooms of one floor do not know each other."""
 
-GROUND_FLOOR = {("settings", "errors")}
+GROUND_FLOOR = {("settings", "errors"), ("settings", "rules"), ("rules", "errors")}
 """Who may import whom on the ground floor, which is no room: these are modules that all know."""
 
 TRANSPORT_FREE = (
     "errors",
     "logs",
     "models",
+    "rules",
     "settings",
     "core",
+    "stores",
     "responders",
     "conversations",
+    "replay",
     "dialects",
 )
 NO_ASYNCIO = (
     "errors",
     "models",
+    "rules",
     "settings",
     "core/sse.py",
     "core/reply.py",

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from omniforge_chat import Settings
 from omniforge_chat.errors import SettingsError
-from omniforge_chat.settings import DIALECTS, variable
+from omniforge_chat.rules import DIALECTS
+from omniforge_chat.settings import variable
 
 FIELDS = Settings.__struct_fields__
 DEFAULTS: Dict[str, Any] = {field: getattr(Settings(), field) for field in FIELDS}

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Dict, List, Optional
 
 from ...models import Turn
-from ...settings import Rule
+from ...rules import Rule
 from .completions import CompletionReader
 from .options import ProviderOptions, takes
 from .parameters import LIMITS

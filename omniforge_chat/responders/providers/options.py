@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from ... import settings
+from ... import rules, settings
 from ...errors import SettingsError
 from ...settings import Settings
 from . import extras
@@ -83,7 +83,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Others that serve the provider's own models, in its own words."""
     parameters: ClassVar[Tuple[str, ...]] = tuple(RULES)
     """The parameters of a client that this format has."""
-    own_rules: ClassVar[Mapping[str, settings.Rule]] = MappingProxyType({})
+    own_rules: ClassVar[Mapping[str, rules.Rule]] = MappingProxyType({})
     """The options that only this provider has; each has a variable too."""
 
     base_url: Optional[str] = None
@@ -123,7 +123,7 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name, rule in {**_RULES, **self.own_rules}.items():
             value = getattr(self, name)
             if value is not None or name in _NEVER_NONE:
-                settings.check(name, value, rule)
+                rules.check(name, value, rule)
         check_names(self.allow_parameters, self.parameters)
         extras.check_body(self.extra_body or {})
         extras.check_headers(self.extra_headers or {})
@@ -270,18 +270,18 @@ _SHARED = {
 """The options that have a variable: with the provider's prefix, or for all providers."""
 
 _RULES = {
-    "temperature": settings.Rule(
+    "temperature": rules.Rule(
         "a number of at least 0",
         lambda value: type(value) in (int, float) and 0 <= value < math.inf,
         float,
     ),
-    "max_tokens": settings.AT_LEAST_ONE,
-    "hide_thoughts": settings.THOUGHTS,
-    "model_name": settings.MODEL_NAME,
-    "max_connections": settings.AT_LEAST_ONE,
-    "connect_timeout": settings.SECONDS,
-    "first_chunk_timeout": settings.SECONDS,
-    "idle_timeout": settings.SECONDS,
+    "max_tokens": rules.AT_LEAST_ONE,
+    "hide_thoughts": rules.THOUGHTS,
+    "model_name": rules.MODEL_NAME,
+    "max_connections": rules.AT_LEAST_ONE,
+    "connect_timeout": rules.SECONDS,
+    "first_chunk_timeout": rules.SECONDS,
+    "idle_timeout": rules.SECONDS,
 }
 
 _NEVER_NONE = ("connect_timeout", "hide_thoughts", "model_name")

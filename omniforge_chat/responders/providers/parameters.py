@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Collection, Dict, Mapping, Sequence
 
 from ...errors import InvalidParameter, SettingsError
-from ...settings import Rule, is_identifier
+from ...rules import Rule, is_identifier
 
 LIMITS = ("max_tokens", "max_completion_tokens")
 """The two names for the longest reply."""

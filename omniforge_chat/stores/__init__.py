@@ -1,0 +1,4 @@
+"""What the stores of conversations and those of replies have in common.
+
+`conversations` and `replay` do not know each other; both may use this room.
+"""
