@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         ConversationNotFound,
         HistoryUnavailable,
         InvalidParameter,
-        SettingsError,
         UpstreamError,
         UpstreamRateLimited,
         UpstreamTimeout,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from .models import Finish, Message, StoredMessage, Thought, Turn, Usage
     from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
     from .responders.providers.openai import OpenAIResponder as OpenAIResponder
+    from .rules import SettingsError
     from .settings import Settings
     from .stream.lifecycle import Lifecycle
 
@@ -70,12 +70,12 @@ _HOMES = {
     "conversations.protocol": "Claim History StoredConversations",
     "core.responder": "Item Responder",
     "errors": "ChatError ConversationBusy ConversationNotFound HistoryUnavailable "
-    "InvalidParameter SettingsError "
-    "UpstreamError UpstreamRateLimited UpstreamTimeout",
+    "InvalidParameter UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",
     "models": "Finish Message StoredMessage Thought Turn Usage",
     "responders.providers.anthropic": "AnthropicResponder",
     "responders.providers.openai": "OpenAIResponder",
+    "rules": "SettingsError",
     "settings": "Settings",
     "stream.lifecycle": "Lifecycle",
 }

@@ -37,8 +37,7 @@ ChatError                     processing_error        500
 
 A RequestError is the answer to a request, before any stream. The others are the last event of a
 stream, and so are ReplyNotFound, ReplayUnavailable and ShuttingDown. If the reply is one document,
-that has their HTTP status. Code and status are data on the class; `http/openapi.py` reads them from
-here.
+that has their HTTP status. `http/openapi.py` reads code and status from the class.
 
 Raise ChatError in a responder, or a class of your own derived from it, if the client should see the
 message. Any other exception is a bug: its text stays in the log.
@@ -47,7 +46,6 @@ message. Any other exception is a bug: its text stays in the log.
 from __future__ import annotations
 
 import math
-import re
 from typing import ClassVar, Iterator, Optional, Type, TypeVar
 
 E = TypeVar("E", bound="ChatError")
@@ -56,8 +54,7 @@ E = TypeVar("E", bound="ChatError")
 class ChatError(Exception):
     """An error whose message and code the client sees.
 
-    `code` replaces the code of the class for this one error. A code is words in lower case, joined
-    by `_`.
+    `code` replaces that of the class for this one error: words in lower case, joined by `_`.
     """
 
     code: str = "processing_error"
@@ -248,10 +245,7 @@ class Abandoned(ChatError):
 
 
 class InvalidParameter(ChatError):
-    """A parameter that goes on to the model is wrong. The message names all such parameters.
-
-    A responder raises it, as only that knows which parameters it takes.
-    """
+    """A parameter that goes on to the model is wrong. The responder says so, and names all."""
 
     code = "invalid_parameter"
     status = 422
@@ -315,27 +309,6 @@ class UpstreamRateLimited(UpstreamError):
             message += f"; try again in {seconds} second{'s' if seconds > 1 else ''}"
         super().__init__(message)
         self.retry_after = retry_after
-
-
-class SettingsError(ValueError):
-    """A setting with a value that makes no sense. Its text names setting, value and expectation.
-
-    It is no ChatError: it comes when the service starts, and no client is there yet.
-    """
-
-    def __init__(self, name: str, value: object, expected: str) -> None:
-        super().__init__(name, value, expected)  # what pickle calls it with
-        self.name = name
-        self.value = value
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return without_passwords(f"{self.name}={self.value!r}: expected {self.expected}")
-
-
-def without_passwords(text: str) -> str:
-    """`text`, whose URLs have `***` in place of user name and password."""
-    return re.sub(r"://[^/@\s'\"]*@", "://***@", text)
 
 
 def all_errors(base: Type[E]) -> Iterator[Type[E]]:

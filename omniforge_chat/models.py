@@ -59,20 +59,17 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
         ),
     ] = None
     on_disconnect: Annotated[
-        Union[str, float, None],
+        Union[
+            Annotated[str, Meta(extra_json_schema={"enum": ["cancel", "continue"]})],
+            Annotated[float, Meta(extra_json_schema={"minimum": 0})],
+            None,
+        ],
         Meta(
             description=(
                 "If the connection breaks: `cancel` ends the reply, `continue` lets it end by "
                 "itself, and a number is the seconds in which somebody has to come back for it. "
                 "It needs a service that keeps replies."
             ),
-            extra_json_schema={
-                "anyOf": [
-                    {"enum": ["cancel", "continue"]},
-                    {"type": "number", "minimum": 0},
-                    {"type": "null"},
-                ]
-            },
         ),
     ] = None
 

@@ -11,7 +11,27 @@ import math
 import re
 from typing import Any, Callable, NamedTuple, Tuple
 
-from .errors import SettingsError
+
+class SettingsError(ValueError):
+    """A setting with a value that makes no sense. Its text names setting, value and expectation.
+
+    It is no ChatError: it comes when the service starts, and no client is there yet.
+    """
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(name, value, expected)  # what pickle calls it with
+        self.name = name
+        self.value = value
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return without_passwords(f"{self.name}={self.value!r}: expected {self.expected}")
+
+
+def without_passwords(text: str) -> str:
+    """`text`, whose URLs have `***` in place of user name and password."""
+    # A password may have an @ in it, and a / or a quotation mark that should have been escaped.
+    return re.sub(r"://\S*@", "://***@", text)
 
 
 class Rule(NamedTuple):

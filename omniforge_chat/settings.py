@@ -9,8 +9,7 @@ from typing import Annotated, Any, Dict, Mapping, Optional, Tuple, get_type_hint
 import msgspec
 
 from . import rules
-from .errors import SettingsError, without_passwords
-from .rules import DIALECTS, check
+from .rules import DIALECTS, SettingsError, check, without_passwords
 
 
 def _is_loopback(address: object) -> bool:

@@ -10,8 +10,8 @@ import sys
 from typing import List, Optional
 
 from ..app import create_app
-from ..errors import SettingsError
 from ..responders import descriptors_per_stream, load_responder
+from ..rules import SettingsError
 from ..server import (
     check_tls,
     configure_log,

@@ -15,9 +15,9 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import msgspec
 
-from ..errors import ConversationBusy, ConversationNotFound, SettingsError
+from ..errors import ConversationBusy, ConversationNotFound
 from ..models import Message, StoredMessage
-from ..rules import AT_LEAST_1_KIB, AT_LEAST_ONE, check
+from ..rules import AT_LEAST_1_KIB, AT_LEAST_ONE, SettingsError, check
 from .protocol import Claim
 from .window import characters_of, newest, shortened
 
@@ -145,10 +145,9 @@ class MemoryHistory:
     def _owned(self, conversation_id: str, owner: str) -> Optional[_Conversation]:
         """A conversation, if there is one. Raises ConversationNotFound if it is not `owner`'s."""
         conversation = self._conversations.get(conversation_id)
-        claim = self._claims.get(conversation_id)
-        for known in filter(None, (conversation, claim)):
-            if known.owner != owner:
-                raise _unknown()
+        known = conversation or self._claims.get(conversation_id)
+        if known is not None and known.owner != owner:
+            raise _unknown()
         return conversation
 
     def _encoded(self, messages: Tuple[Message, ...]) -> _Turn:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any, Collection, Dict, Mapping, Tuple
+from typing import Any, Collection, Dict, Mapping, Tuple, Union
 
 import msgspec
 
@@ -49,8 +50,11 @@ class Native(Dialect):
 
     def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
         request = parse(body)
+        on_disconnect = request.on_disconnect
         return _NativeRequest(
-            request.message, request.conversation_id, bool(request.regenerate), request.edits
+            *(request.message, request.conversation_id),
+            *(bool(request.regenerate), request.edits),
+            grace=_GRACES[on_disconnect] if isinstance(on_disconnect, str) else on_disconnect,
         )
 
 
@@ -96,15 +100,19 @@ class _RawFields(msgspec.Struct):
     conversation_id: msgspec.Raw = msgspec.Raw()
     regenerate: msgspec.Raw = msgspec.Raw()
     edits: msgspec.Raw = msgspec.Raw()
+    on_disconnect: msgspec.Raw = msgspec.Raw()
 
 
 _decode_request = msgspec.json.Decoder(ChatRequest).decode
 _decode_raw_fields = msgspec.json.Decoder(_RawFields).decode
-_decode_value = msgspec.json.Decoder().decode
+_decode_value = msgspec.json.Decoder(Union[str, bool, float]).decode
 _KINDS = {
-    **dict.fromkeys(("message", "conversation_id", "edits"), "a string"),
-    "regenerate": "a boolean",
+    **dict.fromkeys(("message", "conversation_id", "edits"), ("a string",)),
+    "regenerate": ("a boolean",),
+    "on_disconnect": ("a string", "a number"),
 }
+_GRACES = {"cancel": 0.0, "continue": math.inf}
+_NO_GRACE = "must be cancel, continue, or a number of seconds of at least 0"
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -120,6 +128,7 @@ def parse(body: bytes) -> ChatRequest:
     except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
         request, problems = _read(load(body, _decode_raw_fields))
     message, conversation_id = request.message, request.conversation_id
+    on_disconnect = request.on_disconnect
     too_long = len(message) > MAX_MESSAGE_CHARACTERS
     if too_long:
         limit = MAX_MESSAGE_CHARACTERS
@@ -129,6 +138,10 @@ def parse(body: bytes) -> ChatRequest:
         problems.setdefault("message", f"Message must not {what}")
     if conversation_id is not None and not _is_uuid4(conversation_id):
         problems["conversation_id"] = "must be a UUID of version 4 in canonical form (lower case)"
+    if isinstance(on_disconnect, str):
+        on_disconnect = _GRACES.get(on_disconnect, -1.0)
+    if on_disconnect is not None and on_disconnect < 0:
+        problems["on_disconnect"] = _NO_GRACE
     if problems:
         fields = ChatRequest.__struct_fields__
         text = "; ".join(f"{name}: {problems[name]}" for name in fields if name in problems)
@@ -143,12 +156,15 @@ def _read(fields: _RawFields) -> Tuple[ChatRequest, Dict[str, str]]:
     for name, wanted in _KINDS.items():
         raw = getattr(fields, name)
         kind = _kind(raw)
-        if kind == wanted:
-            values[name] = _decode_value(raw)
+        if kind in wanted:
+            try:
+                values[name] = _decode_value(raw)
+            except msgspec.ValidationError:  # 1e999
+                problems[name] = _NO_GRACE
         elif name == "message" and not kind:
             problems[name] = "Message is required"
         elif name == "message" or kind not in ("", "null"):
-            problems[name] = f"must be {wanted}, not {kind}"
+            problems[name] = f"must be {' or '.join(wanted)}, not {kind}"
     return ChatRequest(**values), problems
 
 

@@ -30,7 +30,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     The fields are those of Turn. `conversation_id` is None if the client has none. `history` is
     None if the format does not carry it. `regenerate` and `edits` tell the turn of a store that
-    this one replaces: see ChatRequest. `whole` asks for a `document` in place of a stream.
+    this one replaces: see ChatRequest. `whole` asks for a `document` in place of a stream. `grace`
+    is the number of seconds in which somebody has to come back for the reply after a disconnect,
+    0.0 to cancel it at once and `math.inf` to let it end by itself; None leaves it to the settings.
     """
 
     message: str
@@ -42,6 +44,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     parameters: Mapping[str, Any] = Parameters()
     parts: Tuple[Mapping[str, Any], ...] = ()
     whole: bool = False
+    grace: Optional[float] = None
 
     def frames(self, turn: Turn) -> Frames:
         """The frames of the reply to this request, which has become `turn`."""

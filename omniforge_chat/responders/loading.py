@@ -9,7 +9,7 @@ import os
 from typing import Any, FrozenSet, Optional
 
 from ..core.responder import Responder
-from ..errors import SettingsError
+from ..rules import SettingsError
 from ..settings import Settings, variable
 from .placeholder import placeholder
 

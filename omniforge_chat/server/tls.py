@@ -6,7 +6,7 @@ import contextlib
 import ssl
 from typing import Any, Dict, Iterator
 
-from ..errors import SettingsError
+from ..rules import SettingsError
 from ..settings import Settings, variable
 
 

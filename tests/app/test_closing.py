@@ -7,7 +7,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, List, Optional, Sequ
 
 import pytest
 
-from omniforge_chat import Message, Settings, Turn, create_app
+from omniforge_chat import Claim, Message, Settings, Turn, create_app
 from omniforge_chat.app import ChatApp
 
 from ..support.client import assert_next_request_works
@@ -37,12 +37,10 @@ class Model(Part):
 
 
 class Store(Part):
-    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+    async def begin_turn(self, claim: Claim) -> Sequence[Message]:
         return ()
 
-    async def end_turn(
-        self, conversation_id: str, messages: Sequence[Message], replaced: int
-    ) -> None:
+    async def end_turn(self, claim: Claim, messages: Sequence[Message], replaced: int) -> None:
         pass
 
 

@@ -12,7 +12,16 @@ import msgspec
 import pytest
 from starlette.types import Message as ASGIMessage
 
-from omniforge_chat import History, Message, Settings, SettingsError, Thought, Turn, create_app
+from omniforge_chat import (
+    Claim,
+    History,
+    Message,
+    Settings,
+    SettingsError,
+    Thought,
+    Turn,
+    create_app,
+)
 from omniforge_chat.app import ChatApp
 from omniforge_chat.dialects import Dialect, Request, make_dialect
 from omniforge_chat.dialects.native import Native, NativeFrames
@@ -45,12 +54,10 @@ class Listener:
 class Untouched(History):
     """A store that nobody may ask."""
 
-    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+    async def begin_turn(self, claim: Claim) -> Sequence[Message]:
         raise AssertionError("it was read")
 
-    async def end_turn(
-        self, conversation_id: str, messages: Sequence[Message], replaced: int
-    ) -> None:
+    async def end_turn(self, claim: Claim, messages: Sequence[Message], replaced: int) -> None:
         raise AssertionError("it was written")
 
 

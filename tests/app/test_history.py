@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
-from omniforge_chat import ChatError, Message, Settings, Thought, Turn, create_app
+from omniforge_chat import ChatError, Claim, Message, Settings, Thought, Turn, create_app
 from omniforge_chat.app import ChatApp
 from omniforge_chat.conversations.memory import MemoryHistory
 from omniforge_chat.conversations.protocol import ABANDONED_SECONDS, History
@@ -22,6 +22,7 @@ from ..support.responders import saying
 from ..support.timeless import passing, settle, timeless
 
 SETTINGS = Settings()
+CLAIM = Claim(CONVERSATION, "", "turn", "")
 OTHER = "550e8400-e29b-41d4-a716-446655440001"
 
 
@@ -40,8 +41,8 @@ def say(app: ChatApp, message: str, conversation_id: str = CONVERSATION) -> str:
 
 async def contents(history: History) -> List[str]:
     """What is remembered of the conversation, which nobody has claimed."""
-    messages = await history.begin_turn(CONVERSATION)
-    await history.end_turn(CONVERSATION, (), 0)
+    messages = await history.begin_turn(CLAIM)
+    await history.end_turn(CLAIM, (), 0)
     return [message.content for message in messages]
 
 
@@ -267,9 +268,9 @@ def test_a_store_that_fails_to_replace_a_turn_keeps_it(caplog: pytest.LogCapture
 
     class Failing(MemoryHistory):
         async def end_turn(
-            self, conversation_id: str, messages: Sequence[Message], replaced: int = 0
+            self, claim: Claim, messages: Sequence[Message], replaced: int = 0
         ) -> None:
-            await super().end_turn(conversation_id, () if replaced else messages)
+            await super().end_turn(claim, () if replaced else messages)
             if replaced:
                 raise ConnectionError("lost")
 
@@ -284,7 +285,8 @@ def test_only_the_turns_that_fit_beside_the_message_are_sent(message: str, known
     history = MemoryHistory()
     for turn in (["one", "[one]"], ["two", "[two]"]):
         said = Message("user", turn[0]), Message("assistant", turn[1])
-        asyncio.run(history.end_turn(CONVERSATION, said))
+        asyncio.run(history.begin_turn(CLAIM))
+        asyncio.run(history.end_turn(CLAIM, said))
     app = create_app(recall, settings=Settings(context_chars=20), history=history)
     assert say(app, message) == f"{known}u:two|a:[two][{message}]"
 
@@ -401,16 +403,16 @@ def test_what_is_no_history_is_refused_at_the_start(history: Any) -> None:
 class WithoutReplaced:
     """A store as they were before a turn could be replaced."""
 
-    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+    async def begin_turn(self, claim: Claim) -> Sequence[Message]:
         return ()
 
-    async def end_turn(self, conversation_id: str, messages: Sequence[Message]) -> None: ...
+    async def end_turn(self, claim: Claim, messages: Sequence[Message]) -> None: ...
 
 
 def test_a_history_that_takes_other_arguments_is_refused_at_the_start() -> None:
     """Each turn would be lost, and only the log would say so."""
     history: Any = WithoutReplaced()
-    wanted = re.escape("end_turn(conversation_id, messages, replaced) of")
+    wanted = re.escape("end_turn(claim, messages, replaced) of")
     with pytest.raises(TypeError, match=f"{wanted} .*: too many positional arguments"):
         create_app(recall, settings=SETTINGS, history=history)
 
@@ -446,12 +448,10 @@ class Distant(MemoryHistory):
         self.called = asyncio.Event()
         self.arrives = asyncio.Event()
 
-    async def end_turn(
-        self, conversation_id: str, messages: Sequence[Message], replaced: int = 0
-    ) -> None:
+    async def end_turn(self, claim: Claim, messages: Sequence[Message], replaced: int = 0) -> None:
         self.called.set()
         await self.arrives.wait()
-        await super().end_turn(conversation_id, messages, replaced)
+        await super().end_turn(claim, messages, replaced)
 
 
 @pytest.mark.parametrize("patient", [True, False])
@@ -518,8 +518,8 @@ class Slow(MemoryHistory):
         super().__init__()
         self.arrives = asyncio.Event()
 
-    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
-        messages = await super().begin_turn(conversation_id)
+    async def begin_turn(self, claim: Claim) -> Sequence[Message]:
+        messages = await super().begin_turn(claim)
         await self.arrives.wait()
         return messages
 
@@ -542,7 +542,7 @@ async def test_a_claim_that_nobody_waited_for_is_given_back(cause: str) -> None:
     if cause == "time":
         assert made.status == 500
     with pytest.raises(ConversationBusy):
-        await MemoryHistory.begin_turn(history, CONVERSATION)
+        await MemoryHistory.begin_turn(history, CLAIM)
     history.arrives.set()
     await settle()
     assert await contents(history) == []
@@ -566,14 +566,12 @@ class Broken:
     def __init__(self, fault: Optional[BaseException] = None) -> None:
         self._fault = fault
 
-    async def begin_turn(self, conversation_id: str) -> Sequence[Message]:
+    async def begin_turn(self, claim: Claim) -> Sequence[Message]:
         if self._fault is not None:
             raise self._fault
         return ()
 
-    async def end_turn(
-        self, conversation_id: str, messages: Sequence[Message], replaced: int
-    ) -> None:
+    async def end_turn(self, claim: Claim, messages: Sequence[Message], replaced: int) -> None:
         raise ConnectionError("secret address")
 
 

@@ -19,7 +19,16 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 
-from omniforge_chat import History, MemoryHistory, Message, Settings, Thought, Turn, create_app
+from omniforge_chat import (
+    Claim,
+    History,
+    MemoryHistory,
+    Message,
+    Settings,
+    Thought,
+    Turn,
+    create_app,
+)
 from omniforge_chat.models import Done
 
 from ..support.answers import last, text
@@ -101,8 +110,9 @@ def ask(server: UvicornThread, message: str, conversation_id: str = CONVERSATION
 
 def kept(history: MemoryHistory, conversation_id: str = CONVERSATION) -> Sequence[Message]:
     async def load() -> Sequence[Message]:
-        messages = await history.begin_turn(conversation_id)
-        await history.end_turn(conversation_id, ())
+        claim = Claim(conversation_id, "", "turn", "")
+        messages = await history.begin_turn(claim)
+        await history.end_turn(claim, ())
         return messages
 
     return asyncio.run(load())

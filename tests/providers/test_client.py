@@ -10,11 +10,11 @@ import sys
 import httpx
 import pytest
 
-from omniforge_chat.errors import SettingsError
 from omniforge_chat.models import Done
 from omniforge_chat.responders.providers import body, connections
 from omniforge_chat.responders.providers import client as provider_client
 from omniforge_chat.responders.providers.errors import UNREADABLE
+from omniforge_chat.rules import SettingsError
 
 from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, refusing

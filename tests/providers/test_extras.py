@@ -10,9 +10,9 @@ from typing import Any, Dict, Optional
 import pytest
 
 from omniforge_chat import AnthropicResponder
-from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders.providers.extras import OUR_HEADERS
 from omniforge_chat.responders.providers.openai import OpenAIResponder
+from omniforge_chat.rules import SettingsError
 
 from ..support.docs import DOCS, blocks
 from ..support.provider import Call, Provider, refusing

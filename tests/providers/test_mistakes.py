@@ -8,9 +8,9 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 
-from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders.providers.anthropic import AnthropicOptions
 from omniforge_chat.responders.providers.credentials import fault_of
+from omniforge_chat.rules import SettingsError
 
 from ..support.provider import Provider, refusing
 from ..support.relay import ask, failed

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from omniforge_chat import AnthropicResponder, OpenAIResponder, Settings
-from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders.providers.anthropic import AnthropicOptions
 from omniforge_chat.responders.providers.openai import OpenAIOptions
+from omniforge_chat.rules import SettingsError
 
 from ..support.wires import KEY, Wire
 

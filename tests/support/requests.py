@@ -37,6 +37,7 @@ objects = st.fixed_dictionaries(
         "conversation_id": ids | values,
         "regenerate": st.booleans() | values,
         "edits": texts | values,
+        "on_disconnect": st.sampled_from(["cancel", "continue"]) | numbers | values,
         "stream": values,
     },
 )

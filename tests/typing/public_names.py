@@ -14,6 +14,7 @@ from omniforge_chat import (
     AnthropicResponder,
     ChatApp,
     ChatError,
+    Claim,
     ConversationBusy,
     Finish,
     History,
@@ -44,21 +45,19 @@ class Store:
     def __init__(self) -> None:
         self._said: Dict[str, List[Message]] = {}
 
-    async def begin_turn(self, conversation_id: str) -> List[Message]:
-        if conversation_id in self._said:
+    async def begin_turn(self, claim: Claim) -> List[Message]:
+        if claim.conversation_id in self._said:
             raise ConversationBusy("Wait for the answer")
-        return self._said.setdefault(conversation_id, [])
+        return self._said.setdefault(claim.conversation_id, [])
 
-    async def end_turn(
-        self, conversation_id: str, messages: Sequence[Message], replaced: int
-    ) -> None:
-        self._said[conversation_id].extend(messages)
+    async def end_turn(self, claim: Claim, messages: Sequence[Message], replaced: int) -> None:
+        self._said[claim.conversation_id].extend(messages)
 
 
 class HalfAStore:
     """It cannot end a turn."""
 
-    async def begin_turn(self, conversation_id: str) -> List[Message]:
+    async def begin_turn(self, claim: Claim) -> List[Message]:
         return []
 
 

@@ -37,6 +37,7 @@ TOO_LONG = "message: Message exceeds maximum length of 10000 characters"
 MESSAGE_IS = "message: must be a string, not {}"
 ID_IS = "conversation_id: must be a string, not {}"
 SWITCH_IS = "regenerate: must be a boolean, not {}"
+GRACE_IS = "on_disconnect: must be cancel, continue, or a number of seconds of at least 0"
 REQUIRED = "message: Message is required"
 BLANK = "message: Message must not be only white space"
 NOT_A_UUID = "conversation_id: must be a UUID of version 4 in canonical form (lower case)"
@@ -58,7 +59,7 @@ pieces = [
     *b'{|}|[|]|"|:|,|{}| |\n|message|"message"|"message":"hi"|"conversation_id":|null|true'.split(
         b"|"
     ),
-    b'"regenerate":',
+    *(b'"regenerate":', b'"on_disconnect":', b'"cancel"'),
     *b"1|-|1e9|0.|NaN|\\|\\u|d83d|\\ud83d|\\ude00|\\u0000|\\n|\xff|\xed\xa0\x80|\xe2|\x00".split(
         b"|"
     ),
@@ -76,7 +77,7 @@ def assert_judged_well(body: bytes) -> None:
     if isinstance(result, RequestError):
         assert result.status in (400, 422)
         assert result.message.startswith(
-            ("body: ", "message: ", "conversation_id: ", "regenerate: ", "edits: ")
+            ("body: ", *(f"{name}: " for name in ChatRequest.__struct_fields__))
         )
         assert result.message.encode("utf-8")
     else:
@@ -124,6 +125,9 @@ def wrong_fields(fields: Any) -> Set[str]:
         wrong.add("regenerate")
     if not isinstance(fields.get("edits"), (str, type(None))):
         wrong.add("edits")
+    grace = fields.get("on_disconnect")
+    if not (grace in (None, "cancel", "continue") or (type(grace) in (int, float) and grace >= 0)):
+        wrong.add("on_disconnect")
     return wrong
 
 
@@ -136,12 +140,10 @@ def test_an_object_is_refused_for_exactly_its_wrong_fields(fields: Any, ascii_on
     if expected:
         error, text = refused(body)
         assert issubclass(error, InvalidFields)
-        fields_of_request = ("message", "conversation_id", "regenerate", "edits")
         assert [problem.partition(": ")[0] for problem in text.split("; ")] == [
-            name for name in fields_of_request if name in expected
+            name for name in ChatRequest.__struct_fields__ if name in expected
         ]
     else:
-        fields = {"conversation_id": None, "regenerate": None, "edits": None, **fields}
         fields.pop("stream", None)
         assert parse(body) == ChatRequest(**fields)
 
@@ -253,9 +255,21 @@ def test_an_array_is_refused_however_deep() -> None:
                 b"{}": "an object",
             }.items()
         ),
+        *(
+            (b'{"message":"a","on_disconnect":%b}' % value, GRACE_IS)
+            for value in (b'""', b'"Cancel"', b'"5"', b"-1", b"-0.5", b"1e999", b"-1" + b"0" * 400)
+        ),
+        *(
+            (
+                b'{"message":"a","on_disconnect":%b}' % value,
+                f"on_disconnect: must be a string or a number, not {kind}",
+            )
+            for value, kind in ((b"true", "a boolean"), (b"[5]", "an array"), (b"{}", "an object"))
+        ),
         (
-            b'{"regenerate":1,"conversation_id":"x","message":2}',
-            f"{MESSAGE_IS.format('a number')}; {NOT_A_UUID}; {SWITCH_IS.format('a number')}",
+            b'{"on_disconnect":-1,"regenerate":1,"conversation_id":"x","message":2}',
+            f"{MESSAGE_IS.format('a number')}; {NOT_A_UUID}; {SWITCH_IS.format('a number')}; "
+            f"{GRACE_IS}",
         ),
     ],
 )

@@ -5,30 +5,36 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 import uuid
-from typing import Any, Dict, List, Tuple
+from datetime import datetime, timezone
+from typing import Any, Coroutine, Dict, List, Tuple
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniforge_chat import Message
+from omniforge_chat import Claim, Message
 from omniforge_chat.conversations.memory import MemoryHistory
 from omniforge_chat.conversations.window import characters_of, shortened, turns_of, window
-from omniforge_chat.errors import ConversationBusy, SettingsError
+from omniforge_chat.errors import ConversationBusy, ConversationNotFound
+from omniforge_chat.rules import SettingsError
 
 
 def said(user: str, assistant: str) -> Tuple[Message, Message]:
     return Message("user", user), Message("assistant", assistant)
 
 
+def claim(conversation_id: str, turn_id: str = "turn", owner: str = "", message: str = "") -> Claim:
+    return Claim(conversation_id, owner, turn_id, message)
+
+
 def begin(history: MemoryHistory, conversation_id: str) -> str:
     """Begin a turn, and return the text of all earlier messages."""
-    return "".join(m.content for m in asyncio.run(history.begin_turn(conversation_id)))
+    return "".join(m.content for m in asyncio.run(history.begin_turn(claim(conversation_id))))
 
 
 def end(history: MemoryHistory, conversation_id: str, *turn: str) -> None:
-    asyncio.run(history.end_turn(conversation_id, said(*turn) if turn else ()))
+    asyncio.run(history.end_turn(claim(conversation_id), said(*turn) if turn else ()))
 
 
 def keep(history: MemoryHistory, conversation_id: str, user: str, assistant: str) -> None:
@@ -93,7 +99,7 @@ def test_a_turn_larger_than_the_bound_loses_its_middle(
     history = MemoryHistory(**bounds)
     keep(history, "a", "one", "two")
     keep(history, "a", "hi", f"<{character * 100_000}>")
-    [user, reply] = asyncio.run(history.begin_turn("a"))
+    [user, reply] = asyncio.run(history.begin_turn(claim("a")))
     assert user == Message("user", "hi")
     assert reply == Message("assistant", reply.content, complete=True, shortened=True)
     assert reply.content.startswith(f"<{character}")
@@ -138,12 +144,13 @@ def test_the_bound_holds_for_the_memory_of_the_process(
     async def fill() -> int:
         most = 0
         for number in range(conversations):
-            name = str(uuid.UUID(int=number))
+            turn = claim(str(uuid.UUID(int=number)))
             for _ in range(turns):
-                await history.end_turn(name, said(text[:10], text))
+                await history.begin_turn(turn)
+                await history.end_turn(turn, said(text[:10], text))
             # As a provider's responder does: Python keeps the bytes of a text that was encoded.
-            msgspec.json.encode(await history.begin_turn(name))
-            await history.end_turn(name, ())
+            msgspec.json.encode(await history.begin_turn(turn))
+            await history.end_turn(turn, ())
             most = max(most, tracemalloc.get_traced_memory()[0])
         return most
 
@@ -190,9 +197,10 @@ def test_the_newest_messages_can_be_replaced(replaced: int, kept: str) -> None:
     history = MemoryHistory()
     for number in "12":
         keep(history, "a", number, number)
-    asyncio.run(history.end_turn("a", (), 2))
-    assert contents(history, "a") == "1122"
-    asyncio.run(history.end_turn("a", said("3", "3"), replaced))
+    begin(history, "a")
+    asyncio.run(history.end_turn(claim("a"), (), 2))
+    assert begin(history, "a") == "1122"
+    asyncio.run(history.end_turn(claim("a"), said("3", "3"), replaced))
     assert contents(history, "a") == kept
 
 
@@ -205,6 +213,71 @@ def test_a_conversation_is_busy_until_its_turn_has_ended() -> None:
     begin(history, "b")
     end(history, "a")
     begin(history, "a")
+
+
+def test_only_the_claim_that_holds_a_conversation_can_end_its_turn() -> None:
+    """One that comes late would put its reply behind a turn that never knew of it."""
+    history = MemoryHistory()
+    keep(history, "a", "1", "2")
+    asyncio.run(history.end_turn(claim("a"), said("3", "4"), 2))
+    begin(history, "a")
+    asyncio.run(history.end_turn(claim("a", "another"), said("5", "6"), 2))
+    with pytest.raises(ConversationBusy):
+        begin(history, "a")
+    end(history, "a")
+    assert contents(history, "a") == "12"
+
+
+# Reading and deleting
+
+
+def test_a_conversation_can_be_read_while_it_is_continued() -> None:
+    """With the times at which its turns ended; it is not claimed for that."""
+    history = MemoryHistory()
+    before = datetime.now(timezone.utc)
+    keep(history, "a", "1", "2")
+    begin(history, "a")
+    stored = asyncio.run(history.read("a", ""))
+    assert [(m.role, m.content, m.complete) for m in stored] == [
+        ("user", "1", True),
+        ("assistant", "2", True),
+    ]
+    assert all(before <= message.time <= datetime.now(timezone.utc) for message in stored)
+    end(history, "a")
+
+
+def test_a_conversation_that_was_deleted_is_not_brought_back_by_its_running_turn() -> None:
+    """Whoever deletes a conversation wants nothing of it to be left."""
+    history = MemoryHistory()
+    keep(history, "a", "1", "2")
+    for number in ("3", "4"):  # a new conversation, too
+        begin(history, "a")
+        asyncio.run(history.delete("a", ""))
+        asyncio.run(history.begin_turn(claim("a", number)))
+        end(history, "a", "5", "6")
+        assert len(history) == 0
+        asyncio.run(history.end_turn(claim("a", number), ()))
+    for call in (history.read, history.delete):
+        with pytest.raises(ConversationNotFound):
+            asyncio.run(call("a", ""))
+
+
+def test_a_conversation_is_its_owners_alone() -> None:
+    """For anybody else it does not exist, from its first turn on."""
+    history = MemoryHistory()
+    mine, theirs = claim("a", owner="me"), claim("a", owner="you")
+    asyncio.run(history.begin_turn(mine))
+    for _ in range(2):
+        strangers: Tuple[Coroutine[Any, Any, object], ...] = (
+            history.begin_turn(theirs),
+            history.read("a", "you"),
+            history.delete("a", ""),
+        )
+        for stranger in strangers:
+            with pytest.raises(ConversationNotFound):
+                asyncio.run(stranger)
+        asyncio.run(history.end_turn(mine, said("1", "2")))
+    assert len(asyncio.run(history.read("a", "me"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 
 import omniforge_chat
 from omniforge_chat import Settings, Turn, chat_routes, create_app
-from omniforge_chat.errors import SettingsError
 from omniforge_chat.responders import check_responder, load_responder, placeholder
 from omniforge_chat.responders.providers.anthropic import AnthropicResponder
 from omniforge_chat.responders.providers.openai import OpenAIResponder
+from omniforge_chat.rules import SettingsError
 
 from ..support.answers import last
 from ..support.app import call

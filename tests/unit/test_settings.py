@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat import Settings
-from omniforge_chat.errors import SettingsError
-from omniforge_chat.rules import DIALECTS
+from omniforge_chat.rules import DIALECTS, SettingsError
 from omniforge_chat.settings import variable
 
 FIELDS = Settings.__struct_fields__
@@ -55,13 +54,19 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "cors_headers": st.lists(st.sampled_from(["*", "Authorization", "x-a_b.c!"])).map(tuple),
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
-        "history": st.sampled_from(["off", "memory"]),
+        "history": st.sampled_from(
+            ["off", "memory", "redis", "sqlite:a/B c.db", "postgresql://u:p@h:1/d?x=y"]
+        ),
+        "replay": st.sampled_from(["off", "memory", "redis"]),
+        "redis_url": st.sampled_from(["redis://h:1/0", "rediss://:p@h", "unix:///run/r.sock"]),
+        "redis_prefix": st.sampled_from(["omniforge:", "a", "~" * 64]),
         "hide_thoughts": st.sampled_from(["off", "on", "implied"]),
         "root_path": st.sampled_from(["", "/api", "/a/b-c_d.e~f", "/..."]),
         "forwarded_allow_ips": st.sampled_from(["", "*", "127.0.0.1,::1", "10.0.0.0/8, fe80::/10"]),
         "ssl_cert_reqs": st.sampled_from([0, 1, 2]),
         "history_bytes": st.integers(1024, 2**40),
         "history_total_bytes": st.integers(1024, 2**40),
+        "replay_total_bytes": st.integers(1024, 2**40),
     }
     if field in special:
         return special[field]
@@ -219,7 +224,10 @@ BAD = [
     *(("uds", "a\0b"), ("ssl_cert_reqs", "3")),
     *((field, "off") for field in (*WHOLE, *TIMES) if not is_optional(field)),
     *(("port", "65536"), ("workers", "0"), ("body_timeout", "0"), ("body_timeout", "inf")),
-    *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("history", "redis")),
+    *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("replay", "sqlite")),
+    *(("history", text) for text in ("disk", "sqlite", "sqlite:", "postgresql:/h", "mysql://h")),
+    *(("redis_url", text) for text in ("redis", "http://h", "redis://", "redis://a b")),
+    *(("redis_prefix", text) for text in ("{a}", "a b", "x" * 65)),
     *(("hide_thoughts", "yes"), ("hide_thoughts", "true")),
     *(("allowed_hosts", text) for text in ("https://a.example", "a.example:80", "::1", "a b")),
     *(

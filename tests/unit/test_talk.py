@@ -15,7 +15,7 @@ from omniforge_chat.cli.talk.address import chat_url, own_url
 from omniforge_chat.cli.talk.interrupts import Interrupts
 from omniforge_chat.cli.talk.terminal import printable
 from omniforge_chat.dialects.native import Native
-from omniforge_chat.errors import SettingsError
+from omniforge_chat.rules import SettingsError
 
 # Addresses
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ...errors import SettingsError
+from ...rules import SettingsError
 
 _is_visible = re.compile(r"[\x21-\x7e]+").fullmatch
 _endpoint = re.compile(

@@ -11,8 +11,8 @@ import anyio
 import httpx
 import msgspec
 
-from ...errors import SettingsError
 from ...logs import logger
+from ...rules import SettingsError
 from .address import is_loopback, without_secrets
 from .errors import describe
 from .options import ProviderOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ...errors import SettingsError
+from ...rules import SettingsError
 from .extras import is_value
 
 _QUOTES = "\"'`"

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from ...errors import SettingsError
+from ...rules import SettingsError
 
 OUR_FIELDS = ("messages", "stream")
 """Fields of the body that make a chat of it."""

@@ -25,7 +25,7 @@ import httpx
 import msgspec
 
 from ... import rules, settings
-from ...errors import SettingsError
+from ...rules import SettingsError
 from ...settings import Settings
 from . import extras
 from .address import check_url, host_of, is_loopback, is_within

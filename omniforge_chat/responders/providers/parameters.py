@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Collection, Dict, Mapping, Sequence
 
-from ...errors import InvalidParameter, SettingsError
-from ...rules import Rule, is_identifier
+from ...errors import InvalidParameter
+from ...rules import Rule, SettingsError, is_identifier
 
 LIMITS = ("max_tokens", "max_completion_tokens")
 """The two names for the longest reply."""
