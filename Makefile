@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Most tests wait for events, so three at a time suit two cores as well.
 PARALLEL := -n 3 --dist worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
-PACKAGE := --editable '.[fast,providers]'
+PACKAGE := --editable '.[fast,providers,redis,postgres]'
 
 .DEFAULT_GOAL := help
 .PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \
