@@ -22,5 +22,5 @@ def axe() -> str:
     """
     script = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists():
-        missing("axe-core", "test-browser")
+        missing("axe-core", "make test-browser")
     return script.read_text("utf-8")

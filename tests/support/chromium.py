@@ -36,11 +36,11 @@ FLAGS = [
 def playwright() -> Any:
     """The module of playwright, for machines that have a browser, too."""
     if CHROMIUM is None:
-        missing("chromium", "test-browser")
+        missing("chromium", "make test-browser")
     try:
         return import_module("playwright.sync_api")
     except ModuleNotFoundError:
-        missing("playwright", "test-browser")
+        missing("playwright", "make test-browser")
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import NoReturn
 import pytest
 
 
-def missing(what: str, target: str = "test-compat") -> NoReturn:
-    """Skip a test, or a module of tests, for want of `what`, which `make TARGET` may install.
+def missing(what: str, remedy: str = "make test-compat") -> NoReturn:
+    """Skip a test, or a module of tests, for want of `what`; `remedy` tells how to get it.
 
     If COMPAT_REQUIRED is set, as in CI, it fails.
     """
     if os.environ.get("COMPAT_REQUIRED"):
         pytest.fail(f"no {what} here, and COMPAT_REQUIRED is set")
-    pytest.skip(f"no {what} here: make {target}", allow_module_level=True)
+    pytest.skip(f"no {what} here: {remedy}", allow_module_level=True)
