@@ -13,7 +13,7 @@ reach, its replies go on, and are stored when it is back.
 
 from __future__ import annotations
 
-from typing import AsyncIterator, Callable, NamedTuple, Optional, Protocol, Union
+from typing import AsyncGenerator, Callable, NamedTuple, Optional, Protocol, Union
 
 from ..core.kept import Recorder
 from ..models import Done, Error, Thought
@@ -29,25 +29,33 @@ class Recording(Recorder, Protocol):
     """What a stop calls. The stream sets it; until then a stop is remembered, and `stop` called at
     once."""
 
-    followers: int
-    """How many have come to read the reply, so far."""
+    @property
+    def followers(self) -> int:
+        """How many have come to read the reply, so far."""
 
-    followed_at: float
-    """When somebody was last reading it, on the monotonic clock; -inf if nobody ever was."""
+    @property
+    def followed_at(self) -> float:
+        """When somebody was last reading it, on the monotonic clock; -inf if nobody ever was."""
 
 
 class Kept(Protocol):
     """A reply that was found."""
 
-    conversation_id: str
+    @property
+    def conversation_id(self) -> str: ...
 
-    last: Union[Done, Error, None]
-    """The event that ended it; None while it is produced."""
+    @property
+    def last(self) -> Union[Done, Error, None]:
+        """The event that ended it; None while it is produced."""
 
-    characters: Optional[int]
-    """Its length so far, if that is known for certain: its end is known, or it is produced here."""
+    @property
+    def characters(self) -> Optional[int]:
+        """Its length so far, if that is known for certain.
 
-    def read(self, after: int) -> AsyncIterator[Entry]:
+        It is if the end of the reply is known, or if it is produced here, and is kept.
+        """
+
+    def read(self, after: int) -> AsyncGenerator[Entry, None]:
         """What comes behind the position `after`: missed text at once, then as it comes.
 
         The last item is the event that ended the reply; or an Error with the code `worker_lost`,

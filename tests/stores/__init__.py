@@ -1,0 +1,1 @@
+"""Stores of conversations and replies, on real servers."""
