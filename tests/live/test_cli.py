@@ -248,7 +248,7 @@ def test_a_command_comes_first(directory: Path) -> None:
             {"OPENAI_BASE_URL": "http://host", "CHAT_MAX_TOKENS": "many"},
             "CHAT_MAX_TOKENS='many': expected a whole number",
         ),
-        ([], {"CHAT_HISTORY": "redis"}, "CHAT_HISTORY='redis': expected off or memory"),
+        ([], {"CHAT_HISTORY": "disk"}, "CHAT_HISTORY='disk': expected off, memory, redis, sqlite:"),
         (
             ["--workers", "2"],
             {"CHAT_HISTORY": "memory"},

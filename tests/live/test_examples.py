@@ -10,7 +10,15 @@ from typing import Any, AsyncIterator, Callable, Iterator
 
 import pytest
 
-from omniforge_chat import ConversationBusy, Message, Settings, Turn, create_app
+from omniforge_chat import (
+    Claim,
+    ConversationBusy,
+    ConversationNotFound,
+    Message,
+    Settings,
+    Turn,
+    create_app,
+)
 
 from ..support.answers import last, refusal, text
 from ..support.constants import CONVERSATION
@@ -61,42 +69,42 @@ def test_the_responder_leaves_nothing_behind(load: Callable[[str], Any]) -> None
 # The store
 
 
+def claim(turn_id: str, conversation_id: str = CONVERSATION, owner: str = "") -> Claim:
+    return Claim(conversation_id, owner, turn_id, "Hello")
+
+
 def test_the_store_keeps_what_was_said(load: Callable[[str], Any], tmp_path: Path) -> None:
-    """In the file, so that another process finds it; and to each conversation its own."""
-    said = [Message("user", "Hello"), Message("assistant", "Hi the", complete=False)]
+    """On the disk, so that the next process finds it; and to each conversation its own."""
+    said = [Message("user", "Hello\0😀"), Message("assistant", "Hi the", complete=False)]
 
     async def run() -> None:
-        path = str(tmp_path / "chat.db")
-        store, other = (load("store").SQLiteHistory(path) for _ in range(2))
-        assert await store.begin_turn(CONVERSATION) == []
-        await store.end_turn(CONVERSATION, said, 0)
-        assert await other.begin_turn(CONVERSATION) == said
-        await other.end_turn(CONVERSATION, [], 0)
-        assert await store.begin_turn(CONVERSATION) == said
-        assert await store.begin_turn("another") == []
+        store, later = (load("store").FileHistory(str(tmp_path / "new" / "chat")) for _ in range(2))
+        assert await store.begin_turn(claim("1")) == []
+        await store.end_turn(claim("1"), said, 0)
+        assert await later.begin_turn(claim("2")) == said
+        await later.end_turn(claim("2"), [], 0)
+        assert await later.begin_turn(claim("3")) == said
+        assert await later.begin_turn(claim("4", "../a/b")) == []
 
     asyncio.run(run())
 
 
 def test_the_store_replaces_the_last_messages(load: Callable[[str], Any], tmp_path: Path) -> None:
-    """Of this conversation alone; and those of others who have claimed it meanwhile stay."""
+    """Of this conversation alone; and a claim that is not the one that holds changes nothing."""
     said, more = ([Message("user", name), Message("assistant", name)] for name in "ab")
 
     async def run() -> None:
-        path = str(tmp_path / "chat.db")
-        store = load("store").SQLiteHistory(path)
+        store = load("store").FileHistory(str(tmp_path))
         for conversation_id in (CONVERSATION, "another"):
             for messages in (said, more):
-                await store.begin_turn(conversation_id)
-                await store.end_turn(conversation_id, messages, 0)
-        assert await store.begin_turn(CONVERSATION) == said + more
-        await store.end_turn(CONVERSATION, said, 2)
-        assert await store.begin_turn("another") == said + more
-        assert await store.begin_turn(CONVERSATION) == said + said
-        late = load("store").SQLiteHistory(path)
-        await late.end_turn(CONVERSATION, more, 2)
-        await store.end_turn(CONVERSATION, [], 0)
-        assert await store.begin_turn(CONVERSATION) == said + said + more
+                await store.begin_turn(claim("1", conversation_id))
+                await store.end_turn(claim("1", conversation_id), messages, 0)
+        assert await store.begin_turn(claim("2")) == said + more
+        await store.end_turn(claim("3"), said, 4)
+        await store.end_turn(claim("2"), said, 2)
+        await store.end_turn(claim("2"), said, 2)
+        assert await store.begin_turn(claim("3", "another")) == said + more
+        assert await store.begin_turn(claim("4")) == said + said
 
     asyncio.run(run())
 
@@ -107,7 +115,7 @@ def test_the_store_is_a_history(load: Callable[[str], Any], tmp_path: Path) -> N
     async def recall(turn: Turn) -> AsyncIterator[str]:
         yield "; ".join(message.content for message in turn.history) or "nothing"
 
-    store = load("store").SQLiteHistory(str(tmp_path / "chat.db"))
+    store = load("store").FileHistory(str(tmp_path))
     app = create_app(recall, settings=Settings(), history=store)
     with UvicornThread(app) as server, server.connect() as client:
         for message, reply in (("one", "nothing"), ("two", "one; nothing")):
@@ -119,37 +127,20 @@ def test_the_store_is_a_history(load: Callable[[str], Any], tmp_path: Path) -> N
 def test_the_store_lets_one_turn_at_a_time_into_a_conversation(
     load: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    """Two replies at once would be told to each other by nobody."""
+    """Two replies at once would be told to each other by nobody; and it is its owner's alone."""
 
     async def run() -> None:
-        path = str(tmp_path / "chat.db")
-        store, other = (load("store").SQLiteHistory(path) for _ in range(2))
-        begun = await asyncio.gather(
-            *(s.begin_turn(CONVERSATION) for s in (store, other) * 4), return_exceptions=True
-        )
+        store = load("store").FileHistory(str(tmp_path))
+        claims = [claim(str(number)) for number in range(8)]
+        begun = await asyncio.gather(*map(store.begin_turn, claims), return_exceptions=True)
         assert [type(b) for b in begun].count(ConversationBusy) == 7
-        winner, loser = (store, other) if [] in begun[::2] else (other, store)
-        await loser.end_turn(CONVERSATION, [], 0)  # it has begun none: this ends nobody's
-        with pytest.raises(ConversationBusy):
-            await loser.begin_turn(CONVERSATION)
-        await winner.end_turn(CONVERSATION, [], 0)
-        assert await loser.begin_turn(CONVERSATION) == []
-
-    asyncio.run(run())
-
-
-def test_a_claim_lapses_whose_process_has_died(load: Callable[[str], Any], tmp_path: Path) -> None:
-    """Nobody else would ever end it, and what it had begun is not ended by one that comes late."""
-
-    async def run() -> None:
-        path = str(tmp_path / "chat.db")
-        dead = load("store").SQLiteHistory(path, lease=-1.0)
-        living = load("store").SQLiteHistory(path)
-        await dead.begin_turn(CONVERSATION)
-        assert await living.begin_turn(CONVERSATION) == []
-        await dead.end_turn(CONVERSATION, [], 0)
-        with pytest.raises(ConversationBusy):
-            await dead.begin_turn(CONVERSATION)
+        stranger = claim("9", owner="another")
+        with pytest.raises(ConversationNotFound):
+            await store.begin_turn(stranger)
+        await store.end_turn(claims[begun.index([])], [Message("user", "Hello")], 0)
+        with pytest.raises(ConversationNotFound):
+            await store.begin_turn(stranger)
+        assert len(await store.begin_turn(claims[0])) == 1
 
     asyncio.run(run())
 

@@ -25,7 +25,7 @@ FLOORS: Tuple[Set[str], ...] = (
 )
 """From the bottom up. The rooms of one floor do not know each other."""
 
-GROUND_FLOOR = {("settings", "errors"), ("settings", "rules"), ("rules", "errors")}
+GROUND_FLOOR = {("settings", "rules")}
 """Who may import whom on the ground floor, which is no room: these are modules that all know."""
 
 TRANSPORT_FREE = (
