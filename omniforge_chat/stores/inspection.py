@@ -1,0 +1,96 @@
+"""The kind of server that answers, and whether it will do."""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, NamedTuple, Tuple
+
+from .commands import Script, command
+from .failures import StoreUnavailable, unavailable
+from .keys import Keys
+from .line import Line
+
+FLOOR = (7, 0)
+"""The oldest version of Redis that will do. Scripts of older ones hide the code of a refusal, so
+that a full server and a wrong key look alike; and their SET has no NX together with GET."""
+
+_PROBE = Script("""
+local key = KEYS[1]
+redis.call('DEL', key)
+redis.call('SET', key, '1', 'PX', 1000, 'NX', 'GET')
+redis.call('GET', key)
+redis.call('PTTL', key)
+redis.call('EXISTS', key)
+redis.call('DEL', key)
+redis.call('RPUSH', key, '1')
+redis.call('LRANGE', key, 0, -1)
+redis.call('LTRIM', key, 0, 1)
+redis.call('RPOP', key)
+redis.call('XADD', key, '1-0', 'a', 'b')
+redis.call('XRANGE', key, '-', '+')
+redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
+redis.call('PEXPIRE', key, 1000)
+redis.call('DEL', key)
+return redis.status_reply('OK')
+""")
+"""All commands that the stores use within scripts. The rights of a user are for each by itself."""
+
+
+class Finding(NamedTuple):
+    """A server that will do: `redis` or `valkey`, its version, and what is not as it should be."""
+
+    product: str
+    version: str
+    warnings: Tuple[str, ...]
+
+
+async def inspect(line: Line, keys: Keys, worker: str) -> Finding:
+    """Ask the server about itself, and try the commands that the stores need.
+
+    Raises StoreUnavailable if it will not do.
+    """
+    try:
+        [info] = await line.send([command("INFO")])
+    except StoreUnavailable as failure:
+        if failure.kind != "NOPERM":
+            raise
+        found = Finding("redis", "?", ("its version cannot be told: its user may not run INFO",))
+    else:
+        found = _finding(_read_info(info))
+    channel = keys.worker(worker)
+    await line.send(
+        [
+            _PROBE([keys.worker(f"{worker}.probe")]),
+            command("PUBLISH", channel, "hello"),
+            command("PUBSUB", "NUMSUB", channel),
+        ]
+    )
+    return found
+
+
+def _read_info(info: bytes) -> Dict[str, str]:
+    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def _finding(info: Dict[str, str]) -> Finding:
+    product = info.get("server_name", "redis")
+    # Valkey calls itself redis 7.2.4 in the field that all have.
+    version = info.get(f"{product}_version", info.get("redis_version", "?"))
+    numbers = tuple(map(int, re.findall(r"\d+", info.get("redis_version", ""))[:2]))
+    if numbers < FLOOR:
+        raise StoreUnavailable(
+            "VERSION", f"it is {product} {version}, which is too old; 7.0 or newer is needed"
+        )
+    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled") == "1":
+        raise unavailable("MOVED")
+    if info.get("role") == "slave":
+        raise unavailable("READONLY")
+    warnings = []
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and info.get("maxmemory", "0") != "0":
+        warnings.append(
+            f"its maxmemory-policy is {policy}: if it is full, it deletes conversations without a "
+            "word; noeviction would refuse new ones"
+        )
+    return Finding(product, version, tuple(warnings))
