@@ -18,12 +18,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .conversations.memory import MemoryHistory
+from .conversations import make_history
 from .conversations.protocol import History, check_history
 from .core.responder import Responder
 from .dialects import Dialect
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .http import (
+    ANSWERED_HEADERS,
+    ASKED_HEADERS,
     CORS,
     FAILURE_LOGGED,
     AllowedHosts,
@@ -36,6 +38,7 @@ from .http import (
     shape_at,
 )
 from .logs import logger
+from .replay import Replay, make_replay
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
 from .settings import Settings
@@ -57,6 +60,8 @@ class ChatApp(Starlette):
         lifecycle: Lifecycle,
         routes: List[Route],
         parts: Tuple[object, ...],
+        *,
+        keeps_replies: bool = False,
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
         self.router.redirect_slashes = False  # each route has both paths
@@ -64,6 +69,8 @@ class ChatApp(Starlette):
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts  # these may have an `aclose`
+        self._keeps_replies = keeps_replies
+        self._own_routes = routes
         self._chats = [route for route in routes if isinstance(route.endpoint, ChatEndpoint)]
         self._dialects: List[Dialect] = [
             route.endpoint.dialect  # type: ignore[attr-defined] # it is a ChatEndpoint
@@ -107,7 +114,13 @@ class ChatApp(Starlette):
             return []
         exposed = [name for dialect in self._dialects for name in dialect.exposed_headers]
         headers = self._settings.cors_headers
-        return [Middleware(CORS, origins=origins, headers=headers, exposed=exposed)]
+        if self._keeps_replies:
+            exposed.extend(ANSWERED_HEADERS)
+            headers = (*headers, *ASKED_HEADERS)
+        methods = {method for route in self._own_routes for method in route.methods or ()}
+        return [
+            Middleware(CORS, origins=origins, methods=methods, headers=headers, exposed=exposed)
+        ]
 
     @property
     def open_streams(self) -> int:
@@ -165,6 +178,7 @@ def create_app(
     *,
     settings: Optional[Settings] = None,
     history: Optional[History] = None,
+    replay: Optional[Replay] = None,
     dialects: Optional[Sequence[str]] = None,
 ) -> ChatApp:
     """A chat service: an ASGI app to serve on its own, or to mount in another app.
@@ -179,8 +193,8 @@ def create_app(
     `dialects` are the wire formats that it speaks: some of "native", "openai", "ai_sdk" and
     "ag_ui". Without it, those of the settings.
 
-    `history` stores conversations. Without it there is a MemoryHistory if `settings.history` is
-    "memory", or else no memory at all.
+    `history` stores conversations, and `replay` keeps replies for clients that come back. Without
+    them there are those that `settings.history` and `settings.replay` name.
 
     Raises TypeError if `responder` or `history` cannot be one, and SettingsError for a value that
     makes no sense.
@@ -194,17 +208,21 @@ def create_app(
         responder = load_responder(settings.responder, settings)
     if history is not None:
         check_history(history)
-    if history is None and settings.history == "memory":
-        history = MemoryHistory(
-            max_conversations=settings.history_conversations,
-            max_messages=settings.history_messages,
-            max_bytes=settings.history_bytes,
-            max_total_bytes=settings.history_total_bytes,
-            ttl=settings.history_ttl,
-        )
+    if history is None:
+        history = make_history(settings)
+    if replay is None:
+        replay = make_replay(settings)
     lifecycle = Lifecycle(max_streams=settings.max_streams)
-    routes = chat_routes(responder, settings=settings, lifecycle=lifecycle, history=history)
-    return ChatApp(settings, lifecycle, routes, (responder, history))
+    routes = chat_routes(
+        responder, settings=settings, lifecycle=lifecycle, history=history, replay=replay
+    )
+    return ChatApp(
+        settings,
+        lifecycle,
+        routes,
+        (responder, history, replay),
+        keeps_replies=replay is not None,
+    )
 
 
 class _Default:

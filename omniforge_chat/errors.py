@@ -4,6 +4,7 @@ ChatError                     processing_error        500
 ├── RequestError
 │   ├── BadRequest            bad_request             400
 │   ├── InvalidBody           validation_error        400
+│   │   └── InvalidHeader     validation_error        400
 │   ├── NotFound              not_found               404
 │   │   ├── ConversationNotFound  conversation_not_found  404
 │   │   └── ReplyNotFound     reply_not_found         404
@@ -15,8 +16,8 @@ ChatError                     processing_error        500
 │   ├── UnsupportedMediaType  unsupported_media_type  415
 │   ├── HostNotAllowed        host_not_allowed        421
 │   ├── InvalidFields         validation_error        422
+│   │   ├── KeyReused         idempotency_key_reused  422
 │   │   └── MessageTooLong    message_too_long        422
-│   ├── KeyReused             idempotency_key_reused  422
 │   ├── HeadersTooLarge       headers_too_large       431
 │   ├── InternalError         internal_error          500
 │   └── Unavailable           (with Retry-After)      503
@@ -46,9 +47,7 @@ message. Any other exception is a bug: its text stays in the log.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Iterator, Optional, Type, TypeVar
-
-E = TypeVar("E", bound="ChatError")
+from typing import ClassVar, Optional
 
 
 class ChatError(Exception):
@@ -97,6 +96,10 @@ class InvalidBody(RequestError):
 
     code = "validation_error"
     status = 400
+
+
+class InvalidHeader(InvalidBody):
+    """A header, or a parameter of the address, is wrong."""
 
 
 class NotFound(RequestError):
@@ -184,11 +187,10 @@ class MessageTooLong(InvalidFields):
     code = "message_too_long"
 
 
-class KeyReused(RequestError):
+class KeyReused(InvalidFields):
     """Another request was sent with this Idempotency-Key."""
 
     code = "idempotency_key_reused"
-    status = 422
 
 
 class HeadersTooLarge(RequestError):
@@ -309,12 +311,3 @@ class UpstreamRateLimited(UpstreamError):
             message += f"; try again in {seconds} second{'s' if seconds > 1 else ''}"
         super().__init__(message)
         self.retry_after = retry_after
-
-
-def all_errors(base: Type[E]) -> Iterator[Type[E]]:
-    """The classes of this module that have a code of their own: `base` and those below it."""
-    if "code" in vars(base):
-        yield base
-    for child in base.__subclasses__():
-        if child.__module__ == __name__:
-            yield from all_errors(child)

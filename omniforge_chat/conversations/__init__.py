@@ -4,6 +4,9 @@
 of yours follows the protocol `History`.
 """
 
+from typing import Optional
+
+from ..settings import Settings
 from .memory import MemoryHistory
 from .protocol import Claim, History, StoredConversations
 from .turn import ConversationTurn, late_history
@@ -15,4 +18,10 @@ __all__ = [
     "MemoryHistory",
     "StoredConversations",
     "late_history",
+    "make_history",
 ]
+
+
+def make_history(settings: Settings) -> Optional[History]:
+    """The store of conversations that `settings` name, or None."""
+    return MemoryHistory.from_settings(settings) if settings.history == "memory" else None

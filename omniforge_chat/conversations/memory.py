@@ -18,6 +18,7 @@ import msgspec
 from ..errors import ConversationBusy, ConversationNotFound
 from ..models import Message, StoredMessage
 from ..rules import AT_LEAST_1_KIB, AT_LEAST_ONE, SettingsError, check
+from ..settings import Settings
 from .protocol import Claim
 from .window import characters_of, newest, shortened
 
@@ -76,6 +77,17 @@ class MemoryHistory:
         self._conversations: OrderedDict[str, _Conversation] = OrderedDict()
         self._bytes = 0
         self._claims: Dict[str, Claim] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> MemoryHistory:
+        """The one that `settings` describe."""
+        return cls(
+            max_conversations=settings.history_conversations,
+            max_messages=settings.history_messages,
+            max_bytes=settings.history_bytes,
+            max_total_bytes=settings.history_total_bytes,
+            ttl=settings.history_ttl,
+        )
 
     def __len__(self) -> int:
         return len(self._conversations)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from typing import Protocol, Sequence
+from typing import Protocol, Sequence, runtime_checkable
 
 import msgspec
 
@@ -78,6 +78,7 @@ class History(Protocol):
         """
 
 
+@runtime_checkable
 class StoredConversations(Protocol):
     """The further methods of a History whose conversations can be read and deleted."""
 

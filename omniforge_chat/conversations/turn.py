@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Coroutine, List, Optional, Sequence, Set, Tuple
+from typing import Any, AsyncIterator, Coroutine, List, Optional, Sequence, Set
 
 from ..core.responder import Item, Responder, close, iterate
 from ..logs import logger
@@ -55,6 +55,7 @@ class ConversationTurn:
         self._history = history
         self._claim = claim
         self._timeout = timeout
+        self.earlier: Messages = ()
         self._claimed = False
         self._replaced: Messages = ()
         self._edited = False
@@ -65,8 +66,8 @@ class ConversationTurn:
         context_chars: int,
         regenerate: bool = False,
         edits: Optional[str] = None,
-    ) -> Tuple[Message, ...]:
-        """Claim the conversation. Returns the newest whole turns that fit beside the message.
+    ) -> None:
+        """Claim the conversation; `earlier` are then the newest whole turns that fit.
 
         The newest turn is always there, shortened if it must be; except if `context_chars` is 0.
         A last turn is left out, and the new turn will replace it, if its message is `edits`, or if
@@ -96,7 +97,7 @@ class ConversationTurn:
             if again or self._edited:
                 self._replaced = turns.pop()
         least = min(context_chars, LEAST_CHARACTERS)
-        return window(turns, context_chars - len(message), least)
+        self.earlier = window(turns, context_chars - len(message), least)
 
     async def _release_when_claimed(self, beginning: asyncio.Future[Sequence[Message]]) -> None:
         await asyncio.wait([beginning], timeout=ABANDONED_SECONDS)

@@ -61,6 +61,9 @@ class Frames(Protocol):
     heartbeat: bytes = HEARTBEAT
     """It may stand between any two frames, and before the first piece."""
 
+    numbered: bool = False
+    """Whether a frame of a kept reply may have an `id`. Each piece is one frame then."""
+
     def start(self) -> bytes:
         """The frames before the first piece. They are sent at once."""
 

@@ -7,9 +7,17 @@ back names the last id it has seen (WHATWG HTML, section 9.2.4), and gets what c
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional, Protocol, Sequence, Union
+from secrets import token_urlsafe
+from typing import List, NamedTuple, Optional, Protocol, Sequence, Union
 
-from ..models import Done, Error, Thought
+from ..errors import ReplayUnavailable
+from ..models import Done, Error, Thought, Turn
+from .frames import Frames
+from .reply import Reply
+from .sse import encode_texts
+
+RETRY = b"retry: 1000\n"
+"""The milliseconds after which a client whose connection broke asks for the rest."""
 
 
 class Recorder(Protocol):
@@ -20,6 +28,11 @@ class Recorder(Protocol):
 
     def end(self, event: Union[Done, Error]) -> None:
         """The event that ends the reply. A second call does nothing."""
+
+
+def new_reply_id() -> str:
+    """An id that nobody can guess: base64url of 16 random bytes, 22 characters."""
+    return token_urlsafe(16)
 
 
 OVER = 2**53 - 1
@@ -45,3 +58,81 @@ def read_position(text: str) -> Optional[Position]:
     if found is None or int(found[2]) > OVER:
         return None
     return Position(found[1], int(found[2]))
+
+
+class KeptReply(Reply):
+    """A reply that is kept, or one that is read from where it is kept.
+
+    Its pieces go to `recorder`, if there is one, as they are sent. Its frames have ids if their
+    format allows it. `after` is the position at which it begins for this client.
+    """
+
+    __slots__ = ("_at", "_lead", "_recorder", "_reply_id")
+
+    def __init__(
+        self,
+        turn: Turn,
+        frames: Frames,
+        reply_id: str,
+        recorder: Optional[Recorder] = None,
+        *,
+        after: int = 0,
+        thoughts: bool = False,
+    ) -> None:
+        super().__init__(turn, frames, thoughts=thoughts)
+        self._recorder = recorder
+        self._reply_id = reply_id.encode("ascii")
+        self._lead = RETRY if frames.numbered else b""
+        self._thinks = frames.numbered  # so that frames are made by `_frames` below
+        self._at = self.characters = after
+
+    def sent(self) -> None:
+        """The frames were sent: count and keep the pieces of `ready`."""
+        if self._recorder is not None and self.ready:
+            self._recorder.add(self.ready)
+        super().sent()
+        self._thinks = self.format.numbered
+        self._lead = b""
+
+    def _frames(self) -> bytes:
+        self._at = self.characters
+        ready = self.ready
+        if not self.format.numbered:
+            return super()._frames()
+        if len(ready) == 1 and self._open.kind is type(ready[0]) is str:  # the usual case
+            self._next = self._open
+            return self._run(str, ready)  # type: ignore[arg-type] # it is a text
+        return super()._frames()
+
+    def _run(self, kind: type, texts: List[str]) -> bytes:
+        if not self.format.numbered:
+            return super()._run(kind, texts)
+        lead = self._lead if self._at == self.characters else b""
+        frames = [lead, super()._run(kind, [])]
+        part = self._next.part
+        lines = encode_texts(texts, b"", b"\n")  # it parts the long ones of `texts`
+        for text, line in zip(texts, lines.split(b"\n")):
+            self._at += len(text)
+            frames += (self._id(self._at), part.before, line, part.after)
+        return b"".join(frames)
+
+    def _end(self) -> bytes:
+        frames = super()._end()
+        if not self.format.numbered:
+            return frames
+        lead = b"" if self.ready else self._lead
+        return lead + self._id(self._at if self._goes_on else OVER) + frames
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether only this client's stream has ended, and the reply is to be had elsewhere."""
+        if self._recorder is not None:
+            return False
+        return self.last is not self.given or self._is_unavailable
+
+    @property
+    def _is_unavailable(self) -> bool:
+        return isinstance(self.last, Error) and self.last.code == ReplayUnavailable.code
+
+    def _id(self, position: int) -> bytes:
+        return b"id: %b.%d\n" % (self._reply_id, position)

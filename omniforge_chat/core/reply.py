@@ -29,8 +29,10 @@ class Reply:
     and `characters` count those that have. `first_at` is when the first piece came, and `oldest_at`
     when the first one of `ready` came, on the monotonic clock. It has ended when it is `complete`,
     or there is an `error`. If somebody has raised that on purpose, `cause` is the status and the
-    `retry_after` of the exception, which itself would keep this reply by its traceback. `last` is
-    the event that ends it, once it was encoded; nothing may follow it.
+    `retry_after` of the exception, which itself would keep this reply by its traceback. `given` is
+    for setting: the event that ends it, if another stream has decided that. `unremembered` is, too:
+    a store was to keep the turn, and cannot. `last` is the event that ends it, once it was encoded;
+    nothing may follow it.
     """
 
     __slots__ = (
@@ -46,11 +48,13 @@ class Reply:
         "finish_reason",
         "first_at",
         "format",
+        "given",
         "last",
         "oldest_at",
         "ready",
         "reported",
         "turn",
+        "unremembered",
     )
 
     def __init__(self, turn: Turn, frames: Frames, *, thoughts: bool = False) -> None:
@@ -69,8 +73,10 @@ class Reply:
         self.finish_reason: Optional[str] = None
         self.error: Optional[Error] = None
         self.cause: Tuple[object, object] = (500, None)
+        self.given: Union[Done, Error, None] = None
         self.last: Union[Done, Error, None] = None
         self.complete = False
+        self.unremembered = False
 
     @property
     def ended(self) -> bool:
@@ -173,6 +179,8 @@ class Reply:
 
     def terminal(self) -> Union[Done, Error]:
         """The one event that ends it, with the usage so far."""
+        if self.given is not None and self.error in (None, self.given):
+            return self.given
         usage = self.usage()
         if self.error is not None:
             return Error(self.error.code, self.error.message, usage)
@@ -180,7 +188,8 @@ class Reply:
         usage = usage or Usage(1, estimated=True)
         turn = self.turn
         known = len(turn.history) if turn.remembered else None
-        return Done(turn.conversation_id, usage, self.finish_reason, known)
+        remembered = False if self.unremembered else None
+        return Done(turn.conversation_id, usage, self.finish_reason, known, remembered)
 
     def frames(self, *, last: bool) -> bytes:
         """The frames of the start and of `ready` that the client does not have yet.

@@ -14,9 +14,18 @@ from importlib import import_module
 from typing import Collection
 
 from ..settings import Settings
-from .protocol import Dialect, Event, Operation, Request, Resource, refusal
+from .protocol import Dialect, Event, Operation, Request, Resource, all_errors, refusal
 
-__all__ = ["Dialect", "Event", "Operation", "Request", "Resource", "make_dialect", "refusal"]
+__all__ = [
+    "Dialect",
+    "Event",
+    "Operation",
+    "Request",
+    "Resource",
+    "all_errors",
+    "make_dialect",
+    "refusal",
+]
 
 
 def make_dialect(name: str, settings: Settings, parts: Collection[str] = ()) -> Dialect:

@@ -168,6 +168,8 @@ class AISDK(Dialect):
     name = "ai_sdk"
     path = "/api/chat"
     carries_history = True
+    resumable = True
+    running_path = "/api/chat/{conversation_id}/stream"
     exposed_headers = ("X-Vercel-AI-UI-Message-Stream",)
     operation = Operation(
         "uiChat",
@@ -198,6 +200,9 @@ class AISDK(Dialect):
             parameters=parameters(fields.fields, _OWN_FIELDS),
             parts=read.parts,
         )
+
+    def frames(self, turn: Turn) -> Frames:
+        return AISDKFrames(turn.conversation_id, f"msg-{urandom(16).hex()}")
 
     def refusal(self, error: RequestError) -> Tuple[bytes, str]:
         return error.message.encode(), "text/plain; charset=utf-8"

@@ -30,6 +30,8 @@ class Native(Dialect):
     name = "native"
     path = "/api/v1/chat"
     carries_history = False
+    resumable = True
+    running_path = "/api/v1/conversations/{conversation_id}/stream"
     operation = Operation(
         "chat",
         "Send a message, and read the reply as a stream of server-sent events",
@@ -57,6 +59,9 @@ class Native(Dialect):
             grace=_GRACES[on_disconnect] if isinstance(on_disconnect, str) else on_disconnect,
         )
 
+    def frames(self, turn: Turn) -> Frames:
+        return FRAMES
+
 
 class _NativeRequest(Request, frozen=True, gc=False):
     def frames(self, turn: Turn) -> NativeFrames:
@@ -70,6 +75,7 @@ class NativeFrames(Frames):
     _thought = Part(b"", b'event: thought\ndata: {"content":', b"}\n\n", b"")
 
     opened = Opened(str, 0, _text)
+    numbered = True
 
     def start(self) -> bytes:
         return b""

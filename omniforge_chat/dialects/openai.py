@@ -19,7 +19,7 @@ from msgspec import UNSET
 
 from ..core.frames import Document, Frames, Headers, Part
 from ..core.sse import encode, escaped_json
-from ..errors import ChatError, NotFound, RequestError, all_errors
+from ..errors import ChatError, NotFound, RequestError
 from ..models import Done, Error, Turn
 from ..rules import is_identifier
 from ..settings import Settings
@@ -34,7 +34,7 @@ from .openai_shapes import (
     CompletionRequest,
     CompletionUsage,
 )
-from .protocol import Dialect, Event, Operation, Request, Resource
+from .protocol import Dialect, Event, Operation, Request, Resource, all_errors
 
 MAX_MODEL_CHARACTERS = 256
 """The longest name of a model: each chunk carries it."""

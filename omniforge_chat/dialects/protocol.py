@@ -7,6 +7,7 @@ from typing import (
     Any,
     Callable,
     Collection,
+    Iterator,
     Mapping,
     NamedTuple,
     Optional,
@@ -14,15 +15,18 @@ from typing import (
     Sequence,
     Tuple,
     Type,
+    TypeVar,
 )
 
 import msgspec
 
 from ..core.frames import Document, Frames, Part
 from ..core.sse import encode
-from ..errors import RequestError
+from ..errors import ChatError, RequestError
 from ..models import Error, Message, Parameters, Turn
 from ..settings import Settings
+
+E = TypeVar("E", bound=ChatError)
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +117,11 @@ class Dialect(Protocol):
     operation: Operation
     base: str = ""
     """Further paths that begin with it are this format's, too: their errors have its form."""
+    resumable: bool = False
+    """Whether its clients come back for the rest of a reply after their connection broke."""
+    running_path: str = ""
+    """The path at which they ask for the reply that is running in a conversation, if they do. It
+    has a parameter `conversation_id`."""
     exposed_headers: Sequence[str] = ()
     """The response headers that pages of other origins have to see."""
 
@@ -124,6 +133,10 @@ class Dialect(Protocol):
         Raises InvalidBody if that is no JSON object in UTF-8, and InvalidFields with the names of
         all wrong fields.
         """
+
+    def frames(self, turn: Turn) -> Frames:
+        """The frames of a reply that such a client comes back for."""
+        raise TypeError(f"no client of {self.name} comes back")
 
     def refusal(self, error: RequestError) -> Tuple[bytes, str]:
         """The body of a refusal, and its media type."""
@@ -137,3 +150,12 @@ class Dialect(Protocol):
 def refusal(error: RequestError) -> Tuple[bytes, str]:
     """The one shape of errors, unless a format has another."""
     return msgspec.json.encode(Error(error.code, error.message)), "application/json"
+
+
+def all_errors(base: Type[E]) -> Iterator[Type[E]]:
+    """The classes of `errors` that have a code of their own: `base` and those below it."""
+    if "code" in vars(base):
+        yield base
+    for child in base.__subclasses__():
+        if child.__module__ == ChatError.__module__:
+            yield from all_errors(child)

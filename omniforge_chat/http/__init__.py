@@ -9,10 +9,13 @@ from .cors import CORS
 from .front import front_route
 from .hosts import AllowedHosts
 from .paths import leads_to, shape_at
+from .replies import ANSWERED_HEADERS, ASKED_HEADERS
 from .responses import error_response, internal_error
 from .routes import chat_routes
 
 __all__ = [
+    "ANSWERED_HEADERS",
+    "ASKED_HEADERS",
     "CORS",
     "FAILURE_LOGGED",
     "AllowedHosts",

@@ -13,20 +13,27 @@ from starlette.types import Receive, Scope, Send
 
 from ..conversations.protocol import Claim, History
 from ..conversations.turn import ConversationTurn, late_history
-from ..core.reply import Reply
+from ..core.kept import new_reply_id
 from ..core.responder import Responder
 from ..dialects import Dialect, Request
-from ..errors import RequestError, RequestTimeout
+from ..errors import (
+    ConversationBusy,
+    HistoryUnavailable,
+    ReplyNotFound,
+    RequestError,
+    RequestTimeout,
+)
 from ..logs import logger
-from ..models import Message, Turn
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
 from ..stream.lifecycle import Lifecycle
-from ..stream.response import ABORT, UNSENT, EventStream
-from ..stream.whole import HeldBack, WholeReply
 from . import body
+from .idempotency import Attempt, read_attempt
+from .owner import owner_of
+from .replies import Found, Replies, owner_and_id
 from .responses import error_response, internal_error
+from .streams import Streams
 
 try:
     from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY, RequestBodyLimitMiddleware
@@ -50,12 +57,16 @@ class ChatEndpoint:
         settings: Settings,
         lifecycle: Lifecycle,
         history: Optional[History],
+        replies: Optional[Replies] = None,
     ) -> None:
         self.dialect = dialect
-        self._responder = responder
         self._settings = settings
         self._lifecycle = lifecycle
         self._history = None if dialect.carries_history else history
+        self._replies = replies
+        self._streams = Streams(
+            dialect, responder, settings, lifecycle, replies, remembers=self._history is not None
+        )
         self._max_bytes = (
             settings.max_history_body_bytes if dialect.carries_history else settings.max_body_bytes
         )
@@ -76,7 +87,8 @@ class ChatEndpoint:
     async def _respond(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         try:
             headers = dict(scope["headers"])  # the last of a name counts
-            if b"last-event-id" in headers:
+            resumes = b"last-event-id" in headers
+            if resumes and (self._replies is None or not self.dialect.resumable):
                 response: Optional[Response] = self._nothing_more(scope)
             else:
                 try:
@@ -85,7 +97,10 @@ class ChatEndpoint:
                     response = self._refuse(error, scope)
                 else:
                     try:
-                        response = await self._answer(scope, headers, receive, send, limit)
+                        if resumes:
+                            response = await self._resume(scope, receive, send)
+                        else:
+                            response = await self._answer(scope, headers, receive, send, limit)
                     finally:
                         self._lifecycle.release()
             if response is not None:
@@ -99,6 +114,24 @@ class ChatEndpoint:
             scope[FAILURE_LOGGED] = True
             raise
 
+    async def _resume(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+        """The rest of a reply, to a client that sends its POST again: never a second one."""
+        assert self._replies is not None
+        owner, last_event_id = owner_and_id(scope)
+        try:
+            await self._replies.discard_body(receive)
+            found = await self._replies.find_for_post(last_event_id or "", owner)
+        except ClientDisconnect:
+            return None
+        except ReplyNotFound:
+            return self._nothing_more(scope)
+        except RequestError as error:
+            return self._refuse(error, scope)
+        if found.nothing_more:
+            return self._nothing_more(scope)
+        await self._replies.stream(found, self.dialect.frames, scope, receive, send).respond()
+        return None
+
     def _nothing_more(self, scope: Scope) -> Response:
         """The answer to a client that asks for the rest of a stream, which nobody has kept.
 
@@ -109,12 +142,50 @@ class ChatEndpoint:
 
     def _refuse(self, error: RequestError, scope: Scope) -> Response:
         self._lifecycle.refusals.count(error, request_id(scope))
-        return error_response(error, shape=self.dialect.refusal)
+        response = error_response(error, shape=self.dialect.refusal)
+        if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
+            # The rest of the body may never come (RFC 9110, section 15.5.9).
+            response.headers["Connection"] = "close"
+        return response
 
-    async def _recall(
-        self, conversation: ConversationTurn, request: Request
-    ) -> Tuple[Message, ...]:
-        """Begin the turn: the earlier messages that the responder gets."""
+    async def _begin(
+        self, claim: Claim, request: Request, attempt: Optional[Attempt]
+    ) -> Tuple[Optional[ConversationTurn], Optional[Found]]:
+        """Begin the turn: what claims the conversation, or the reply that answered it before.
+
+        Neither, if nothing is remembered.
+        """
+        replies, conversation, found = self._replies, None, None
+        if replies is not None and attempt is not None:
+            found = await replies.joined(attempt)
+        if self._history is not None and found is None:
+            # The responder's own clean-up may need the other half of the time.
+            timeout = self._settings.cleanup_timeout / 2
+            conversation = ConversationTurn(self._history, claim, timeout=timeout)
+            try:
+                await self._recall(conversation, request)
+            except ConversationBusy:
+                if replies is not None and attempt is not None:
+                    found = await replies.joined_soon(attempt)
+                if found is None:
+                    raise
+            except HistoryUnavailable:
+                if self._settings.history_required:
+                    raise
+                conversation = None
+        if replies is not None and attempt is not None and found is None:
+            try:
+                found = await replies.begin_once(attempt, claim.turn_id)
+            except BaseException:
+                if conversation is not None:
+                    await conversation.end()
+                raise
+        if found is not None and conversation is not None:
+            await conversation.end()
+            conversation = None
+        return conversation, found
+
+    def _recall(self, conversation: ConversationTurn, request: Request) -> Awaitable[None]:
         settings = self._settings
         beginning = conversation.begin(
             context_chars=settings.context_chars,
@@ -122,7 +193,7 @@ class ChatEndpoint:
             edits=request.edits,
         )
         deadline = Deadline(settings.body_timeout, late_history, self._lifecycle)
-        return await deadline.run(beginning)
+        return deadline.run(beginning)
 
     def _body(
         self, headers: Mapping[bytes, bytes], receive: Receive, limit: int
@@ -133,33 +204,6 @@ class ChatEndpoint:
         deadline = Deadline(self._settings.body_timeout, body.late_body, self._lifecycle)
         return deadline.run(reading)
 
-    def _reply(
-        self,
-        request: Request,
-        conversation_id: str,
-        scope: Scope,
-        history: Tuple[Message, ...],
-        remembered: bool,
-        send: Send,
-    ) -> Tuple[Reply, Send]:
-        """The reply to a request, and the `send` that suits it."""
-        turn = Turn(
-            request.message,
-            conversation_id,
-            request_id(scope),
-            history,
-            remembered,
-            request.system,
-            self.dialect.name,
-            request.parameters,
-            request.parts,
-        )
-        thoughts = self._settings.thoughts
-        if not request.whole:
-            return Reply(turn, request.frames(turn), thoughts=thoughts), send
-        whole = WholeReply(turn, request.document(turn), thoughts=thoughts)
-        return whole, HeldBack(send, whole)
-
     async def _answer(
         self,
         scope: Scope,
@@ -169,47 +213,36 @@ class ChatEndpoint:
         limit: int,
     ) -> Optional[Response]:
         """Stream the answer, or return the response that refuses the request."""
-        settings = self._settings
         conversation: Optional[ConversationTurn] = None
+        found: Optional[Found] = None
         try:
             try:
-                # No name keeps the body: a stream would hold it for minutes.
-                request = self.dialect.decode(await self._body(headers, receive, limit), headers)
+                data = await self._body(headers, receive, limit)
+                request = self.dialect.decode(data, headers)
+                owner = owner_of(scope)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
-                responder = self._responder
-                history = request.history or ()
-                if self._history is not None:
-                    # The responder's own clean-up may need the other half of the time.
-                    claim = Claim(conversation_id, "", uuid.uuid4().hex, request.message)
-                    conversation = ConversationTurn(
-                        self._history, claim, timeout=settings.cleanup_timeout / 2
-                    )
-                    history = await self._recall(conversation, request)
-                    responder = conversation.record(responder)
+                claim = Claim(conversation_id, owner, new_reply_id(), request.message)
+                attempt = None
+                if self._replies is not None:
+                    attempt = read_attempt(headers, owner, scope["path"], data)
+                del data  # a stream would hold it for minutes
+                if self._history is not None or attempt is not None:
+                    conversation, found = await self._begin(claim, request, attempt)
             except ClientDisconnect:
                 return None
             except RequestError as error:
-                response = self._refuse(error, scope)
-                if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
-                    # The rest of the body may never come (RFC 9110, section 15.5.9).
-                    response.headers["Connection"] = "close"
-                return response
+                return self._refuse(error, scope)
             except Exception:
                 logger.exception("request failed request_id=%s", request_id(scope))
                 return error_response(internal_error(scope), shape=self.dialect.refusal)
-            remembered = conversation is not None
-            reply, send = self._reply(request, conversation_id, scope, history, remembered, send)
-            extensions = scope.get("extensions", {})
-            await EventStream(
-                reply,
-                responder,
-                settings,
-                self._lifecycle,
-                receive,
-                send,
-                extensions.get(ABORT),
-                extensions.get(UNSENT),
-            ).respond()
+            if found is not None:
+                stream = self._streams.join(found, request, scope, receive, send)
+            else:
+                keyed = attempt is not None
+                stream = self._streams.open(
+                    request, claim, conversation, keyed, scope, receive, send
+                )
+            await stream.respond()
             return None
         finally:
             if conversation is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Iterable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -22,13 +22,14 @@ class CORS(CORSMiddleware):
         self,
         app: ASGIApp,
         origins: Sequence[str],
+        methods: Iterable[str],
         headers: Sequence[str],
         exposed: Sequence[str] = (),
     ) -> None:
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=sorted(methods),
             allow_headers=[*headers, "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Conversation-ID", "Retry-After", *exposed],
         )

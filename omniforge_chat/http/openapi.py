@@ -17,8 +17,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Type
 
 import msgspec
 
-from ..dialects import Dialect, Event, Operation, Resource
-from ..errors import ChatError, NotFound, all_errors
+from ..dialects import Dialect, Event, Operation, Resource, all_errors
+from ..errors import ChatError, NotFound
 from ..models import Error
 
 # Patterns are ECMA-262, and its `\s` is not Python's. So the characters are listed here.

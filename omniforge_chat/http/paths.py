@@ -70,6 +70,11 @@ class ChatRoute(Route):
     def matches(self, scope: Scope) -> Tuple[Match, Scope]:
         """As Starlette has it, and if that finds nothing, as `leads_to` has it."""
         match, child_scope = super().matches(scope)
-        if match == Match.NONE and scope["type"] == "http" and leads_to(scope, self.path):
-            return super().matches({**scope, "path": self.path, "root_path": ""})
+        if match == Match.NONE and scope["type"] == "http":
+            path = self.path
+            if self.param_convertors:  # each parameter is one part of the path
+                parts = scope["path"].strip("/").split("/")[-path.count("/") :]
+                path = "/" + "/".join(parts)
+            if leads_to(scope, path):
+                return super().matches({**scope, "path": path, "root_path": ""})
         return match, child_scope

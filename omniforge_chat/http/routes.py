@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import List, Optional, Sequence
+from typing import Awaitable, Callable, List, Optional, Sequence
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from ..conversations.protocol import History
 from ..core.responder import Responder
 from ..dialects import Dialect, Resource, make_dialect
 from ..errors import InvalidFields, RequestError
+from ..replay import Replay
 from ..request_id import RequestIDMiddleware, request_id
 from ..responders import check_responder, parts_taken
 from ..settings import Settings
@@ -21,6 +22,8 @@ from ..stream.lifecycle import Lifecycle
 from .chat import ChatEndpoint
 from .openapi import LATEST, VERSIONS, document
 from .paths import ChatRoute, mount_path
+from .replies import Replies
+from .reply_routes import reply_routes
 from .responses import ASK_AGAIN, error_response, json_response
 
 
@@ -30,6 +33,7 @@ def chat_routes(
     settings: Optional[Settings] = None,
     lifecycle: Optional[Lifecycle] = None,
     history: Optional[History] = None,
+    replay: Optional[Replay] = None,
 ) -> List[Route]:
     """The routes of a chat service, for the route table of your own app.
 
@@ -37,16 +41,16 @@ def chat_routes(
     is the native one. Then come further documents of these formats, and `GET /health`, `/ready`,
     `/openapi.json`, `/docs` and `/reader.js`. Their responses carry X-Request-ID. Your app answers
     404 and 405 itself. Without `settings` the defaults hold; the environment is not read. Without
-    `history` nothing is remembered. To drain, pass a `lifecycle` and call its `drain`. Raises
-    TypeError if `responder` cannot be one.
+    `history` nothing is remembered, and without `replay` no reply is kept; with them come the
+    routes of stored conversations and of kept replies. To drain, pass a `lifecycle` and call its
+    `drain`. Raises TypeError if `responder` cannot be one.
     """
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle(max_streams=settings.max_streams)
     parts = parts_taken(check_responder(responder))
     dialects = [make_dialect(name, settings, parts) for name in settings.dialects]
-    pages = files(__package__) / "pages"
-    page = (pages / "docs.html").read_text("utf-8")
-    script = (pages / "reader.js").read_text("utf-8")
+    replies = None if replay is None else Replies(replay, settings, lifecycle)
+    page = _page("docs.html")
 
     async def health(request: Request) -> Response:
         return json_response({"status": "healthy"})
@@ -71,19 +75,30 @@ def chat_routes(
             return RedirectResponse("../docs", headers=ASK_AGAIN)  # its addresses are relative
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY, **ASK_AGAIN})
 
-    async def reader(request: Request) -> Response:
-        return Response(script, headers=ASK_AGAIN, media_type="text/javascript")
-
     middleware = [Middleware(RequestIDMiddleware)]
     return [
-        *_chats(responder, dialects, settings, lifecycle, history),
+        *_chats(responder, dialects, settings, lifecycle, history, replies),
         *_resources(dialects, lifecycle),
+        *reply_routes(dialects, lifecycle, history, replies),
         ChatRoute("/health", health, middleware=middleware),
         ChatRoute("/ready", ready, middleware=middleware),
         ChatRoute("/openapi.json", openapi, middleware=middleware),
         ChatRoute("/docs", docs, middleware=middleware),
-        ChatRoute("/reader.js", reader, middleware=middleware),
+        ChatRoute("/reader.js", _script("reader.js"), middleware=middleware),
     ]
+
+
+def _page(name: str) -> str:
+    return (files(__package__) / "pages" / name).read_text("utf-8")
+
+
+def _script(name: str) -> Callable[[Request], Awaitable[Response]]:
+    text = _page(name)
+
+    async def script(request: Request) -> Response:
+        return Response(text, headers=ASK_AGAIN, media_type="text/javascript")
+
+    return script
 
 
 def _chats(
@@ -92,12 +107,13 @@ def _chats(
     settings: Settings,
     lifecycle: Lifecycle,
     history: Optional[History],
+    replies: Optional[Replies],
 ) -> List[Route]:
     """The POST of each dialect. These come first: see `_DirectWay` in app.py."""
     return [
         ChatRoute(
             dialect.path,
-            ChatEndpoint(dialect, responder, settings, lifecycle, history),
+            ChatEndpoint(dialect, responder, settings, lifecycle, history, replies),
             methods=["POST"],
             name=dialect.operation.id,
         )

@@ -7,7 +7,7 @@ import time
 from typing import Any, Optional
 
 from .handler import BatchingStreamHandler
-from .record import CHAT_FIELDS, TEXT, ChatEnded, logger
+from .record import CHAT_FIELDS, KEPT_TEXT, TEXT, ChatEnded, fields_of, logger
 
 _call_handlers: Any = logging.Logger.callHandlers
 if getattr(_call_handlers, "__module__", "") != logging.__name__:
@@ -15,7 +15,7 @@ if getattr(_call_handlers, "__module__", "") != logging.__name__:
 
 
 def chat_ended(*values: Any) -> None:
-    """Log the end of a chat at INFO: `values` are those of CHAT_FIELDS, in their order.
+    """Log the end of a chat at INFO: `values` are those of CHAT_FIELDS or KEPT_FIELDS, in order.
 
     They are also on the record, as the dict `record.chat`.
     """
@@ -23,7 +23,8 @@ def chat_ended(*values: Any) -> None:
         return
     if logging.getLogRecordFactory() is not logging.LogRecord:
         # The app around us has its own factory, and its formats may need the fields it sets.
-        logger.info(TEXT, *values, extra={"chat": dict(zip(CHAT_FIELDS, values))})
+        text = TEXT if len(values) == len(CHAT_FIELDS) else KEPT_TEXT
+        logger.info(text, *values, extra={"chat": fields_of(values)})
         return
     handler = _only_handler()
     if handler is None:

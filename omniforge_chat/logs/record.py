@@ -20,7 +20,18 @@ CHAT_FIELDS = (
 )
 """The fields of the line when a chat ends."""
 
-TEXT = "chat ended " + " ".join([f"{name}=%s" for name in CHAT_FIELDS])
+KEPT_FIELDS = (*CHAT_FIELDS, "reply_id", "followers", "away_ms")
+"""Those of a chat whose reply is kept."""
+
+TEXT, KEPT_TEXT = (
+    "chat ended " + " ".join([f"{name}=%s" for name in fields])
+    for fields in (CHAT_FIELDS, KEPT_FIELDS)
+)
+
+
+def fields_of(values: Tuple[Any, ...]) -> Dict[str, Any]:
+    """The values of an ended chat by their names."""
+    return dict(zip(KEPT_FIELDS, values))
 
 
 class ChatEnded(logging.LogRecord):
@@ -44,7 +55,9 @@ class ChatEnded(logging.LogRecord):
         record["msecs"] = created % 1 * 1000
         record["relativeCreated"] += (created - constant["created"]) * 1000
         record["args"] = values
-        record["chat"] = dict(zip(CHAT_FIELDS, values))
+        record["chat"] = fields_of(values)
+        if len(values) > len(CHAT_FIELDS):
+            record["msg"] = KEPT_TEXT
         record["thread"] = thread.ident
         record["threadName"] = thread.name
         if "taskName" in record:  # Python 3.12 and newer

@@ -63,12 +63,11 @@ class MemoryReplay:
         reply = self._replies.get(reply_id)
         return reply if reply is not None and reply.owner == owner else None
 
-    async def running(self, conversation_id: str, owner: str) -> Optional[str]:
+    async def newest(self, conversation_id: str, owner: str) -> Optional[str]:
         """See Replay."""
-        for reply in reversed(self._conversations.get((owner, conversation_id), [])):
-            if reply.last is None:
-                return reply.reply_id
-        return None
+        self._expire()
+        replies = self._conversations.get((owner, conversation_id))
+        return replies[-1].reply_id if replies else None
 
     async def stop(self, reply_id: str, owner: str) -> Optional[bool]:
         """See Replay."""

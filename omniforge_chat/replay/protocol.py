@@ -82,8 +82,8 @@ class Replay(Protocol):
     async def find(self, reply_id: str, owner: str) -> Optional[Kept]:
         """A reply, or None if it is unknown, expired or somebody else's."""
 
-    async def running(self, conversation_id: str, owner: str) -> Optional[str]:
-        """The id of the reply that is being produced in a conversation, if there is one."""
+    async def newest(self, conversation_id: str, owner: str) -> Optional[str]:
+        """The id of the newest reply of a conversation that is kept, if there is one."""
 
     async def stop(self, reply_id: str, owner: str) -> Optional[bool]:
         """Stop a reply, wherever it is produced.

@@ -85,6 +85,7 @@ class EventStream:
     _cancellation: Optional[Cancellation] = None
     _watcher: Optional[asyncio.Task[None]] = None
     _timer: Optional[asyncio.TimerHandle] = None
+    _log = staticmethod(chat_ended)
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
@@ -307,7 +308,7 @@ class EventStream:
         # A complete reply has cost something, if it had no text.
         usage = reply.last.usage if isinstance(reply.last, Done) else reply.usage()
         first = reply.first_at if reply.chunks else None
-        chat_ended(
+        self._log(
             self._turn.request_id,
             self._turn.conversation_id,
             state.gone or outcome,

@@ -10,7 +10,7 @@ from enum import Enum
 from math import inf
 from typing import Optional, Tuple
 
-from ..errors import ChatError, ReplyTimeout, ShuttingDown
+from ..errors import Abandoned, ChatError, ReplyTimeout, ShuttingDown
 from ..settings import Settings
 from .transitions import TABLE, Action, Event, Phase
 
@@ -19,7 +19,7 @@ ATTEMPT_SECONDS = 0.05
 """How often, and how far apart, a responder that refuses to end is cancelled again at most."""
 
 # Bound once: to look a member up by way of its class takes 75 ns on Python 3.11.
-_W, _S, _C, _F, _O = Phase
+_W, _S, _C, _F, _O, _A = Phase
 _NOTHING, _FLUSH = Action.NOTHING, Action.FLUSH
 _TAKEN, _TAKEN_LATE, _TAKEN_ENDED = Event.TAKEN, Event.TAKEN_LATE, Event.TAKEN_ENDED
 _ENDED, _CLOSED = Event.ENDED, Event.CLOSED
@@ -35,6 +35,7 @@ class _Due(Enum):
     HEARTBEAT = "heartbeat"
     STALLED = "stalled"
     INSIST = "insist"
+    NOBODY = "nobody"
 
 
 class StreamState:
@@ -43,8 +44,14 @@ class StreamState:
     All times are of one monotonic clock, in seconds; limits are those of Settings. The attributes
     are for reading. `stopped` says that nothing the responder still yields will be read. `gone` is
     how the client left: "disconnected" or "stalled". `cause` is why the stream ends before its
-    responder does.
+    responder does. `away_since` is when it left, if the reply goes on without it; `followed_at` is
+    for setting: when somebody else was last seen to read the reply.
     """
+
+    _grace: Optional[float] = None
+    _stalls = False
+    away_since: Optional[float] = None
+    followed_at = -inf
 
     # All are set for each stream, though one that never waits needs few. To read a default of the
     # class costs more than to set it, and for each token there are ten such reads: that was 6 % of
@@ -69,6 +76,14 @@ class StreamState:
         self._cleaning_since: Optional[float] = None
         self._end_at: Optional[float] = None  # the end was decided before it came
         self._unsent = 0  # bytes, at the last look
+
+    def keep(self, grace: float, *, stalled: bool) -> None:
+        """The reply goes on if its client leaves, until for `grace` seconds nobody has read it.
+
+        `stalled` says whether also if the client does not read: then its connection is dropped.
+        """
+        self._grace = grace
+        self._stalls = stalled
 
     def _on(self, event: Event) -> Action:
         self.phase, action = TABLE[self.phase][event]
@@ -114,7 +129,7 @@ class StreamState:
             self._cleaning_since = None
             self.attempts = 0
         if self.gone is not None:
-            stalled = self.gone == "stalled"
+            stalled = self.gone == "stalled" and self.away_since is None
             return self._on(Event.CLOSED_STALLED if stalled else Event.CLOSED_UNHEARD)
         if not decided:
             self.hurry(now)
@@ -196,12 +211,20 @@ class StreamState:
         if self.gone is not None or self.phase is _O:
             return _NOTHING
         self.gone = how
+        stalled = how == "stalled"
+        kept = self._grace is not None and (self._stalls or not stalled)
+        if kept and self.phase in (_W, _S) and not (self._ended or self.stopped):
+            self.away_since = now
+            self._sending_since = None
+            return self._on(Event.STALLED_KEPT if stalled else Event.LEFT_KEPT)
         self.stopped = True
         return self._told(now, Event.LEFT)
 
     def end(self, now: float, cause: ChatError) -> Action:
-        """A limit, or the drain, ends the stream with `cause`, if nothing else has."""
-        if self.gone is not None or self.cause is not None or self.phase is _O:
+        """A limit, a stop or the drain ends the stream with `cause`, if nothing else has."""
+        if self.cause is not None or self.phase is _O:
+            return _NOTHING
+        if self.gone is not None and self.phase is not _A:
             return _NOTHING
         self.cause = cause
         self._end_at = now
@@ -243,6 +266,8 @@ class StreamState:
         if subject is _Due.INSIST:
             self.attempts += 1
             return self._on(Event.INSIST)
+        if subject is _Due.NOBODY:
+            return self.end(now, Abandoned("Nobody came back for the reply"))
         return self.end(now, ReplyTimeout(f"{subject.value} within {limit:g} seconds"))
 
     def _next(self) -> Tuple[float, _Due, float]:
@@ -272,6 +297,9 @@ class StreamState:
                 add(_Due.FIRST_CHUNK, self.started, limits.first_chunk_timeout)
             else:
                 add(_Due.NEXT_CHUNK, self._idle_since, limits.idle_timeout)
-        if not self._beating:
+        if self.phase is _A:
+            assert self.away_since is not None
+            add(_Due.NOBODY, max(self.away_since, self.followed_at), self._grace)
+        elif not self._beating:
             add(_Due.HEARTBEAT, self._quiet_since, limits.heartbeat_interval)
         return best

@@ -1,14 +1,17 @@
 """The phases of a stream, and the consequence of each event in them: the machine as one table.
 
 A stream is always in one phase, named after the thing it waits for. An event that has no row in a
-phase changes nothing. Three ideas explain the rows:
+phase changes nothing. Four ideas explain the rows:
 
 1. *The end is decided once, by the first cause.* A limit or the drain decides it (END). If the
    client leaves (LEFT), that overrules both, as nothing can be sent any more. A send that is under
    way is not torn for END: the client would get half a frame. END acts when the send has ended.
 2. *Each cause cancels once.* After that the responder has `cleanup_timeout` to end. If it does not,
    it is cancelled again (INSIST) up to ATTEMPTS times, and then given up.
-3. *Heartbeats go beside.* While one is on its way, the stream still waits for its responder; pieces
+3. *A reply that is kept goes on without its client.* If the client leaves, or does not read, the
+   stream is AWAY: its pieces are kept for a client that comes back, and sends are left out. A
+   limit, a stop, the drain, or the end of the time in which somebody may come back, ends it (END).
+4. *Heartbeats go beside.* While one is on its way, the stream still waits for its responder; pieces
    that become ready meanwhile wait for it. To the client's slowness it counts as a send.
 """
 
@@ -27,6 +30,7 @@ class Phase(IntEnum):
     CLEANING_UP = 2
     FINISHING = 3
     OVER = 4
+    AWAY = 5
 
 
 class Event(IntEnum):
@@ -56,6 +60,8 @@ class Event(IntEnum):
     CLOSED = 13, "the responder is closed, or given up"
     CLOSED_UNHEARD = 14, "the responder is closed, and the client has left"
     CLOSED_STALLED = 15, "the responder is closed, and the client does not read"
+    LEFT_KEPT = 16, "the client has left, and the reply is kept"
+    STALLED_KEPT = 17, "the client does not read, and the reply is kept"
 
 
 class Action(Enum):
@@ -69,7 +75,7 @@ class Action(Enum):
     ABORT = "drop the connection"
 
 
-_W, _S, _C, _F, _O = Phase
+_W, _S, _C, _F, _O, _A = Phase
 _NOTHING, _FLUSH, _HEARTBEAT, _CANCEL, _GIVE_UP, _ABORT = Action
 
 TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
@@ -78,6 +84,8 @@ TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
     (_W, Event.ENDED): (_C, _NOTHING),
     (_W, Event.END): (_C, _CANCEL),
     (_W, Event.LEFT): (_C, _CANCEL),
+    (_W, Event.LEFT_KEPT): (_A, _NOTHING),
+    (_W, Event.STALLED_KEPT): (_A, _ABORT),
     (_S, Event.TAKEN): (_W, _NOTHING),
     (_S, Event.TAKEN_LATE): (_C, _CANCEL),
     (_S, Event.TAKEN_ENDED): (_C, _NOTHING),
@@ -86,6 +94,11 @@ TRANSITIONS: Dict[Tuple[Phase, Event], Tuple[Phase, Action]] = {
     (_S, Event.FAILED): (_C, _CANCEL),
     (_S, Event.ENDED): (_C, _NOTHING),
     (_S, Event.LEFT): (_C, _CANCEL),
+    (_S, Event.LEFT_KEPT): (_A, _NOTHING),
+    (_S, Event.STALLED_KEPT): (_A, _ABORT),
+    (_A, Event.READY): (_A, _FLUSH),
+    (_A, Event.ENDED): (_C, _NOTHING),
+    (_A, Event.END): (_C, _CANCEL),
     (_C, Event.READY): (_S, _FLUSH),
     (_C, Event.INSIST): (_C, _CANCEL),
     (_C, Event.REFUSED): (_C, _GIVE_UP),

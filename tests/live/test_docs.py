@@ -21,7 +21,8 @@ import omniforge_chat
 from omniforge_chat import ChatError, Settings, chat_routes, create_app
 from omniforge_chat.cli import main
 from omniforge_chat.cli.flags import FLAGS
-from omniforge_chat.errors import RequestError, all_errors
+from omniforge_chat.dialects import all_errors
+from omniforge_chat.errors import RequestError
 from omniforge_chat.responders import placeholder
 from omniforge_chat.settings import variable
 from omniforge_chat.stream.lifecycle import Lifecycle

@@ -137,9 +137,9 @@ def test_a_reply_belongs_to_its_owner(in_store: Stores) -> None:
         for owner in ("", "you", "m", "me "):
             assert await replay.find(name, owner) is None
             assert await replay.stop(name, owner) is None
-            assert await replay.running("c", owner) is None
+            assert await replay.newest("c", owner) is None
             await replay.forget("c", owner)
-        assert await replay.running("c", "me") == name
+        assert await replay.newest("c", "me") == name
         recording.end(DONE)
         assert await whole(replay, name, owner="me") == ["Hello", DONE]
 
@@ -166,18 +166,18 @@ def test_a_stop_is_heard_also_if_it_comes_first(in_store: Stores) -> None:
     in_store(test)
 
 
-def test_the_running_reply_of_a_conversation_is_found(in_store: Stores) -> None:
+def test_the_newest_reply_of_a_conversation_is_found(in_store: Stores) -> None:
     """A page that was closed and opened again shows the reply that goes on."""
 
     async def test(replay: Replay) -> None:
-        assert await replay.running("c", "") is None
+        assert await replay.newest("c", "") is None
         _, before = recorded(replay, "Hello")
         before.end(DONE)
         name, recording = recorded(replay, "Hello")
         recorded(replay, "Hello", conversation_id="other")
-        assert await replay.running("c", "") == name
+        assert await replay.newest("c", "") == name
         recording.end(DONE)
-        assert await replay.running("c", "") is None
+        assert await replay.newest("c", "") == name
 
     in_store(test)
 
@@ -200,7 +200,7 @@ def test_of_a_conversation_that_is_forgotten_nothing_is_left(in_store: Stores) -
         recording.add([" you"])
         recording.end(DONE)
         assert [await replay.find(each, "") for each in (name, ended)] == [None, None]
-        assert await replay.running("c", "") is None
+        assert await replay.newest("c", "") is None
         kept.end(DONE)
         assert await whole(replay, other) == ["Hello", DONE]
 

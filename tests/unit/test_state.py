@@ -9,16 +9,16 @@ from typing import Any, Callable, List, NamedTuple, Optional
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from omniforge_chat import Settings
-from omniforge_chat.errors import ReplyTimeout, ShuttingDown
+from omniforge_chat.errors import Abandoned, ReplyTimeout, ShuttingDown
 from omniforge_chat.stream.state import ATTEMPT_SECONDS, ATTEMPTS, StreamState
 from omniforge_chat.stream.transitions import TRANSITIONS, Action, Event, Phase
 
 LIMITS = Settings()
 CAUSE = ShuttingDown("The server is shutting down")
-WAITING, SENDING, CLEANING_UP, FINISHING, OVER = Phase
+WAITING, SENDING, CLEANING_UP, FINISHING, OVER, AWAY = Phase
 NOTHING, FLUSH, HEARTBEAT, CANCEL, GIVE_UP, ABORT = Action
 
 
@@ -47,6 +47,27 @@ def cleaning_up(*, gone: Optional[str] = None, insisted: int = 0) -> StreamState
         state.end(0.0, CAUSE)
     for _ in range(insisted):
         state.timer(state.due())
+    return state
+
+
+def kept(*, grace: float = 30.0, stalled: bool = True) -> StreamState:
+    """One whose reply outlives its client, which may be dropped if it does not read."""
+    state = waiting()
+    state.keep(grace, stalled=stalled)
+    return state
+
+
+def kept_and_sending() -> StreamState:
+    """The same, which sends a piece."""
+    state = kept()
+    state.about_to_wait(0.0, True)
+    return state
+
+
+def away(*, grace: float = 30.0) -> StreamState:
+    """The same, whose client has left at second 10."""
+    state = kept(grace=grace)
+    state.client_left(10.0, "disconnected")
     return state
 
 
@@ -116,6 +137,13 @@ ROWS = [
     Row(Event.FAILED, sending, failed, CLEANING_UP, CANCEL),
     Row(Event.ENDED, sending, lambda s: s.responder_ended(True), CLEANING_UP, NOTHING),
     Row(Event.LEFT, sending, stalled, CLEANING_UP, CANCEL),
+    Row(Event.LEFT_KEPT, kept, left, AWAY, NOTHING),
+    Row(Event.STALLED_KEPT, kept, stalled, AWAY, ABORT),
+    Row(Event.LEFT_KEPT, kept_and_sending, left, AWAY, NOTHING),
+    Row(Event.STALLED_KEPT, kept_and_sending, stalled, AWAY, ABORT),
+    Row(Event.READY, away, ready, AWAY, FLUSH),
+    Row(Event.ENDED, away, ended, CLEANING_UP, NOTHING),
+    Row(Event.END, away, end, CLEANING_UP, CANCEL),
     Row(Event.READY, ended_by_itself, ready, SENDING, FLUSH),
     Row(Event.INSIST, cleaning_up, late, CLEANING_UP, CANCEL),
     Row(Event.REFUSED, stubborn, refused, CLEANING_UP, GIVE_UP),
@@ -242,6 +270,50 @@ def test_a_client_that_takes_some_of_a_send_has_its_time_again() -> None:
     assert state.due() == 35.0
 
 
+# Away
+
+
+def test_a_reply_without_its_client_ends_if_nobody_comes_back() -> None:
+    """The time counts from when somebody was last seen to read it."""
+    state = away()
+    assert state.due() == 40.0
+    state.about_to_wait(39.0, True)
+    state.taken(39.0, True)
+    state.followed_at = 39.0
+    assert state.timer(40.0) is NOTHING
+    assert state.due() == 69.0
+    assert state.timer(69.0) is CANCEL
+    assert isinstance(state.cause, Abandoned)
+
+
+def test_a_reply_without_its_client_has_its_limits() -> None:
+    """Those of the provider and of the whole; only heartbeats have nobody to go to."""
+    state = away(grace=inf)
+    assert state.due() == 60.0
+    state.about_to_wait(20.0, True)
+    state.taken(20.0, True)
+    assert state.due() == 80.0
+    assert state.timer(80.0) is CANCEL
+    assert isinstance(state.cause, ReplyTimeout)
+
+
+def test_a_client_that_cannot_be_dropped_ends_its_reply() -> None:
+    """Its send might wait for ever, and the reply with it."""
+    state = kept(stalled=False)
+    assert state.client_left(1.0, "stalled") is CANCEL
+    assert state.phase is CLEANING_UP
+
+
+def test_a_reply_that_has_ended_is_not_kept_open_for_a_client_that_leaves() -> None:
+    """Its last frame is all that is left to send."""
+    state = kept()
+    state.responder_ended(True)
+    state.closed(0.0, True)
+    assert state.client_left(1.0, "disconnected") is CANCEL
+    assert state.closed(1.0, True) is NOTHING
+    assert state.phase is OVER
+
+
 # Any order
 
 
@@ -263,21 +335,34 @@ class Life(RuleBasedStateMachine):
         if action is CANCEL:
             self.cancels.append(cause)
             self.in_send = False
+        elif action is FLUSH and self.state.away_since is not None:
+            self.does(self.state.taken(self.now, True), "taken")
         elif action is FLUSH:
             self.in_send = True
         elif action is HEARTBEAT:
             self.beats += 1
         elif action is GIVE_UP:
             self.close()
+        elif action is ABORT and self.in_send:
+            self.in_send = False
+            self.does(self.state.taken(self.now, True), "taken")
 
     def at_work(self) -> bool:
-        return not self.in_send and self.state.phase in (WAITING, CLEANING_UP)
+        return not self.in_send and self.state.phase in (WAITING, CLEANING_UP, AWAY)
 
     def close(self) -> None:
         if not self.responder_has_ended:
             self.responder_has_ended = True
             self.state.responder_ended(False)
         self.does(self.state.closed(self.now, self.state.cause is None), "")
+
+    @initialize(grace=st.sampled_from([1.0, 100.0, inf]), stalled=st.booleans())
+    def the_reply_may_be_kept(self, grace: float, stalled: bool) -> None:
+        self.state.keep(grace, stalled=stalled)
+
+    @rule(ago=st.sampled_from([0.0, 0.5, 50.0]))
+    def somebody_reads_it(self, ago: float) -> None:
+        self.state.followed_at = max(self.state.followed_at, self.now - ago)
 
     @rule(seconds=st.sampled_from([0.001, 1.0, 16.0, 61.0, 901.0]))
     def time_passes(self, seconds: float) -> None:
@@ -364,4 +449,13 @@ class Life(RuleBasedStateMachine):
         raise AssertionError("it does not end")
 
 
+class LifeWithoutReplay(Life):
+    """The same of a stream whose reply is not kept."""
+
+    @initialize()
+    def the_reply_may_be_kept(self) -> None:
+        pass
+
+
 TestAnyOrder = Life.TestCase
+TestAnyOrderWithoutReplay = LifeWithoutReplay.TestCase

@@ -1,0 +1,134 @@
+"""The streams that answer a chat: of a responder, or of the reply to an earlier request."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+from urllib.parse import quote
+
+from starlette.types import Receive, Scope, Send
+
+from ..conversations.protocol import Claim
+from ..conversations.turn import ConversationTurn
+from ..core.kept import KeptReply, Recorder
+from ..core.reply import Reply
+from ..core.responder import Responder
+from ..dialects import Dialect, Request
+from ..models import Turn
+from ..request_id import request_id
+from ..settings import Settings
+from ..stream.kept import KeptStream, KeptWholeReply
+from ..stream.lifecycle import Lifecycle
+from ..stream.response import ABORT, UNSENT, EventStream
+from ..stream.whole import HeldBack, WholeReply
+from .paths import mount_path
+from .replies import Found, Replies, headers_of, reply_path
+
+
+class Streams:
+    """Makes the streams for the chat of one dialect. `remembers` tells whether it has a store."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        responder: Responder,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        replies: Optional[Replies],
+        *,
+        remembers: bool,
+    ) -> None:
+        self._dialect = dialect
+        self._responder = responder
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._replies = replies
+        self._remembers = remembers
+
+    def open(
+        self,
+        request: Request,
+        claim: Claim,
+        conversation: Optional[ConversationTurn],
+        keyed: bool,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> EventStream:
+        """The response to a chat that nobody has answered yet."""
+        turn = Turn(
+            request.message,
+            claim.conversation_id,
+            request_id(scope),
+            (request.history or ()) if conversation is None else conversation.earlier,
+            conversation is not None,
+            request.system,
+            self._dialect.name,
+            request.parameters,
+            request.parts,
+        )
+        settings, replies, recording = self._settings, self._replies, None
+        if replies is not None:
+            recording = replies.replay.record(claim.turn_id, claim.conversation_id, claim.owner)
+        responder = self._responder
+        if conversation is not None:
+            responder = conversation.record(responder)
+        reply, send = self._reply(request, turn, claim.turn_id, recording, send)
+        reply.unremembered = self._remembers and conversation is None
+        extensions = scope.get("extensions", {})
+        kind = EventStream if recording is None else KeptStream
+        stream = kind(
+            reply,
+            responder,
+            settings,
+            self._lifecycle,
+            receive,
+            send,
+            extensions.get(ABORT),
+            extensions.get(UNSENT),
+        )
+        if recording is not None and isinstance(stream, KeptStream):
+            grace = request.grace
+            if grace is None:
+                # With a key a client of any format can come back.
+                grace = settings.replay_grace if self._dialect.resumable or keyed else 0.0
+            location = quote(mount_path(scope, self._dialect.path)) + reply_path(claim.turn_id)
+            headers = [*headers_of(claim.turn_id), (b"location", location.encode("ascii"))]
+            stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
+        return stream
+
+    def _reply(
+        self,
+        request: Request,
+        turn: Turn,
+        reply_id: str,
+        recorder: Optional[Recorder],
+        send: Send,
+    ) -> Tuple[Reply, Send]:
+        """The reply to a request, and the `send` that suits it."""
+        thoughts = self._settings.thoughts
+        if not request.whole:
+            frames = request.frames(turn)
+            if recorder is None:
+                return Reply(turn, frames, thoughts=thoughts), send
+            return KeptReply(turn, frames, reply_id, recorder, thoughts=thoughts), send
+        document = request.document(turn)
+        if recorder is None:
+            whole = WholeReply(turn, document, thoughts=thoughts)
+        else:
+            whole = KeptWholeReply(turn, document, recorder=recorder, thoughts=thoughts)
+        return whole, HeldBack(send, whole)
+
+    def join(
+        self, found: Found, request: Request, scope: Scope, receive: Receive, send: Send
+    ) -> EventStream:
+        """The reply to an earlier request that had the same Idempotency-Key."""
+        assert self._replies is not None
+        turn = Turn(request.message, found.kept.conversation_id, request_id(scope))
+        reply: Reply
+        if request.whole:
+            reply = whole = WholeReply(turn, request.document(turn), thoughts=True)
+            send = HeldBack(send, whole)
+        else:
+            reply = KeptReply(turn, request.frames(turn), found.reply_id, thoughts=True)
+        replayed = (b"idempotency-replayed", b"true")
+        return self._replies.following(found, reply, scope, receive, send, (replayed,))

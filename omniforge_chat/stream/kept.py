@@ -1,0 +1,181 @@
+"""A stream whose reply is kept, and one that reads a kept reply.
+
+If the client of a KeptStream leaves, the stream goes on as it is, in the same task; only its sends
+are left out. So the limits, the drain and the log are those of every stream. It ends when the reply
+does, when it is stopped, or when for some time nobody has read the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any, Sequence, Tuple
+
+from msgspec.structs import asdict
+from starlette.types import Message as ASGIMessage
+
+from ..core.kept import Recorder
+from ..errors import Abandoned, ChatError, ShuttingDown
+from ..logs import chat_ended, logger
+from ..replay import Recording
+from ..settings import Settings
+from .response import EventStream
+from .transitions import Action
+from .whole import WholeReply
+
+STOPPED = "stopped"
+"""The reason why a reply has ended that was stopped."""
+
+Headers = Sequence[Tuple[bytes, bytes]]
+
+
+class Stopped(ChatError):
+    """Somebody has stopped the reply. No client sees it: the reply is then complete."""
+
+
+class KeptWholeReply(WholeReply):
+    """A WholeReply whose pieces go to `recorder`, too."""
+
+    __slots__ = ("_recorder",)
+
+    def __init__(self, *arguments: Any, recorder: Recorder, thoughts: bool) -> None:
+        super().__init__(*arguments, thoughts=thoughts)
+        self._recorder = recorder
+
+    def sent(self) -> None:
+        """Keep the pieces of `ready`, here and there."""
+        if self.ready:
+            self._recorder.add(self.ready)
+        super().sent()
+
+
+class KeptStream(EventStream):
+    """The response to a chat whose reply goes to `recording`, and outlives its client.
+
+    It outlives it until for `grace` seconds nobody has read it; with 0 it does not.
+    """
+
+    _recording: Recording
+    _headers: Headers
+    _reply_id = ""
+    _left = False
+
+    def keep(self, recording: Recording, reply_id: str, *, grace: float, headers: Headers) -> None:
+        """Call this before `respond`."""
+        self._recording = recording
+        self._reply_id = reply_id
+        self._headers = headers
+        self._to_client = self._send
+        self._send = self._send_if_here
+        if grace > 0:
+            self._state.keep(grace, stalled=self._abort is not None)
+        recording.stop = self.stop
+
+    def stop(self) -> None:
+        """End the reply as complete, with what there is of it."""
+        self._act(self._state.end(monotonic(), Stopped("The reply was stopped")))
+
+    async def _send_if_here(self, message: ASGIMessage) -> None:
+        state = self._state
+        if state.away_since is not None:
+            return
+        try:
+            await self._to_client(message)
+        except Exception as error:
+            action = Action.NOTHING
+            if isinstance(error, OSError):  # as in `_not_sent`
+                action = state.client_left(monotonic(), "disconnected")
+            if state.away_since is None:
+                raise
+            self._act(action)
+
+    def _start(self) -> ASGIMessage:
+        start = super()._start()
+        start["headers"].extend(self._headers)
+        return start
+
+    def _act(self, action: Action) -> None:
+        super()._act(action)
+        if action is Action.ABORT and self._abort is not None:
+            self._abort()
+        if self._state.away_since is not None and not self._left:
+            self._left = True
+            if self._timer is not None:
+                self._timer.cancel()  # something else is due next
+                self._timer = asyncio.get_running_loop().call_later(0.0, self._tick)
+
+    def _tick(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._state.followed_at = self._recording.followed_at
+        super()._tick()
+
+    async def _finish(self) -> Action:
+        reply = self._reply
+        if isinstance(self._state.cause, Stopped) and not reply.ended:
+            reply.finish_reason = STOPPED
+            reply.complete = True
+        return await super()._finish()
+
+    def _release(self) -> None:
+        reply, state, recording = self._reply, self._state, self._recording
+        if not reply.ended:
+            left = state.gone is not None and state.away_since is None
+            ended = ShuttingDown("The server ended the reply")
+            reply.fail(state.cause or (Abandoned("The client has left") if left else ended))
+        if reply.last is None:
+            reply.frames(last=True)  # nobody gets them, but they are known to have an encoding
+            reply.sent()
+        super()._release()
+        recording.stop = _nothing  # it would keep this stream
+        if reply.last is not None:
+            recording.end(reply.last)
+        self._send = self._to_client
+
+    def _log(self, *values: Any) -> None:
+        state, recording = self._state, self._recording
+        away = None
+        if state.away_since is not None:
+            away = int(10_000 * (monotonic() - state.away_since) + 0.5) / 10
+            error = self._reply.error
+            values = (*values[:2], "done" if error is None else error.code, *values[3:])
+        chat_ended(*values, self._reply_id, recording.followers, away)
+
+
+def _nothing() -> None:
+    """The stop of a reply that has ended."""
+
+
+def without_limits(settings: Settings) -> Settings:
+    """`settings` for a stream that reads a kept reply, whose producer has the limits."""
+    # `replace` of msgspec 0.20 would check nothing.
+    off = dict.fromkeys(("first_chunk_timeout", "idle_timeout", "total_timeout"))
+    return Settings(**{**asdict(settings), **off})
+
+
+class FollowingStream(EventStream):
+    """The response to a client that reads a kept reply."""
+
+    _headers: Headers = ()
+    _reply_id = ""
+    _after = 0
+
+    def follow(self, reply_id: str, after: int, headers: Headers) -> None:
+        """Call this before `respond`."""
+        self._reply_id = reply_id
+        self._after = after
+        self._headers = headers
+
+    def _start(self) -> ASGIMessage:
+        start = super()._start()
+        known = [pair for pair in start["headers"] if pair[1]]  # a lost reply has no conversation
+        start["headers"] = [*known, *self._headers]
+        return start
+
+    def _log(self, *values: Any) -> None:
+        request_id, conversation_id, outcome, *_, milliseconds = values
+        logger.info(
+            "reply read request_id=%s conversation_id=%s reply_id=%s outcome=%s after=%d "
+            "total_ms=%s",
+            *(request_id, conversation_id, self._reply_id, outcome, self._after, milliseconds),
+        )
