@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any, Dict, List, Optional, Tuple, Union
 
@@ -43,27 +44,42 @@ class Conversation:
     ) -> Dict[str, Any]:
         """Send a message, and show its reply as it comes. Returns the data of `done`.
 
-        Raises Trouble for a failure, and KeyboardInterrupt for Ctrl-C. Then the connection is
-        closed, which ends the reply.
+        Raises Trouble for a failure, and KeyboardInterrupt for Ctrl-C. Then the reply is stopped:
+        the connection is closed, and a service that keeps replies is told.
         """
         fields: Dict[str, Any] = {"conversation_id": self._id}
         if regenerate:
             fields["regenerate"] = True
         # A client for each message: nothing of one that was interrupted is left for the next.
         try:
-            with (
-                interrupts,
-                self._client() as client,
-                Chat(
-                    client, self._url, message, on_thought=self._terminal.thought, **fields
-                ) as reply,
-            ):
-                for text in reply:
-                    self._terminal.text(text)
+            with self._client() as client, self._chat(client, message, fields) as reply:
+                try:
+                    with interrupts:
+                        for text in reply:
+                            self._terminal.text(text)
+                except KeyboardInterrupt:
+                    # Another Ctrl-C does not wait for the service.
+                    with contextlib.suppress(KeyboardInterrupt), interrupts:
+                        reply.stop()
+                    raise
         except (ChatFailed, httpx.TransportError, UnicodeError) as error:
             raise Trouble(self._explain(error)) from error
         self._terminal.end_line()
         return reply.done
+
+    def _chat(self, client: httpx.Client, message: str, fields: Dict[str, Any]) -> Chat:
+        return Chat(
+            client,
+            self._url,
+            message,
+            on_thought=self._terminal.thought,
+            on_resume=self._tell_resuming,
+            **fields,
+        )
+
+    def _tell_resuming(self, waiting: bool) -> None:
+        if waiting:
+            self._terminal.aside("(The connection broke; reconnecting)")
 
     def _client(self) -> httpx.Client:
         # A proxy elsewhere cannot reach this machine.

@@ -64,6 +64,10 @@ class Terminal:
         self._show(line, sys.stderr)
         self.end_line()
 
+    def aside(self, line: str) -> None:
+        """The same in the middle of a reply, whose text goes on behind it."""
+        self._show(f"{line}\n", sys.stderr)
+
     def complain(self, trouble: Trouble) -> None:
         """Show a failure, as one line."""
         self.end_line()

@@ -6,6 +6,9 @@
 //   for await (const text of reply) show(text);
 //   reply.done; // { conversation_id: "...", usage: { tokens: 40, estimated: true } }
 //
+// The message is sent once. If its connection breaks and the service keeps replies, the reader asks
+// for what comes behind the last event that it has, by the reply's id.
+//
 // EventSource cannot send a POST; fetch can. You may copy this file into a project of yours.
 
 /**
@@ -26,8 +29,12 @@
  * @property {string} [conversationId]
  * @property {HeadersInit} [headers] further headers of the request
  * @property {Record<string, unknown>} [fields] further fields of the request
- * @property {AbortSignal} [signal] stops the reply; the loop then throws its reason
+ * @property {string} [idempotencyKey] a service that keeps replies makes one reply for each key
+ * @property {AbortSignal} [signal] stops the reply at once; the loop then throws its reason
  * @property {(text: string) => void} [onThought] gets each piece of the model's thoughts
+ * @property {(waiting: boolean) => void} [onResume] gets true when the connection is lost and the
+ *   reply is asked for again, and false when it goes on
+ * @property {string} [lastId] of `resume`: the last event that you have
  *
  * @typedef {object} ServerSentEvent
  * @property {string} event its name, "message" if it has none
@@ -76,23 +83,62 @@ export function chat(message, options = {}) {
 }
 
 /**
+ * Go on with a reply, for example when its page was loaded again.
+ *
+ * @param {string} id that of the Reply
+ * @param {ChatOptions} [options]
+ */
+export function resume(id, options = {}) {
+  return new Reply("", options, id);
+}
+
+const TRIES = 6; // in a row without an event: some 30 seconds, if nobody answers
+const [WAIT, LONGEST_WAIT, LONGEST_ASKED] = [1000, 8000, 30_000]; // milliseconds between them
+const [HEAD, SILENCE] = [10_000, 45_000]; // a heartbeat comes every 15 seconds
+const STOP = 5000; // for the end of a reply that is stopped
+const OVER = ".9007199254740991"; // the id of the event that ends a reply ends so
+
+/**
  * The pieces of a reply's text, as they come; each reply can be read once.
  *
  * The loop throws ChatFailed unless the reply is complete, and whatever `fetch` throws if there is
- * no connection.
+ * no connection for the message.
  */
 export class Reply {
   /** @type {Done | undefined} */
   done;
-  /** @type {AsyncGenerator<string, void, void>} */
+  /**
+   * The reply's id, if the service keeps it. It is there before the first piece.
+   *
+   * @type {string | undefined}
+   */
+  id;
+  /** The id of the last event. */
+  lastId;
+  #options;
+  #url;
+  #running; // the service keeps the reply, and has not told its end
+  #left = false;
+  #attempt = new AbortController(); // ends the open request, or the wait before it
+  #wait = WAIT;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #watch;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #stopped;
   #pieces;
 
   /**
    * @param {string} message
    * @param {ChatOptions} options
+   * @param {string} [id]
    */
-  constructor(message, options) {
-    this.#pieces = this.#read(message, options);
+  constructor(message, options, id) {
+    this.id = id;
+    this.#running = id !== undefined;
+    this.lastId = options.lastId ?? "";
+    this.#options = options;
+    this.#url = options.url ?? besideThisFile();
+    this.#pieces = this.#read(message);
   }
 
   [Symbol.asyncIterator]() {
@@ -100,22 +146,142 @@ export class Reply {
   }
 
   /**
+   * End the reply, and its loop. `done` then has the `finish_reason` "stopped"; but it is undefined
+   * if the service keeps no replies, or cannot be reached.
+   */
+  stop() {
+    if (!this.#running) return this.#leave();
+    this.#stopped ??= setTimeout(() => this.#leave(), STOP);
+    this.#tell().then((told) => told || this.#leave());
+  }
+
+  #leave() {
+    this.#left = true;
+    this.#attempt.abort();
+  }
+
+  /** Tell the service that the reply is to end, and return whether it heard it. */
+  async #tell() {
+    const init = { method: "DELETE", headers: this.#options.headers, keepalive: true };
+    const answer = await fetch(this.#address(), init).catch(() => undefined);
+    return answer?.ok;
+  }
+
+  /**
+   * It is made of the chat's address. The header Location may lack the prefix of a proxy, and could
+   * lead the headers of the request to another host.
+   */
+  #address() {
+    const path = `/replies/${encodeURIComponent(this.id ?? "")}`;
+    return String(this.#url).replace(/\/*(?=[?#]|$)/, path);
+  }
+
+  /**
    * @param {string} message
-   * @param {ChatOptions} options
    * @returns {AsyncGenerator<string, void, void>}
    */
-  async *#read(
-    message,
-    { url = besideThisFile(), conversationId, headers, fields, signal, onThought },
-  ) {
+  async *#read(message) {
+    const { signal, onResume } = this.#options;
+    const leave = () => this.#leave();
+    signal?.addEventListener("abort", leave);
+    if (signal?.aborted) leave();
+    try {
+      for (let tries = 0, wait = 0, waiting = false; ; tries++) {
+        const before = this.lastId;
+        try {
+          const response = await (this.id ? this.#ask(wait) : this.#send(message));
+          this.#running = Boolean(this.id);
+          if (waiting) onResume?.(false);
+          waiting = false;
+          yield* this.#follow(response);
+          break;
+        } catch (problem) {
+          if (this.#left) break;
+          if (!(problem instanceof ChatFailed)) throw problem;
+          if (this.lastId !== before) tries = 0;
+          if (!this.id || tries === TRIES || !this.#goesOnAfter(problem)) {
+            this.#running = false;
+            throw problem;
+          }
+          if (!waiting) onResume?.(true);
+          waiting = true;
+          const grown = Math.min(this.#wait * 2 ** tries, LONGEST_WAIT) * (0.5 + Math.random());
+          wait = Math.max(grown, 1000 * (problem.retryAfter ?? 0));
+        }
+      }
+      if (!this.done) signal?.throwIfAborted();
+    } finally {
+      signal?.removeEventListener("abort", leave);
+      clearTimeout(this.#watch);
+      clearTimeout(this.#stopped);
+      if (this.#running) this.#tell();
+    }
+  }
+
+  /** @param {ChatFailed} problem */
+  #goesOnAfter({ code, status, retryAfter = 0 }) {
+    if (this.lastId.endsWith(OVER) || 1000 * retryAfter > LONGEST_ASKED) return false;
+    // These two may be the words of one worker; another one goes on with the reply.
+    if (!status) return ["cut", "shutting_down", "replay_unavailable"].includes(code);
+    return status === 429 || status >= 500;
+  }
+
+  /** @param {string} message */
+  async #send(message) {
+    const { headers, conversationId, fields, idempotencyKey } = this.#options;
     const sent = new Headers(headers);
     sent.set("Content-Type", "application/json");
+    if (idempotencyKey !== undefined) sent.set("Idempotency-Key", idempotencyKey);
     const body = JSON.stringify({ conversation_id: conversationId, ...fields, message });
-    const response = await fetch(url, { method: "POST", headers: sent, body, signal });
-    if (response.status !== 200 || !response.body || mediaType(response) !== "text/event-stream") {
-      throw await refusal(response, signal);
+    const init = { method: "POST", headers: sent, body, signal: this.#attempt.signal };
+    const response = await this.#checked(await fetch(this.#url, init));
+    this.id = response.headers.get("X-Reply-ID") ?? undefined;
+    return response;
+  }
+
+  /**
+   * The rest of the reply, after `wait` milliseconds.
+   *
+   * @param {number} wait
+   */
+  async #ask(wait) {
+    this.#attempt = new AbortController();
+    if (this.#left) this.#attempt.abort();
+    const { signal } = this.#attempt;
+    this.#cutAfter(wait + HEAD);
+    await pause(wait, signal);
+    const headers = new Headers(this.#options.headers);
+    if (this.lastId) headers.set("Last-Event-ID", this.lastId);
+    const init = { headers, signal, cache: /** @type {const} */ ("no-store") };
+    const response = await fetch(this.#address(), init).catch(broken);
+    if (response.status === 204) {
+      throw new ChatFailed("cut", "The reply is over, and its end did not come", { status: 204 });
     }
-    for await (const { event, data } of events(response.body, signal)) {
+    return this.#checked(response);
+  }
+
+  /** @param {Response} response */
+  async #checked(response) {
+    const { status, body } = response;
+    if (status === 200 && body && mediaType(response) === "text/event-stream") return response;
+    throw await refusal(response, this.#options.signal);
+  }
+
+  /** @param {number} milliseconds */
+  #cutAfter(milliseconds) {
+    clearTimeout(this.#watch);
+    this.#watch = setTimeout(() => this.#attempt.abort(), milliseconds);
+  }
+
+  /**
+   * @param {Response} response
+   * @returns {AsyncGenerator<string, void, void>}
+   */
+  async *#follow(response) {
+    const { onThought } = this.#options;
+    for await (const { event, data, id } of this.#events(response)) {
+      if (this.#left) return;
+      if (id) this.lastId = id;
       if (event === "chunk") yield stringIn(fieldsOf(event, data), "content", event);
       if (event === "thought" && onThought) {
         onThought(stringIn(fieldsOf(event, data), "content", event));
@@ -127,10 +293,35 @@ export class Reply {
       }
       if (event === "done") {
         this.done = /** @type {Done} */ (fieldsOf(event, data));
+        this.#running = false;
         return;
       }
     }
     throw new ChatFailed("cut", "The stream ended before the reply did");
+  }
+
+  /**
+   * @param {Response} response
+   * @returns {AsyncGenerator<ServerSentEvent, void, void>}
+   */
+  async *#events({ body }) {
+    /** @type {ServerSentEvent[]} */
+    const found = [];
+    const parser = new EventStreamParser((event) => found.push(event));
+    const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
+    try {
+      for (;;) {
+        if (this.#running) this.#cutAfter(SILENCE);
+        const { done, value } = await reader.read().catch(broken);
+        clearTimeout(this.#watch);
+        if (done) return;
+        parser.push(value);
+        this.#wait = parser.retry ?? this.#wait;
+        yield* found.splice(0);
+      }
+    } finally {
+      reader.cancel().catch(() => {}); // closes the connection
+    }
   }
 }
 
@@ -215,28 +406,22 @@ function besideThisFile() {
 }
 
 /**
- * @param {ReadableStream<Uint8Array>} body
- * @param {AbortSignal} [signal]
- * @returns {AsyncGenerator<ServerSentEvent, void, void>}
+ * @param {unknown} cause
+ * @returns {never}
  */
-async function* events(body, signal) {
-  /** @type {ServerSentEvent[]} */
-  const found = [];
-  const parser = new EventStreamParser((event) => found.push(event));
-  const reader = body.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read().catch((error) => {
-        signal?.throwIfAborted();
-        throw new ChatFailed("cut", "The connection broke before the reply ended", { cause: error });
-      });
-      if (done) return;
-      parser.push(value);
-      yield* found.splice(0);
-    }
-  } finally {
-    reader.cancel().catch(() => {}); // closes the connection, which stops the reply
-  }
+function broken(cause) {
+  throw new ChatFailed("cut", "The connection broke before the reply ended", { cause });
+}
+
+/**
+ * @param {number} milliseconds
+ * @param {AbortSignal} signal ends it at once
+ */
+function pause(milliseconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, signal.aborted ? 0 : milliseconds);
+    signal.addEventListener("abort", () => resolve(clearTimeout(timer)), { once: true });
+  });
 }
 
 /**
