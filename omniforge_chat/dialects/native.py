@@ -52,11 +52,13 @@ class Native(Dialect):
 
     def decode(self, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
         request = parse(body)
-        on_disconnect = request.on_disconnect
+        grace = request.on_disconnect
         return _NativeRequest(
-            *(request.message, request.conversation_id),
-            *(bool(request.regenerate), request.edits),
-            grace=_GRACES[on_disconnect] if isinstance(on_disconnect, str) else on_disconnect,
+            request.message,
+            request.conversation_id,
+            bool(request.regenerate),
+            request.edits,
+            _GRACES[grace] if isinstance(grace, str) else grace,
         )
 
     def frames(self, turn: Turn) -> Frames:
@@ -144,10 +146,11 @@ def parse(body: bytes) -> ChatRequest:
         problems.setdefault("message", f"Message must not {what}")
     if conversation_id is not None and not _is_uuid4(conversation_id):
         problems["conversation_id"] = "must be a UUID of version 4 in canonical form (lower case)"
-    if isinstance(on_disconnect, str):
-        on_disconnect = _GRACES.get(on_disconnect, -1.0)
-    if on_disconnect is not None and on_disconnect < 0:
-        problems["on_disconnect"] = _NO_GRACE
+    if on_disconnect is not None:
+        if isinstance(on_disconnect, str):
+            on_disconnect = _GRACES.get(on_disconnect, -1.0)
+        if on_disconnect < 0:
+            problems["on_disconnect"] = _NO_GRACE
     if problems:
         fields = ChatRequest.__struct_fields__
         text = "; ".join(f"{name}: {problems[name]}" for name in fields if name in problems)

@@ -43,12 +43,12 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     conversation_id: Optional[str] = None
     regenerate: bool = False
     edits: Optional[str] = None
+    grace: Optional[float] = None
     history: Optional[Tuple[Message, ...]] = None
     system: str = ""
     parameters: Mapping[str, Any] = Parameters()
     parts: Tuple[Mapping[str, Any], ...] = ()
     whole: bool = False
-    grace: Optional[float] = None
 
     def frames(self, turn: Turn) -> Frames:
         """The frames of the reply to this request, which has become `turn`."""

@@ -64,6 +64,7 @@ class ChatEndpoint:
         self._lifecycle = lifecycle
         self._history = None if dialect.carries_history else history
         self._replies = replies
+        self._keeps = self._history is not None or replies is not None
         self._streams = Streams(
             dialect, responder, settings, lifecycle, replies, remembers=self._history is not None
         )
@@ -215,19 +216,21 @@ class ChatEndpoint:
         """Stream the answer, or return the response that refuses the request."""
         conversation: Optional[ConversationTurn] = None
         found: Optional[Found] = None
+        claim: Optional[Claim] = None
+        attempt: Optional[Attempt] = None
         try:
             try:
                 data = await self._body(headers, receive, limit)
                 request = self.dialect.decode(data, headers)
-                owner = owner_of(scope)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
-                claim = Claim(conversation_id, owner, new_reply_id(), request.message)
-                attempt = None
-                if self._replies is not None:
-                    attempt = read_attempt(headers, owner, scope["path"], data)
+                if self._keeps:  # else a short reply is spared all of this (`make bench`, short)
+                    owner = owner_of(scope)
+                    claim = Claim(conversation_id, owner, new_reply_id(), request.message)
+                    if self._replies is not None:
+                        attempt = read_attempt(headers, owner, scope["path"], data)
+                    if self._history is not None or attempt is not None:
+                        conversation, found = await self._begin(claim, request, attempt)
                 del data  # a stream would hold it for minutes
-                if self._history is not None or attempt is not None:
-                    conversation, found = await self._begin(claim, request, attempt)
             except ClientDisconnect:
                 return None
             except RequestError as error:
@@ -238,9 +241,8 @@ class ChatEndpoint:
             if found is not None:
                 stream = self._streams.join(found, request, scope, receive, send)
             else:
-                keyed = attempt is not None
                 stream = self._streams.open(
-                    request, claim, conversation, keyed, scope, receive, send
+                    request, conversation_id, conversation, claim, attempt, scope, receive, send
                 )
             await stream.respond()
             return None

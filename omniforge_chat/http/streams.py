@@ -20,6 +20,7 @@ from ..stream.kept import KeptStream, KeptWholeReply
 from ..stream.lifecycle import Lifecycle
 from ..stream.response import ABORT, UNSENT, EventStream
 from ..stream.whole import HeldBack, WholeReply
+from .idempotency import Attempt
 from .paths import mount_path
 from .replies import Found, Replies, headers_of, reply_path
 
@@ -47,17 +48,22 @@ class Streams:
     def open(
         self,
         request: Request,
-        claim: Claim,
+        conversation_id: str,
         conversation: Optional[ConversationTurn],
-        keyed: bool,
+        claim: Optional[Claim],
+        attempt: Optional[Attempt],
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> EventStream:
-        """The response to a chat that nobody has answered yet."""
+        """The response to a chat that nobody has answered yet.
+
+        `claim` is None if neither conversations nor replies are kept, `attempt` if the request has
+        no Idempotency-Key.
+        """
         turn = Turn(
             request.message,
-            claim.conversation_id,
+            conversation_id,
             request_id(scope),
             (request.history or ()) if conversation is None else conversation.earlier,
             conversation is not None,
@@ -66,31 +72,32 @@ class Streams:
             request.parameters,
             request.parts,
         )
-        settings, replies, recording = self._settings, self._replies, None
-        if replies is not None:
-            recording = replies.replay.record(claim.turn_id, claim.conversation_id, claim.owner)
+        recording = None
+        if claim is not None and self._replies is not None:
+            recording = self._replies.replay.record(claim.turn_id, conversation_id, claim.owner)
+        reply, send = self._reply(request, turn, claim, recording, send)
+        if self._remembers and conversation is None:
+            reply.unremembered = True
         responder = self._responder
         if conversation is not None:
             responder = conversation.record(responder)
-        reply, send = self._reply(request, turn, claim.turn_id, recording, send)
-        reply.unremembered = self._remembers and conversation is None
         extensions = scope.get("extensions", {})
-        kind = EventStream if recording is None else KeptStream
-        stream = kind(
+        stream = (EventStream if recording is None else KeptStream)(
             reply,
             responder,
-            settings,
+            self._settings,
             self._lifecycle,
             receive,
             send,
             extensions.get(ABORT),
             extensions.get(UNSENT),
         )
-        if recording is not None and isinstance(stream, KeptStream):
+        if claim is not None and recording is not None and isinstance(stream, KeptStream):
             grace = request.grace
             if grace is None:
                 # With a key a client of any format can come back.
-                grace = settings.replay_grace if self._dialect.resumable or keyed else 0.0
+                resumable = self._dialect.resumable or attempt is not None
+                grace = self._settings.replay_grace if resumable else 0.0
             location = quote(mount_path(scope, self._dialect.path)) + reply_path(claim.turn_id)
             headers = [*headers_of(claim.turn_id), (b"location", location.encode("ascii"))]
             stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
@@ -100,7 +107,7 @@ class Streams:
         self,
         request: Request,
         turn: Turn,
-        reply_id: str,
+        claim: Optional[Claim],
         recorder: Optional[Recorder],
         send: Send,
     ) -> Tuple[Reply, Send]:
@@ -108,9 +115,9 @@ class Streams:
         thoughts = self._settings.thoughts
         if not request.whole:
             frames = request.frames(turn)
-            if recorder is None:
+            if claim is None or recorder is None:
                 return Reply(turn, frames, thoughts=thoughts), send
-            return KeptReply(turn, frames, reply_id, recorder, thoughts=thoughts), send
+            return KeptReply(turn, frames, claim.turn_id, recorder, thoughts=thoughts), send
         document = request.document(turn)
         if recorder is None:
             whole = WholeReply(turn, document, thoughts=thoughts)
