@@ -25,7 +25,10 @@ class SettingsError(ValueError):
         self.expected = expected
 
     def __str__(self) -> str:
-        return without_passwords(f"{self.name}={self.value!r}: expected {self.expected}")
+        return f"{self.name}={shown(self.value)}: expected {self.expected}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 def without_passwords(text: str) -> str:
@@ -34,21 +37,41 @@ def without_passwords(text: str) -> str:
     return re.sub(r"://\S*@", "://***@", text)
 
 
+def masked(value: str) -> str:
+    """The value of a setting, with `***` in place of the passwords in an address."""
+    value = re.sub(r"(?s)://.*@", "://***@", value)
+    return re.sub(r"(?i)(pass\w*=)[^&\s]*", r"\1***", value)
+
+
+def shown(value: object) -> str:
+    """The value of a setting as code has it, without passwords."""
+    return repr(masked(value)) if isinstance(value, str) else without_passwords(repr(value))
+
+
 class Rule(NamedTuple):
     """The values that a setting may have: in words, as a test, and how text becomes one of them.
 
-    `read` gets the text without white space around it, and raises ValueError for a useless one.
+    `read` gets the text without white space around it, and raises ValueError for a useless one. If
+    there may be a password in a value, `has_password` is set.
     """
 
     expected: str
     holds: Callable[[Any], bool]
     read: Callable[[str], Any] = str
+    has_password: bool = False
+
+    def refusal(self, name: str, value: object) -> SettingsError:
+        """The error for a value that is none of these."""
+        if self.has_password and isinstance(value, str) and "://" not in value:
+            # An address that lacks its scheme. A file may have an @ in its name.
+            value = re.sub(r"(?s)^(?!sqlite:).*@", "***@", value)
+        return SettingsError(name, value, self.expected)
 
 
 def check(name: str, value: object, rule: Rule) -> None:
     """Raises SettingsError if `rule` does not hold for `value`."""
     if not rule.holds(value):
-        raise SettingsError(name, value, rule.expected)
+        raise rule.refusal(name, value)
 
 
 def text(expected: str) -> Rule:
@@ -198,10 +221,12 @@ HISTORY = Rule(
     "off, memory, redis, sqlite:PATH or postgresql://...",
     _is_history,
     lambda text: text.lower() if text.lower() in ("off", "memory", "redis") else text,
+    has_password=True,
 )
 REDIS_URL = Rule(
     "redis://HOST:PORT/NUMBER, rediss://... for TLS, or unix://PATH",
     lambda value: _is_url(value, "redis", "rediss", "unix"),
+    has_password=True,
 )
 KEY_PREFIX = Rule(
     "1 to 64 visible ASCII characters without braces",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Dict, Mapping, Optional, Tuple, get_type_hint
 import msgspec
 
 from . import rules
-from .rules import DIALECTS, SettingsError, check, without_passwords
+from .rules import DIALECTS, SettingsError, check, shown
 
 
 def _is_loopback(address: object) -> bool:
@@ -88,9 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         values = {field: getattr(self, field) for field in self.__struct_fields__}
         values["ssl_keyfile_password"] = "***"
-        return without_passwords(
-            f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
-        )
+        return f"Settings({', '.join(f'{name}={shown(value)}' for name, value in values.items())})"
 
     @property
     def shortest_limit(self) -> float:
@@ -163,4 +161,5 @@ def read(field: str, environ: Mapping[str, str]) -> Any:
         value = rule.read(text.strip())
         if rule.holds(value):
             return value
-    raise SettingsError(name, text, rule.expected)
+    refusal: SettingsError = rule.refusal(name, text)
+    raise refusal

@@ -112,6 +112,42 @@ def test_the_password_of_a_key_is_not_shown() -> None:
     assert "port=1" in repr(Settings(port=1))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("redis_url", "redis://me:secret@host:1/0", "redis://***@host:1/0"),
+        ("redis_url", "redis://:sec@ret?/@host", "redis://***@host"),
+        ("redis_url", "redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("history", "postgresql://me:secret@host/chat", "postgresql://***@host/chat"),
+        ("history", "postgresql://host/chat?sslpassword=secret", "host/chat?sslpassword=***"),
+        ("history", "sqlite:/data/me@home.db", "sqlite:/data/me@home.db"),
+    ],
+)
+def test_the_password_of_a_store_is_not_shown(field: str, value: str, shown: str) -> None:
+    """The rest of its address is, as it tells which store is meant."""
+    settings = Settings.from_env({variable(field): value})
+    assert shown in repr(settings)
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("REDIS_URL", "redis://:sec ret@host", "redis://***@host"),
+        ("REDIS_URL", "me:secret@host:6379", "***@host:6379"),
+        ("CHAT_HISTORY", "postgresql:/me:secret@host/chat", "***@host/chat"),
+        ("CHAT_HISTORY", "host=here password=secret", "host=here password=***"),
+    ],
+)
+def test_nor_is_that_of_an_address_which_is_none(name: str, value: str, shown: str) -> None:
+    """The line at the start goes where all lines of the log go."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({name: value})
+    for text in (str(caught.value), repr(caught.value)):
+        assert f"{name}={shown!r}" in text
+        assert "sec" not in text
+
+
 def test_in_code_there_is_no_cors() -> None:
     """It belongs to the host app that a chat is mounted in; only a service speaks for itself."""
     assert Settings().cors_origins == ()
@@ -301,7 +337,9 @@ def test_any_environment_is_settings_or_a_settings_error(environ: Dict[str, str]
     """A service starts, or says in one line why not; there is no traceback to read."""
     result = outcome(partial(Settings.from_env, environ))
     if isinstance(result, SettingsError):
-        assert f"{result.name}={environ[result.name]!r}: " in str(result)
+        value = environ[result.name]
+        told = f"{result.name}={value!r}: " in str(result)
+        assert told or "@" in value or "pass" in value.lower()
         assert str(result).encode("utf-8")
 
 
