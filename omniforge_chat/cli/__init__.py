@@ -4,7 +4,12 @@ The modules:
 
 - `serve`: the service, if no command is named.
 - `flags`: its flags, as the variables that they stand for.
+- `check`: the settings of a service, and its stores.
+- `conversations`: what is stored of a conversation, to be shown or deleted.
 - `talk`: a conversation with a service.
+- `environment`: the settings of a command.
+- `stores`: the stores that they name.
+- `printable`: texts that a terminal does not obey.
 
 They import much, which takes a while. So `main`, which imports nothing of it, takes care of the
 signals that come meanwhile.
@@ -22,7 +27,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Dict, List, Optional
 
-COMMANDS: Dict[str, str] = {"talk": "holds a conversation with a service, or sends it one message"}
+COMMANDS: Dict[str, str] = {
+    "talk": "holds a conversation with a service, or sends it one message",
+    "conversations": "shows or deletes a stored conversation",
+    "check": "checks the settings and reaches the stores",
+}
 """Each command, and its help. Its module has a `run`: its arguments in, the exit status out."""
 
 _BY_DEFAULT = (signal.SIG_DFL, signal.default_int_handler)

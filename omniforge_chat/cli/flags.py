@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..settings import Settings, variable
 from . import COMMANDS
+from .environment import ENV_FILE_HELP
 
 FLAGS = {
     "--host": ("host", "address to listen on"),
@@ -63,9 +64,7 @@ def parse(arguments: List[str]) -> Tuple[Dict[str, str], Options]:
     parser.add_argument(
         "--fd", type=int, default=None, help="descriptor of a socket to listen on, as systemd has"
     )
-    parser.add_argument(
-        "--env-file", default=None, metavar="FILE", help="file with more variables (python-dotenv)"
-    )
+    parser.add_argument("--env-file", default=None, metavar="FILE", help=ENV_FILE_HELP)
     parser.add_argument(
         "--reload", action="store_true", default=False, help="restart when a Python file changes"
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
-import importlib
-import os
 import socket
 import sys
-from typing import List, Optional
+from typing import Dict, List
 
 from ..app import create_app
-from ..responders import descriptors_per_stream, load_responder
-from ..rules import SettingsError
+from ..logs import logger
+from ..responders import descriptors_per_stream
+from ..rules import SettingsError, masked
 from ..server import (
-    check_tls,
     configure_log,
     fit_streams,
     open_listener,
@@ -24,7 +24,9 @@ from ..server import (
 )
 from ..settings import Settings, variable
 from ..stdio import open_standard_streams
+from .environment import check_settings, find_own_modules, read_settings, told
 from .flags import Options, parse
+from .stores import check_stores
 
 
 def run(arguments: List[str]) -> int:
@@ -35,17 +37,14 @@ def run(arguments: List[str]) -> int:
     """
     open_standard_streams()
     raise_descriptor_limit()
-    # `python -m` has the current directory on the path, the script does not.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    find_own_modules()
     flags, options = parse(arguments)
     try:
-        _read_env_file(options.env_file)
-        settings = Settings.from_env({**os.environ, **flags})
+        settings = read_settings(options.env_file, flags)
         _check(settings, options)
-        responder = load_responder(settings.responder, settings)
+        responder = check_settings(settings)
     except SettingsError as error:
-        return _fail(2, str(error))
+        return _fail(2, told(error))
     if options.check:
         print(_summary(settings, options))
         return 0
@@ -60,6 +59,7 @@ def run(arguments: List[str]) -> int:
         except OSError as error:
             return _fail(1, str(error))
         settings = settings.listening_on(listener.getsockname())
+        _warn_of_stores(settings)
         if options.reload:
             serve_reloading(listener, settings)
         elif settings.workers > 1:
@@ -69,43 +69,27 @@ def run(arguments: List[str]) -> int:
     return 0
 
 
-def _read_env_file(path: Optional[str]) -> None:
-    """Add the variables of a file to the environment, as `uvicorn --env-file` does.
-
-    Raises SettingsError.
-    """
-    if path is None:
-        return
-    try:
-        dotenv = importlib.import_module("dotenv")
-    except ModuleNotFoundError:
-        raise SettingsError(
-            "--env-file", path, "python-dotenv: pip install python-dotenv"
-        ) from None
-    try:
-        with open(path, encoding="utf-8") as file:
-            dotenv.load_dotenv(stream=file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError("--env-file", path, f"a file that can be read: {reason}") from None
-
-
 def _check(settings: Settings, options: Options) -> None:
-    """Raises SettingsError for settings that a service cannot combine."""
-    several = settings.workers > 1
-    if settings.history == "memory" and several:
-        expected = (
-            f"off, or one worker ({variable('workers')}=1): "
-            f"each of {settings.workers} would know a part of a conversation"
-        )
-        raise SettingsError(variable("history"), settings.history, expected)
-    if options.reload and several:
+    """Raises SettingsError for settings that these options exclude."""
+    if options.reload and settings.workers > 1:
         raise SettingsError(variable("workers"), settings.workers, "1, for --reload")
     if options.fd is not None and settings.uds:
         raise SettingsError(variable("uds"), settings.uds, "none, as --fd is given")
-    if settings.uds and not hasattr(socket, "AF_UNIX"):
-        raise SettingsError(variable("uds"), settings.uds, "none, as there are no Unix sockets")
-    check_tls(settings)
+
+
+def _warn_of_stores(settings: Settings) -> None:
+    """Log the stores that are out of reach. The service runs without them until they are back."""
+    if {settings.history, settings.replay} <= {"off", "memory"}:
+        return
+    # `asyncio.run` would leave Python 3.9 without the loop that a responder may ask for later.
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        reports = loop.run_until_complete(check_stores(settings))
+    failed: Dict[str, List[str]] = {}
+    for report in reports:
+        if report.state == "failed":
+            failed.setdefault(report.text, []).append(report.store)
+    for text, names in failed.items():
+        logger.warning("%s %s", " and ".join(names), text)
 
 
 def _where(settings: Settings, options: Options) -> str:
@@ -139,8 +123,8 @@ def _summary(settings: Settings, options: Options) -> str:
     for field in settings.__struct_fields__:
         value = getattr(settings, field)
         if value != getattr(defaults, field):
-            shown = "***" if field == "ssl_keyfile_password" else _written(value)
-            lines.append(f"  {variable(field)}={shown}")
+            written = "***" if field == "ssl_keyfile_password" else masked(_written(value))
+            lines.append(f"  {variable(field)}={written}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """From bytes to the core and back: the routes of the service, its pages and its errors.
 
-`app` uses the names that are exported here, and `chat_routes` is public. The checks of a request
-(`body`) and the OpenAPI document (`openapi`) are private to this room.
+`app` and `cli` use the names that are exported here, and `chat_routes` is public. The checks of a
+request (`body`) and the OpenAPI document (`openapi`) are private to this room.
 """
 
 from .chat import FAILURE_LOGGED, ChatEndpoint
@@ -12,6 +12,7 @@ from .paths import leads_to, shape_at
 from .replies import ANSWERED_HEADERS, ASKED_HEADERS
 from .responses import error_response, internal_error
 from .routes import chat_routes
+from .stored import conversation_document, delete_conversation
 
 __all__ = [
     "ANSWERED_HEADERS",
@@ -21,6 +22,8 @@ __all__ = [
     "AllowedHosts",
     "ChatEndpoint",
     "chat_routes",
+    "conversation_document",
+    "delete_conversation",
     "error_response",
     "front_route",
     "internal_error",

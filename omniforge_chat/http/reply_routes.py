@@ -22,6 +22,7 @@ from .owner import owner_of
 from .paths import ChatRoute
 from .replies import PATH, Replies, owner_and_id
 from .responses import error_response, internal_error, json_response
+from .stored import conversation_document, delete_conversation
 
 CONVERSATION = "/api/v1/conversations/{conversation_id}"
 
@@ -160,22 +161,13 @@ class _Conversations:
         """GET: the messages."""
         conversation_id = _conversation_id(scope)
         messages = await self._stored.read(conversation_id, owner_of(scope))
-        return json_response({"conversation_id": conversation_id, "messages": messages})
+        return json_response(conversation_document(conversation_id, messages))
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> Response:
         """DELETE: nothing of it is left, and a running reply is stopped."""
-        conversation_id, owner = _conversation_id(scope), owner_of(scope)
-        kept = None
-        if self._replies is not None:
-            kept = await self._replies.replay.newest(conversation_id, owner)
-        try:
-            # First, so that a reply that is being stopped stores nothing.
-            await self._stored.delete(conversation_id, owner)
-        except ConversationNotFound:
-            if kept is None:
-                raise
-        if self._replies is not None:
-            await self._replies.replay.forget(conversation_id, owner)
+        replay = None if self._replies is None else self._replies.replay
+        conversation_id = _conversation_id(scope)
+        await delete_conversation(self._stored, replay, conversation_id, owner_of(scope))
         return _nothing()
 
 

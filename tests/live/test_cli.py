@@ -199,7 +199,8 @@ def test_help_names_every_flag(directory: Path) -> None:
     assert done.stderr == ""
     for flag in ("host", "port", "uds", "workers", "log-level", "responder", "reload", "check"):
         assert f"--{flag}" in done.stdout
-    assert "`talk` holds a conversation" in done.stdout
+    for command in ("talk", "conversations", "check"):
+        assert f"`{command}` " in done.stdout
 
 
 def test_a_command_comes_first(directory: Path) -> None:
@@ -255,6 +256,17 @@ def test_a_command_comes_first(directory: Path) -> None:
             "CHAT_HISTORY='memory': expected off, or one worker (WEB_CONCURRENCY=1)",
         ),
         ([], {"CHAT_HISTORY": "memory", "WEB_CONCURRENCY": "3"}, "each of 3 would know a part"),
+        (
+            ["--workers", "2"],
+            {"CHAT_REPLAY": "memory"},
+            "CHAT_REPLAY='memory': expected off, or one worker (WEB_CONCURRENCY=1): each of 2",
+        ),
+        ([], {"REDIS_URL": "host:6379"}, "REDIS_URL='host:6379': expected redis://HOST:PORT/NUM"),
+        (
+            [],
+            {"CHAT_REPLAY": "redis", "REDIS_URL": "redis://host:port/0"},
+            "REDIS_URL='redis://host:port/0': expected an address that redis-py can use",
+        ),
         (["--root-path", "//evil.example"], {}, "ROOT_PATH='//evil.example': expected a path"),
         (["--forwarded-allow-ips", "proxy"], {}, "FORWARDED_ALLOW_IPS='proxy': expected *, or"),
         (["--timeout-keep-alive", "0"], {}, "KEEP_ALIVE='0': expected a number of seconds"),

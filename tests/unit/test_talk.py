@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omniforge_chat.cli.printable import printable
 from omniforge_chat.cli.talk.address import chat_url, own_url
 from omniforge_chat.cli.talk.interrupts import Interrupts
-from omniforge_chat.cli.talk.terminal import printable
 from omniforge_chat.dialects.native import Native
 from omniforge_chat.rules import SettingsError
 

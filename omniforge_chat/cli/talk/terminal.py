@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import sys
 from importlib import import_module
 from typing import List, Mapping, TextIO
 
 from ...models import MAX_MESSAGE_CHARACTERS
+from ..printable import printable
 
-_controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 _MOST_BYTES = 4 * MAX_MESSAGE_CHARACTERS + len(b"\xef\xbb\xbf\r\n")  # in UTF-8
 
 
 class Trouble(Exception):
     """A failure, in words for the user."""
-
-
-def printable(text: str) -> str:
-    """`text` without the control characters but line feeds and tabs.
-
-    A terminal obeys them: a model, or whoever has written into its context, could move the cursor,
-    change the title or fill the clipboard (ECMA-48: C0, DEL and C1).
-    """
-    return _controls.sub("", text)
 
 
 class Terminal:

@@ -1,0 +1,221 @@
+"""Commands for whoever runs a service: what they find in its stores, without the service."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import pytest
+
+from omniforge_chat.cli import main
+
+from ..support.constants import CONVERSATION, PATIENCE
+from ..support.process import MODULE, environment, running
+from ..support.stores import RedisServer
+
+IN_REDIS = {"CHAT_HISTORY": "redis", "CHAT_REPLAY": "redis"}
+
+
+class Done(NamedTuple):
+    """What a command has said, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """A command in this process, with an environment of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._patch = monkeypatch
+        self._captured = capfd
+
+    def __call__(self, *arguments: str, **variables: str) -> Done:
+        self._patch.setattr(os, "environ", environment(**variables))
+        try:
+            status = main(list(arguments))
+        except SystemExit as end:  # of argparse
+            status = int(end.code or 0)
+        return Done(status, *self._captured.readouterr())
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    monkeypatch.chdir(tmp_path)
+    return Command(monkeypatch, capfd)
+
+
+@pytest.fixture
+def nobody() -> str:
+    """The address of a Redis that is not there, with a password."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"redis://:secret@127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+# check
+
+
+def lines(done: Done) -> List[str]:
+    """The lines of a check, without the one of the settings, which are fine."""
+    first, *others = done.out.splitlines()
+    assert first == "ok       settings  1 worker, responder placeholder"
+    assert done.err == ""
+    return others
+
+
+def test_a_check_tells_what_each_store_is(command: Command, redis_server: RedisServer) -> None:
+    """Before a deploy: the right server, and of which version."""
+    info = redis_server.client.info()
+    product = info.get("server_name", "redis")
+    version = info[f"{product}_version"]
+    done = command("check", **IN_REDIS, REDIS_URL=redis_server.url)
+    found = f"{product} {version} at {redis_server.url}"
+    assert lines(done) == [f"ok       history   {found}", f"ok       replay    {found}"]
+    assert done.status == 0
+    assert redis_server.client.keys() == []
+
+
+def test_a_check_tells_which_stores_there_are_none_to_reach(command: Command) -> None:
+    """A wrong file of variables is seen by that."""
+    done = command("check", CHAT_REPLAY="memory")
+    assert lines(done) == [
+        "off      history",
+        "ok       replay    in the memory of the process that serves",
+    ]
+    assert done.status == 0
+
+
+def test_a_check_warns_of_a_server_that_deletes_conversations(
+    command: Command, one_redis_server: RedisServer
+) -> None:
+    """It would do so without a word, and not before it is full."""
+    one_redis_server.config(maxmemory="64mb", maxmemory_policy="allkeys-lru")
+    done = command("check", CHAT_HISTORY="redis", REDIS_URL=one_redis_server.url)
+    assert lines(done)[0].startswith("warning  history   redis ")
+    assert "; its maxmemory-policy is allkeys-lru: if it is full, it deletes" in done.out
+    assert done.status == 1
+
+
+def test_a_check_tells_of_a_store_that_is_out_of_reach(command: Command, nobody: str) -> None:
+    """And shows no password, as the output of a deploy is kept."""
+    done = command("check", **IN_REDIS, REDIS_URL=nobody)
+    found = f"{nobody.replace(':secret@', '***@')}: it cannot be reached; start it, or correct"
+    for line, name in zip(lines(done), ("history", "replay ")):
+        assert line.startswith(f"failed   {name}   {found}")
+    assert done.status == 1
+
+
+def test_a_check_tells_of_a_replica(command: Command, one_redis_server: RedisServer) -> None:
+    """Nothing could be stored there."""
+    with one_redis_server.replica() as replica:
+        done = command("check", CHAT_HISTORY="redis", REDIS_URL=replica.url)
+    assert ": it is a replica, which takes no writes; REDIS_URL must name" in lines(done)[0]
+    assert done.status == 1
+
+
+def test_a_check_tells_of_settings_with_which_no_service_would_start(command: Command) -> None:
+    """As `--check` of the service does, and of nothing else, as nobody knows the stores then."""
+    done = command("check", CHAT_HISTORY="memory", WEB_CONCURRENCY="2")
+    assert done.out.startswith("failed   settings  CHAT_HISTORY='memory': expected off, or one")
+    assert (done.status, len(done.out.splitlines())) == (1, 1)
+
+
+def test_a_check_tells_of_a_package_that_is_missing(tmp_path: Path) -> None:
+    """With the command that installs it."""
+    missing = """raise ModuleNotFoundError("No module named 'redis'", name="redis")"""
+    (tmp_path / "redis.py").write_text(missing)
+    done = subprocess.run(
+        [*MODULE, "check"],
+        cwd=tmp_path,
+        env=environment(CHAT_REPLAY="redis"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.startswith("failed   settings  REDIS_URL='redis://127.0.0.1:6379/0': ")
+    assert done.stdout.endswith("the package redis: pip install 'omniforge-chat[redis]'\n")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_check_reads_a_file_of_variables(command: Command, tmp_path: Path) -> None:
+    """The one that the service is started with."""
+    (tmp_path / "env").write_text("CHAT_HISTORY=redis\nREDIS_URL=redis://:secret@host:x/0\n")
+    done = command("check", "--env-file", "env")
+    assert done.out.startswith("failed   settings  REDIS_URL='redis://***@host:x/0': expected")
+    assert command("check", "--env-file", "none").status == 1
+    assert command("check", "now").status == 2
+
+
+# A service whose store is not there
+
+
+def test_a_store_that_is_out_of_reach_at_the_start_is_one_warning(
+    tmp_path: Path, nobody: str
+) -> None:
+    """The service runs: what needs no store goes on, and the rest when it is back."""
+    with running(tmp_path, CHAT_REPLAY="redis", REDIS_URL=nobody) as service:
+        assert service.reply("Hello")
+        assert service.end() == 0
+    warnings = [line for line in service.log if " WARNING " in line]
+    assert len(warnings) == 1
+    where = nobody.replace(":secret@", "***@")
+    assert f" replay {where}: it cannot be reached; start it, or " in warnings[0]
+    assert "secret" not in "".join(service.log)
+
+
+# conversations
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: show|delete"),
+        (["list"], "invalid choice: 'list'"),
+        (["show"], "the following arguments are required: ID"),
+        (["show", "a b"], "argument ID: expected 1 to 128 visible ASCII characters"),
+        (["delete", "x" * 129], "argument ID: expected 1 to 128 visible ASCII characters"),
+        (["delete", "x", "--owner", "\udcff"], "argument --owner: expected text"),
+        (["delete", "x", "--json"], "unrecognized arguments: --json"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_told(
+    command: Command, arguments: List[str], said: str
+) -> None:
+    """With the usage, and the status of a wrong command."""
+    done = command("conversations", *arguments)
+    assert said in done.err
+    assert (done.status, done.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "CHAT_HISTORY=off: no conversation is stored"),
+        (
+            {"CHAT_HISTORY": "memory"},
+            "CHAT_HISTORY=memory: conversations are in the memory of the one process that serves; "
+            "only that can be asked, by GET or DELETE /api/v1/conversations/ID",
+        ),
+        (
+            {"CHAT_HISTORY": "redis", "REDIS_URL": "redis://:secret@host:x"},
+            "REDIS_URL='redis://***@host:x': expected an address that redis-py can use",
+        ),
+        ({"CHAT_HISTORY": "disk"}, "CHAT_HISTORY='disk': expected off, memory, redis, sqlite:PATH"),
+    ],
+)
+@pytest.mark.parametrize("name", ["show", "delete"])
+def test_settings_by_which_no_conversation_is_found_are_told(
+    command: Command, name: str, variables: Dict[str, str], said: str
+) -> None:
+    """Another command's "there is none" would be taken for the truth."""
+    done = command("conversations", name, CONVERSATION, **variables)
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"omniforge-chat: {said}")
+    assert (done.status, done.out) == (2, "")
