@@ -32,7 +32,7 @@ class Home(Protocol):
     """The store that a LiveReply belongs to."""
 
     def changed(self, reply: LiveReply) -> None:
-        """Something was added. Until `reply.noted` is unset, this is not called again."""
+        """Something was added, or it was lost. Until `noted` is unset, more is added in silence."""
 
     def grew(self, reply: LiveReply, size: int) -> None:
         """It takes `size` more bytes of memory, or fewer if that is negative."""
@@ -73,19 +73,25 @@ class LiveReply:
         "reply_id",
     )
 
-    def __init__(self, home: Home, reply_id: str, conversation_id: str, owner: str) -> None:
+    patient = False
+    """Whether a reader may be ahead of it, and waits until it has come so far."""
+
+    def __init__(
+        self, home: Home, reply_id: str, conversation_id: str, owner: str, start: int = 0
+    ) -> None:
+        """`start` is the position at which its text begins here."""
         self.reply_id = reply_id
         self.conversation_id = conversation_id
         self.owner = owner
         self.bytes = self.held = 0
-        self.base = 0
+        self.base = start
         self.last: Union[Done, Error, None] = None
         self.lost = self.noted = False
         self.followers = 0
         self._home = home
         self._gathered: List[Piece] = []
-        self._first = self._last = Run(str, 0)
-        self._characters = 0  # those of the runs
+        self._first = self._last = Run(str, start)
+        self._characters = start  # with those of the runs
         self._reading = 0  # so many are
         self._seen_at = -math.inf
         self._waiting: List[asyncio.Future[None]] = []
@@ -134,6 +140,16 @@ class LiveReply:
 
     # For its store
 
+    def seen(self, readers: int) -> None:
+        """It is being read elsewhere, and `readers` more have come there."""
+        self.followers += readers
+        self._seen_at = monotonic()
+
+    @property
+    def reading(self) -> int:
+        """How many read it here."""
+        return self._reading
+
     def request_stop(self) -> bool:
         """Stop it; whether it was still running."""
         if self.last is not None:
@@ -168,14 +184,16 @@ class LiveReply:
         self.bytes += run.grow(text)
         self._characters += len(text)
 
-    def cursor(self, position: int) -> Cursor:
-        """A place in what is held: `position` is between `base` and `characters`."""
+    def cursor_at(self, position: int) -> Cursor:
+        """A place in what is held: `position` is between `base` and `length`."""
         return Cursor(self._first, position)
 
     def let_go(self) -> None:
         """Hold no text any more, but that which comes from now on."""
         self.join()
-        self._first = self._last = Run(self._last.kind, self._characters)
+        run = Run(self._last.kind, self._characters)
+        # Who still reads what was held goes on to what comes.
+        self._last.next = self._first = self._last = run
         self.base = self._characters
         held, self.held = self.held, 0
         self._home.grew(self, -held)
@@ -187,14 +205,20 @@ class LiveReply:
             self._gathered.clear()
             self.let_go()
             self.wake()
+            self._home.changed(self)
 
     # For its readers
 
     @property
+    def length(self) -> int:
+        """The position of its end so far, as long as it is not lost."""
+        self.join()
+        return self._characters
+
+    @property
     def characters(self) -> Optional[int]:
         """See Kept."""
-        self.join()
-        return None if self.lost else self._characters
+        return None if self.lost else self.length
 
     def wake(self) -> None:
         """Tell those who wait that there may be something for them."""
@@ -213,11 +237,12 @@ class LiveReply:
         self.followers += 1
         self._reading += 1
         try:
-            self.join()
-            if after > self._characters and self.last is None:
-                yield GAP  # that is no position of this reply
-                return
-            cursor = self.cursor(min(after, self._characters))
+            while after > self.length and self.last is None and not self.lost:
+                if not self.patient:
+                    yield GAP  # that is no position of this reply
+                    return
+                await self._wait()
+            cursor = self.cursor_at(min(after, self._characters))
             while not self.lost:
                 piece = cursor.take()
                 if piece is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional
 
 from ..rules import AT_LEAST_1_KIB, SECONDS, check
 from ..settings import Settings
@@ -12,6 +12,7 @@ from .keys import Keys
 from .live import LiveReply
 from .protocol import Keyed
 from .pulse import Pulse
+from .shelf import Shelf
 
 REPLY_BYTES = 1500
 """The memory that a reply takes besides its text, rounded up."""
@@ -30,9 +31,8 @@ class MemoryReplay:
         check("total_bytes", total_bytes, AT_LEAST_1_KIB)
         self._keep = keep
         self._total_bytes = total_bytes
-        self._replies: Dict[str, LiveReply] = {}
-        self._ended: Dict[str, float] = {}  # and when each expires: that is their order
-        self._conversations: Dict[Tuple[str, str], List[LiveReply]] = {}
+        self._replies: Shelf[LiveReply] = Shelf()
+        self._ended: Dict[LiveReply, float] = {}  # and when each expires: that is their order
         self._bytes = 0
         self._keys = Keys()
         self._pulse = Pulse()
@@ -51,8 +51,7 @@ class MemoryReplay:
         """See Replay."""
         self._expire()
         reply = LiveReply(self, reply_id, conversation_id, owner)
-        self._replies[reply_id] = reply
-        self._conversations.setdefault((owner, conversation_id), []).append(reply)
+        self._replies.add(reply)
         self._bytes += REPLY_BYTES
         self._shrink()
         return reply
@@ -66,7 +65,7 @@ class MemoryReplay:
     async def newest(self, conversation_id: str, owner: str) -> Optional[str]:
         """See Replay."""
         self._expire()
-        replies = self._conversations.get((owner, conversation_id))
+        replies = self._replies.of(conversation_id, owner)
         return replies[-1].reply_id if replies else None
 
     async def stop(self, reply_id: str, owner: str) -> Optional[bool]:
@@ -76,7 +75,7 @@ class MemoryReplay:
 
     async def forget(self, conversation_id: str, owner: str) -> None:
         """See Replay."""
-        for reply in list(self._conversations.get((owner, conversation_id), ())):
+        for reply in self._replies.of(conversation_id, owner):
             reply.lose()
             self._remove(reply)
             reply.request_stop()
@@ -91,7 +90,7 @@ class MemoryReplay:
 
     async def aclose(self) -> None:
         """See Replay."""
-        for reply in list(self._replies.values()):
+        for reply in list(self._replies):
             reply.lose()
             self._remove(reply)
         self._keys.clear()
@@ -109,21 +108,16 @@ class MemoryReplay:
             self._shrink()
 
     def ended(self, reply: LiveReply) -> None:
-        if self._replies.get(reply.reply_id) is reply:
-            self._ended[reply.reply_id] = monotonic() + self._keep
+        if reply in self._replies:
+            self._ended[reply] = monotonic() + self._keep
             self._wait()
 
     # Bounds
 
     def _remove(self, reply: LiveReply) -> None:
         """Forget a reply. Those who are reading it still get all of it, unless it is lost."""
-        del self._replies[reply.reply_id]
-        self._ended.pop(reply.reply_id, None)
-        of_conversation = (reply.owner, reply.conversation_id)
-        others = self._conversations[of_conversation]
-        others.remove(reply)
-        if not others:
-            del self._conversations[of_conversation]
+        self._replies.remove(reply)
+        self._ended.pop(reply, None)
         self._bytes -= REPLY_BYTES + reply.held
         if not self._ended and self._timer is not None:
             self._timer.cancel()
@@ -132,9 +126,9 @@ class MemoryReplay:
     def _shrink(self) -> None:
         while self._bytes > self._total_bytes:
             if self._ended:
-                self._remove(self._replies[next(iter(self._ended))])
+                self._remove(next(iter(self._ended)))
                 continue
-            largest = max(self._replies.values(), key=lambda reply: reply.held)
+            largest = max(self._replies, key=lambda reply: reply.held)
             if not largest.held:
                 break  # they have no text yet, and their number has its own limit
             largest.lose()
@@ -145,7 +139,7 @@ class MemoryReplay:
             oldest, until = next(iter(self._ended.items()))
             if until > now:
                 break
-            self._remove(self._replies[oldest])
+            self._remove(oldest)
 
     def _wait(self) -> None:
         """Set the timer for the next reply that expires."""

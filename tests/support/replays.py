@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import AsyncGenerator, List, Optional, Sequence, Tuple, Union
+from typing import AsyncGenerator, Callable, List, Optional, Sequence, Tuple, Union
 
 from omniforge_chat.models import Done, Error, Thought, Usage
 from omniforge_chat.replay import Entry, Kept, Recording, Replay
@@ -105,3 +105,12 @@ async def code(replay: Replay, name: str, after: int = 0) -> Optional[str]:
     """The code of the error that ends a reply; None if it is complete."""
     last = (await whole(replay, name, after))[-1]
     return last.code if isinstance(last, Error) else None
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    for _ in range(2000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never held")

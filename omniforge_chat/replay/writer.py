@@ -1,0 +1,296 @@
+"""The replies that this process produces, on their way to Redis.
+
+Nothing waits for Redis: what is added is noted here, and stored by the next round of the pump. All
+of a reply's text is held until it has ended and is stored, so that it can be put in again if the
+server has lost it, and read here without asking.
+
+Two bounds hold for the memory of all replies together. Above half of it, the text of the longest
+replies is let go of as soon as it is stored. Above all of it, Redis is away or too slow, and the
+longest replies are kept no more.
+"""
+
+from __future__ import annotations
+
+import math
+from time import monotonic
+from typing import Any, Dict, List, NamedTuple, Sequence, Union
+
+import msgspec
+
+from ..logs import logger
+from ..stores import Command, Keys, StoreUnreadable
+from .live import GAP, LiveReply
+from .pulse import Pulse
+from .pump import Pump
+from .shelf import Shelf
+from .stored import (
+    ADD,
+    CLOSED,
+    FORGOTTEN,
+    GONE,
+    LIST,
+    LOSE,
+    WRONG,
+    Begin,
+    Lives,
+    Part,
+    encode_end,
+    entry_of,
+    list_key,
+)
+
+ROUND_CHARACTERS = 512 * 1024
+"""How much one round stores at most, besides the last of its replies."""
+
+GIVE_UP_SECONDS = 60.0
+"""How long after its end somebody tries to store a reply."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Produced(LiveReply):
+    """A reply that is produced here, and how much of it is stored."""
+
+    __slots__ = ("_cursor", "begun", "closed", "ended_at", "stored")
+
+    def __init__(self, home: Writer, reply_id: str, conversation_id: str, owner: str) -> None:
+        super().__init__(home, reply_id, conversation_id, owner)
+        self.stored = 0
+        self.begun = False  # it is in the store
+        self.closed = False  # nothing more of it is stored
+        self.ended_at = math.inf
+        self._cursor = self.cursor_at(0)
+
+    def take(self) -> List[Union[int, str]]:
+        """The entries of what is not stored yet. They are taken once, unless `go_to` goes back."""
+        entries: List[Union[int, str]] = []
+        piece = self._cursor.take()
+        while piece is not None:
+            entries += entry_of(Part(self._cursor.position, piece))
+            piece = self._cursor.take()
+        return entries
+
+    def go_to(self, position: int) -> bool:
+        """The store has it up to `position`: go on there. False if that is not held here."""
+        if not self.base <= position <= self.length:
+            return False
+        self.stored = position
+        self._cursor = self.cursor_at(position)
+        return True
+
+
+class _Job(NamedTuple):
+    """What a round stores of a reply: the text up to a position, and perhaps its end."""
+
+    reply: Produced
+    position: int
+    ends: bool
+
+
+class Writer:
+    """The replies that are produced here: a Home for them, and a Part of the pump."""
+
+    def __init__(self, keys: Keys, pump: Pump, pulse: Pulse, lives: Lives, limit: int) -> None:
+        self.replies: Shelf[Produced] = Shelf()
+        self._keys = keys
+        self._pump = pump
+        self._pulse = pulse
+        self._lives = lives
+        self._limit = limit  # in bytes
+        self._held = 0
+        self._dirty: Dict[Produced, None] = {}
+        self._jobs: List[_Job] = []  # of the round that is on its way
+        self._notes: List[Produced] = []  # those whose further commands are
+
+    def record(self, reply_id: str, conversation_id: str, owner: str) -> Produced:
+        reply = Produced(self, reply_id, conversation_id, owner)
+        self.replies.add(reply)
+        self.changed(reply)
+        return reply
+
+    def heard_stop(self, reply_id: str) -> None:
+        """Somebody stops a reply at another worker."""
+        reply = self.replies.get(reply_id)
+        if reply is not None:
+            reply.request_stop()
+
+    def heard_forget(self, reply_id: str) -> None:
+        """Somebody deletes a reply at another worker."""
+        reply = self.replies.get(reply_id)
+        if reply is not None:
+            self.forget(reply)
+
+    def heard_followed(self, message: str) -> None:
+        """Replies are being read at another worker: for each, how many more have come there."""
+        for word in message.split():
+            reply_id, _, readers = word.partition(":")
+            reply = self.replies.get(reply_id)
+            if reply is not None:
+                reply.seen(int(readers))
+
+    def heard_missing(self, reply_id: str) -> None:
+        """Somebody looks for a reply that should be in the store."""
+        reply = self.replies.get(reply_id)
+        if reply is not None:
+            self.changed(reply)
+
+    def forget(self, reply: Produced) -> None:
+        """Stop a reply, and keep nothing of it."""
+        reply.closed = True
+        reply.lose()
+        self._remove(reply)
+        reply.request_stop()
+
+    def aclose(self) -> None:
+        """Let go of everything. What is not stored by now never is."""
+        unsaved = len(self._dirty)
+        if unsaved:
+            logger.error("%d replies were not stored whole, as the store is out of reach", unsaved)
+        for reply in list(self.replies):
+            reply.closed = True
+            reply.lose()
+            self._remove(reply)
+
+    # See Home
+
+    def changed(self, reply: LiveReply) -> None:
+        if reply.awaited:
+            self._pulse.wake(reply)
+        if isinstance(reply, Produced) and not reply.closed and reply in self.replies:
+            self._dirty[reply] = None
+            self._pump.wake()
+
+    def grew(self, reply: LiveReply, size: int) -> None:
+        self._held += size
+        while size > 0 and self._held > self._limit:
+            largest = max(self.replies, key=lambda reply: reply.held)
+            if not largest.held:
+                break
+            largest.lose()
+
+    def ended(self, reply: LiveReply) -> None:
+        if isinstance(reply, Produced) and reply in self.replies:
+            reply.ended_at = monotonic()
+            if reply.closed:
+                self._remove(reply)
+            else:
+                self._dirty[reply] = None
+                self._pump.hurry()
+
+    # See Part
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._dirty)
+
+    def commands(self, worker: str) -> Sequence[Command]:
+        keys: List[str] = []
+        packed: List[Any] = []
+        notes: List[Command] = []
+        self._jobs, self._notes, room = [], [], ROUND_CHARACTERS
+        for reply in list(self._dirty):
+            if room <= 0:
+                self._pump.hurry()
+                break
+            del self._dirty[reply]
+            reply.noted = False
+            position, key = reply.length, self._keys.reply(reply.reply_id)
+            begin = Begin(worker, reply.conversation_id, reply.owner)
+            if reply.lost or not reply.begun:
+                notes.append(self._note(reply, key, begin))
+                self._notes.append(reply)
+            if not reply.lost:
+                room -= position - reply.stored
+                last = reply.last and encode_end(reply.last, position)
+                entries = reply.take()
+                packed.append((reply.stored, entries, not reply.begun and begin, last or False))
+                keys.append(key)
+                self._jobs.append(_Job(reply, position, last is not None))
+        if not keys:
+            return notes
+        return [ADD(keys, _pack(packed), *self._lives), *notes]
+
+    def _note(self, reply: Produced, key: str, begin: Begin) -> Command:
+        if reply.lost:
+            end = encode_end(GAP, None)
+            return LOSE([key], *begin, end, self._lives.running)
+        index = list_key(self._keys, reply.conversation_id, reply.owner)
+        return LIST([index], reply.reply_id, sum(self._lives))
+
+    def answered(self, answers: Sequence[Any]) -> None:
+        jobs, self._jobs = self._jobs, []
+        notes, self._notes = self._notes, []
+        if jobs:
+            first, *answers = answers
+            if isinstance(first, StoreUnreadable):
+                logger.error("redis: replies cannot be stored: %s", first)
+                first = [WRONG] * len(jobs)
+            for job, answer in zip(jobs, first):
+                self._stored(job, answer)
+        for reply, answer in zip(notes, answers):
+            if isinstance(answer, StoreUnreadable):
+                logger.error("redis: the reply %s cannot be listed: %s", reply.reply_id, answer)
+            if reply.lost:
+                self._close(reply)
+        if self._held > self._limit // 2:
+            self._let_go()
+
+    async def check(self) -> None:
+        pass
+
+    def failed(self) -> None:
+        for job in self._jobs:
+            job.reply.go_to(job.reply.stored)
+        self._jobs, self._notes = [], []
+        now, given_up = monotonic(), 0
+        for reply in list(self.replies):
+            if now - reply.ended_at > GIVE_UP_SECONDS:
+                given_up += 1
+                self._remove(reply)
+            elif not reply.closed:
+                # Those that are silent, too: the server may come back without them.
+                self._dirty[reply] = None
+        if given_up:
+            logger.error("%d ended replies could not be stored, and are kept no more", given_up)
+
+    def _stored(self, job: _Job, answer: int) -> None:
+        """The store's answer: the position at which the reply ends there, or why it has none."""
+        reply = job.reply
+        if reply not in self.replies:
+            return  # it was deleted meanwhile
+        if answer == CLOSED and job.ends:
+            self._remove(reply)
+        elif answer == FORGOTTEN:
+            self.forget(reply)
+        elif answer in (CLOSED, WRONG):
+            if answer == WRONG:
+                key = self._keys.reply(reply.reply_id)
+                logger.error("redis: the key %s holds something else than a reply", key)
+            self._close(reply)  # or others took this worker for dead
+        elif answer == GONE or answer != job.position:
+            reply.begun = answer != GONE
+            if not reply.go_to(max(answer, 0)):
+                reply.lose()
+            self._dirty[reply] = None
+        else:
+            reply.begun = True
+            reply.stored = answer
+
+    def _close(self, reply: Produced) -> None:
+        """Store nothing more of it. Until it ends, it can still be read here."""
+        reply.closed = True
+        self._dirty.pop(reply, None)
+        if reply.last is not None and reply in self.replies:
+            self._remove(reply)
+
+    def _remove(self, reply: Produced) -> None:
+        self.replies.remove(reply)
+        self._dirty.pop(reply, None)
+        self._held -= reply.held
+
+    def _let_go(self) -> None:
+        for reply in sorted(self.replies, key=lambda reply: reply.held, reverse=True):
+            if self._held <= self._limit // 4:
+                break
+            if reply.length == reply.stored:
+                reply.let_go()
