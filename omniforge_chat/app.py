@@ -30,11 +30,11 @@ from .http import (
     FAILURE_LOGGED,
     AllowedHosts,
     ChatEndpoint,
+    DirectWay,
     chat_routes,
     error_response,
     front_route,
     internal_error,
-    leads_to,
     shape_at,
 )
 from .logs import logger
@@ -42,6 +42,7 @@ from .replay import Replay, make_replay
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
 from .settings import Settings
+from .stores import make_redis
 from .stream.lifecycle import Lifecycle
 from .stream.refusals import Refusals
 
@@ -60,6 +61,7 @@ class ChatApp(Starlette):
         lifecycle: Lifecycle,
         routes: List[Route],
         parts: Tuple[object, ...],
+        below: object,
         *,
         keeps_replies: bool = False,
     ) -> None:
@@ -69,6 +71,7 @@ class ChatApp(Starlette):
         self._settings = settings
         self._lifecycle = lifecycle
         self._parts = parts  # these may have an `aclose`
+        self._below = below  # it, too; they use it
         self._keeps_replies = keeps_replies
         self._own_routes = routes
         self._chats = [route for route in routes if isinstance(route.endpoint, ChatEndpoint)]
@@ -88,7 +91,7 @@ class ChatApp(Starlette):
             or self.debug
             or getattr(self, "max_body_size", None) is not None
         )
-        direct = Middleware(_DirectWay, router=self.router, routes=self._chats)
+        direct = Middleware(DirectWay, router=self.router, routes=self._chats)
         # Starlette reads its lists here, and only here.
         self.user_middleware = [Middleware(RequestIDMiddleware), *others, *ours, direct]
         self.exception_handlers = {
@@ -101,7 +104,7 @@ class ChatApp(Starlette):
         finally:
             self.user_middleware, self.exception_handlers = others, handlers
         # The chat puts its request's id on its responses itself.
-        stack = _DirectWay(stack, self.router, self._chats) if bare else stack
+        stack = DirectWay(stack, self.router, self._chats) if bare else stack
         hosts = self._settings.allowed_hosts
         if not hosts or "*" in hosts:
             return stack
@@ -138,7 +141,7 @@ class ChatApp(Starlette):
         await self._lifecycle.drain(self._settings.drain_timeout if seconds is None else seconds)
 
     async def aclose(self) -> None:
-        """Call `aclose()` of the responder and of the history, if they have one.
+        """Call `aclose()` of the responder and of the stores, if they have one.
 
         If the app is served on its own, its lifespan calls this at shutdown. A mounted app has no
         lifespan. You may call this in your own; if you do not, the connections end with the
@@ -151,6 +154,7 @@ class ChatApp(Starlette):
             async with create_task_group() as group:
                 for part in self._parts:
                     group.start_soon(_close, part)
+            await _close(self._below)
         if scope.cancelled_caught:
             logger.error("the app did not close within %g s", seconds)
 
@@ -208,10 +212,11 @@ def create_app(
         responder = load_responder(settings.responder, settings)
     if history is not None:
         check_history(history)
+    redis = make_redis(settings)
     if history is None:
-        history = make_history(settings)
+        history = make_history(settings, redis)
     if replay is None:
-        replay = make_replay(settings)
+        replay = make_replay(settings, redis)
     lifecycle = Lifecycle(max_streams=settings.max_streams)
     routes = chat_routes(
         responder, settings=settings, lifecycle=lifecycle, history=history, replay=replay
@@ -221,6 +226,7 @@ def create_app(
         lifecycle,
         routes,
         (responder, history, replay),
+        redis,
         keeps_replies=replay is not None,
     )
 
@@ -240,50 +246,6 @@ class _Default:
             return self._not_found(scope, receive, send)
         scope.update(child_scope)
         return self._front.handle(scope, receive, send)
-
-
-class _DirectWay:
-    """Calls a chat directly, past the router, because most requests are for its path.
-
-    The router and Starlette's layers for errors take a good part of the time of a short chat, and
-    some more calls for each token of a long one. The route still exists: for other methods, for
-    tools that list the routes, and for a host that has put something around it.
-    """
-
-    def __init__(self, app: ASGIApp, router: Router, routes: Sequence[Route]) -> None:
-        self._app = app
-        self._router = router
-        self._routes = routes
-        self._by_path = {route.path: route for route in routes}
-
-    # A plain function, but no app of ASGI 2: see RequestIDMiddleware.
-    _asgi_single_callable = True
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            route = self._by_path.get(scope["path"]) or self._led_to(scope)
-            if route is not None and self._is_first(route):
-                # The router sets these too, for middleware that counts by route.
-                scope.setdefault("router", self._router)
-                endpoint: ASGIApp = route.endpoint
-                scope["endpoint"] = endpoint
-                scope["route"] = route
-                scope.setdefault("path_params", {})
-                return endpoint(scope, receive, send)
-        return self._app(scope, receive, send)
-
-    def _led_to(self, scope: Scope) -> Optional[Route]:
-        return next((route for route in self._routes if leads_to(scope, route.path)), None)
-
-    def _is_first(self, route: Route) -> bool:
-        """Whether the router would come to the chat, with nothing of a host's before it."""
-        router = self._router
-        return (
-            type(router) is Router  # else it is the host's
-            and router.middleware_stack == router.app  # else the host has wrapped it
-            and route.app == route.endpoint  # the same
-            and router.routes[: len(self._routes)] == self._routes  # else one in front may match
-        )
 
 
 async def _http_error(

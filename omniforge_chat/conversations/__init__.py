@@ -7,6 +7,7 @@ of yours follows the protocol `History`.
 from typing import Optional
 
 from ..settings import Settings
+from ..stores import SharedRedis
 from .memory import MemoryHistory
 from .protocol import Claim, History, StoredConversations
 from .turn import ConversationTurn, late_history
@@ -22,6 +23,6 @@ __all__ = [
 ]
 
 
-def make_history(settings: Settings) -> Optional[History]:
-    """The store of conversations that `settings` name, or None."""
+def make_history(settings: Settings, redis: Optional[SharedRedis] = None) -> Optional[History]:
+    """The store of conversations that `settings` name, or None. `redis` is for the one in Redis."""
     return MemoryHistory.from_settings(settings) if settings.history == "memory" else None

@@ -6,9 +6,10 @@ request (`body`) and the OpenAPI document (`openapi`) are private to this room.
 
 from .chat import FAILURE_LOGGED, ChatEndpoint
 from .cors import CORS
+from .direct import DirectWay
 from .front import front_route
 from .hosts import AllowedHosts
-from .paths import leads_to, shape_at
+from .paths import shape_at
 from .replies import ANSWERED_HEADERS, ASKED_HEADERS
 from .responses import error_response, internal_error
 from .routes import chat_routes
@@ -21,12 +22,12 @@ __all__ = [
     "FAILURE_LOGGED",
     "AllowedHosts",
     "ChatEndpoint",
+    "DirectWay",
     "chat_routes",
     "conversation_document",
     "delete_conversation",
     "error_response",
     "front_route",
     "internal_error",
-    "leads_to",
     "shape_at",
 ]

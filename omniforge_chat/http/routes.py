@@ -109,7 +109,7 @@ def _chats(
     history: Optional[History],
     replies: Optional[Replies],
 ) -> List[Route]:
-    """The POST of each dialect. These come first: see `_DirectWay` in app.py."""
+    """The POST of each dialect. These come first: see `DirectWay`."""
     return [
         ChatRoute(
             dialect.path,

@@ -14,6 +14,9 @@ SharedRedis for the stores of an app, and closes it after them.
 - `driver`: redis-py, which is imported when it is needed.
 """
 
+from typing import Optional
+
+from ..settings import Settings
 from .commands import Command, Script, command
 from .failures import StoreFailure, StoreUnavailable, StoreUnreadable
 from .inspection import Finding
@@ -33,4 +36,12 @@ __all__ = [
     "StoreUnreadable",
     "Verdict",
     "command",
+    "make_redis",
 ]
+
+
+def make_redis(settings: Settings) -> Optional[SharedRedis]:
+    """The server that `settings` name, if any store of theirs is in Redis."""
+    if "redis" not in (settings.history, settings.replay):
+        return None
+    return SharedRedis(settings.redis_url, settings.redis_prefix)

@@ -320,7 +320,7 @@ def test_every_app_of_ours_says_that_it_is_no_asgi_2_app() -> None:
         assert called or inspect.iscoroutinefunction(type(inner).__call__), inner
         seen.add(type(inner).__name__)
         inner = getattr(inner, "app", None) or inner._app
-    assert {"RequestIDMiddleware", "_DirectWay"} <= seen
+    assert {"RequestIDMiddleware", "DirectWay"} <= seen
 
 
 @pytest.mark.parametrize(
