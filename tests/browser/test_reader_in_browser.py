@@ -12,9 +12,10 @@ from starlette.routing import Mount, Route
 from omniforge_chat import Settings, Turn, Usage, create_app
 
 from ..support.constants import CONVERSATION, PATIENCE
+from ..support.cutting import CuttingProxy
 from ..support.docs import DOCS, README, blocks
 from ..support.responders import saying
-from ..support.scenes import FAILURE, PIECES, Scenes
+from ..support.scenes import CHAT, CUTS, FAILURE, PARTS, PIECES, Scenes
 from ..support.servers import UvicornThread
 
 READ = """
@@ -78,6 +79,43 @@ def test_the_reader_tells_how_a_chat_ended(
     assert ended == end
     if path != "/broken":  # there a browser may drop what it has not handed out yet
         assert "".join(read) == "".join(pieces)
+
+
+@pytest.mark.parametrize("origin", ["its own", "another"])
+def test_a_reply_goes_on_where_it_was_cut(page: Any, origin: str) -> None:
+    """Behind a part and within one; at another origin each request needs the leave of CORS."""
+    scenes = Scenes(replay="memory", cors_origins=("*",))
+    with UvicornThread(scenes, lifespan="off") as other, CuttingProxy(other.port, CUTS) as proxy:
+        if origin == "its own":
+            page.goto(f"{proxy.url}/health")
+        scenes.forget()
+        options = {"url": f"{proxy.url}{CHAT}", "conversationId": CONVERSATION}
+        pieces, *end = page.evaluate(READ, [f"{proxy.url}/reader.js", "parts", options])
+    assert ("".join(pieces), end) == ("".join(PARTS), ["done", CONVERSATION])
+    assert proxy.cuts == 2
+    assert [asked.split()[0] for asked in proxy.asked] == ["POST", "GET", "GET"]
+    assert scenes.generations == ["parts"]
+
+
+@pytest.mark.parametrize("way", ["reply.stop()", "stop.abort()", "break"])
+def test_a_reply_that_is_kept_is_stopped_from_another_origin(page: Any, way: str) -> None:
+    """By a request of its own: the end of a connection alone stops nothing."""
+    scenes = Scenes(replay="memory", replay_grace=600, cors_origins=("*",))
+    with UvicornThread(scenes, lifespan="off") as other:
+        reason = page.evaluate(
+            """async (url) => {
+                const { chat } = await import(`${url}/reader.js`);
+                const stop = new AbortController();
+                const reply = chat("wait", { signal: stop.signal });
+                try { for await (const piece of reply) { WAY; } }
+                catch (problem) { return problem.name; }
+                return reply.done?.finish_reason;
+            }""".replace("WAY", way),
+            other.url,
+        )
+        other.until(lambda: scenes.app.open_streams == 0)
+    reasons = {"reply.stop()": "stopped", "stop.abort()": "AbortError", "break": None}
+    assert reason == reasons[way]
 
 
 def test_leaving_the_loop_stops_the_reply(page: Any, server: UvicornThread, scenes: Scenes) -> None:

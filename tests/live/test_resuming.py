@@ -9,13 +9,17 @@ from typing import Any, Callable, List, NamedTuple, Optional
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from omniforge_chat.core.kept import OVER
 from omniforge_chat.reader import Chat, ChatFailed
 
 from ..support.constants import PATIENCE
+from ..support.cutting import CuttingProxy
 from ..support.node import node, put_reader
 from ..support.process import environment
+from ..support.scenes import CHAT, CUTS, PARTS, PIECES, Scenes
 from ..support.scripted import (
     BROKEN,
     REPLY,
@@ -56,7 +60,7 @@ for (let i = 0; i < times; i++) {
   const [pieces, heard, controller] = [[], [], new AbortController()];
   const onResume = (waiting) => heard.push(waiting);
   Object.assign(options, { url, onResume, lastId: last, signal: controller.signal });
-  const reply = id ? resume(id, options) : chat("hi", options);
+  const reply = id ? resume(id, options) : chat(options.message ?? "hi", options);
   let end = null;
   try {
     for await (const piece of reply) {
@@ -65,7 +69,7 @@ for (let i = 0; i < times; i++) {
       if (pieces.length === stop) reply.stop();
       if (pieces.length === abort) controller.abort("aborted");
     }
-    end = reply.done?.finish_reason ?? null;
+    if (reply.done) end = reply.done.finish_reason ?? "done";
   } catch (problem) {
     if (problem !== "aborted" && !(problem instanceof ChatFailed)) throw problem;
     end = problem.code ?? problem;
@@ -79,13 +83,13 @@ Read = Callable[..., List[Result]]
 
 
 def _python(url: str, times: int, plan: Any) -> List[Result]:
-    results = []
+    results, message = [], plan.get("message", "hi")
     with httpx.Client(headers=plan.get("headers"), trust_env=False) as client:
         for _ in range(times):
             pieces: List[str] = []
             heard: List[bool] = []
             key = plan.get("idempotencyKey")
-            chat = Chat(client, url, "hi", on_resume=heard.append, idempotency_key=key)
+            chat = Chat(client, url, message, on_resume=heard.append, idempotency_key=key)
             try:
                 with chat as reply:
                     for piece in reply:
@@ -94,7 +98,7 @@ def _python(url: str, times: int, plan: Any) -> List[Result]:
                             break
                         if len(pieces) == plan.get("stop"):
                             reply.stop()
-                end = chat.done.get("finish_reason")
+                end = chat.done.get("finish_reason", "done") if chat.done else None
             except ChatFailed as problem:
                 end = problem.code
             results.append(Result(pieces, end, heard))
@@ -116,17 +120,27 @@ def _javascript(directory: Path, url: str, times: int, plan: Any) -> List[Result
 
 
 @pytest.fixture(params=["reader.py", "reader.js"])
-def read(request: pytest.FixtureRequest, tmp_path: Path) -> Read:
+def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Read:
+    """What a reader makes of the chats at an address. The rest are its options."""
+
+    def asking(url: str, times: int = 1, **plan: Any) -> List[Result]:
+        if request.param == "reader.py":
+            return _python(url, times, plan)
+        return _javascript(tmp_path, url, times, plan)
+
+    return asking
+
+
+@pytest.fixture
+def read(ask: Read) -> Read:
     """What a reader makes of an app, in as many chats as asked for. The rest are its options.
 
     `leave`, `stop` and `abort` are the number of pieces at which it does that.
     """
 
-    def reading(app: Scripted, path: str = "/api/v1/chat", times: int = 1, **plan: Any) -> Any:
+    def reading(app: Scripted, path: str = CHAT, times: int = 1, **plan: Any) -> Any:
         with UvicornThread(app, lifespan="off") as server:
-            if request.param == "reader.py":
-                return _python(server.url + path, times, plan)
-            return _javascript(tmp_path, server.url + path, times, plan)
+            return ask(server.url + path, times, **plan)
 
     return reading
 
@@ -135,7 +149,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path) -> Read:
 def read_js(tmp_path: Path) -> Read:
     def reading(app: Scripted, times: int = 1, **plan: Any) -> List[Result]:
         with UvicornThread(app, lifespan="off") as server:
-            return _javascript(tmp_path, f"{server.url}/api/v1/chat", times, plan)
+            return _javascript(tmp_path, server.url + CHAT, times, plan)
 
     return reading
 
@@ -350,3 +364,45 @@ def test_a_reply_that_was_over_before_the_cut_ends_so(read: Read) -> None:
     [result] = read(app)
     assert (result.text, result.end) == ("one two ", "stop")
     assert f".{OVER}".encode() in done()
+
+
+# A real service
+
+
+def test_a_reply_of_the_service_goes_on(ask: Read) -> None:
+    """Under a prefix, through a proxy that cuts it behind a part and within one."""
+    scenes = Scenes(replay="memory")
+    host = Starlette(routes=[Mount("/assistant", scenes)])
+    with UvicornThread(host, lifespan="off") as server, CuttingProxy(server.port, CUTS) as proxy:
+        [result] = ask(f"{proxy.url}/assistant{CHAT}", message="parts")
+    assert result == Result(PARTS, "done", [True, False, True, False])
+    assert proxy.cuts == 2
+    assert scenes.generations == ["parts"]
+
+
+def test_a_reply_that_has_ended_meanwhile_is_whole(ask: Read) -> None:
+    """Its text comes as one piece, whatever is in it."""
+    scenes = Scenes(replay="memory")
+    with UvicornThread(scenes, lifespan="off") as server, CuttingProxy(server.port, [110]) as proxy:
+        [result] = ask(proxy.url + CHAT, message="whole")
+    assert (result.text, result.end) == ("".join(PIECES), "done")
+    assert scenes.generations == ["whole"]
+
+
+@pytest.mark.parametrize("way", ["stop", "leave"])
+def test_a_reply_of_the_service_is_stopped(ask: Read, way: str) -> None:
+    """At once: nobody waits for the time in which its client could come back."""
+    scenes = Scenes(replay="memory", replay_grace=600)
+    with UvicornThread(scenes, lifespan="off") as server:
+        [result] = ask(server.url + CHAT, message="wait", **{way: 1})
+        server.until(lambda: scenes.app.open_streams == 0)
+    assert result == Result(["half "], "stopped" if way == "stop" else None, [])
+
+
+def test_a_message_with_a_key_is_answered_once(ask: Read) -> None:
+    """Whoever got no answer may send it again."""
+    scenes = Scenes(replay="memory")
+    with UvicornThread(scenes, lifespan="off") as server:
+        results = ask(server.url + CHAT, 2, message="whole", idempotencyKey="mine")
+    assert [(result.text, result.end) for result in results] == [("".join(PIECES), "done")] * 2
+    assert scenes.generations == ["whole"]

@@ -33,6 +33,13 @@ another language ends a line."""
 MANY = [f"{number} " for number in range(2_000)]
 """The reply to "many": each piece is sent alone."""
 
+PARTS = ["one ", "two " * 100, "three"]
+"""The reply to "parts": each comes when the client has asked once more."""
+
+CUTS = [110, 200]
+"""How much of the first two answers to "parts" passes that are cut: all of the first part, and half
+of the second one."""
+
 THOUGHTS = ["first ", "second"]
 COUNTED = Usage(7, prompt_tokens=3, completion_tokens=4)
 
@@ -50,6 +57,7 @@ class Scenes:
     |---|---|
     | whole | PIECES |
     | many | MANY |
+    | parts | PARTS |
     | pause | "before ", two heartbeats, "after" |
     | think | THOUGHTS as thoughts, and "so" |
     | short | "cut", the usage COUNTED, the reason `length` |
@@ -73,6 +81,7 @@ class Scenes:
         self.asked: List[str] = []
         self.cuts = False
         self._beats: Optional[asyncio.Queue[None]] = None
+        self._once_more: Optional[asyncio.Event] = None
         self._others: Dict[str, ASGIApp] = {
             "/broken": self._broken,
             "/ended": self._ended,
@@ -96,6 +105,8 @@ class Scenes:
                 self._beats.put_nowait(None)
 
         self.asked.append(scope["path"])
+        if self._once_more is not None:
+            self._once_more.set()
         app = self._cut if self.cuts else self._others.get(scope["path"], self.app)
         await app(scope, receive, noticing)
 
@@ -126,6 +137,13 @@ class Scenes:
         for piece in MANY:
             yield piece
             await asyncio.sleep(0)
+
+    async def _parts(self) -> AsyncIterator[Item]:
+        for number, part in enumerate(PARTS, 1):
+            while len(self.asked) < number:
+                self._once_more = asyncio.Event()
+                await self._once_more.wait()
+            yield part
 
     async def _pause(self) -> AsyncIterator[Item]:
         self._beats = asyncio.Queue()
@@ -158,6 +176,7 @@ class Scenes:
     _plays: Mapping[str, Callable[[Scenes], AsyncIterator[Item]]] = {
         "whole": _whole,
         "many": _many,
+        "parts": _parts,
         "pause": _pause,
         "think": _think,
         "short": _short,
