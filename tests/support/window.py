@@ -34,7 +34,7 @@ class Service:
 
     Without one it says "Hello, you.". `refusals` are ASGI apps that answer the next chats in place
     of it. `turns` are those that it was asked to answer, and `closed` counts the replies that are
-    over.
+    over. `url` is the address at which a window asks for it.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -47,6 +47,7 @@ class Service:
         self.server = UvicornThread(
             Starlette(routes=[Mount("/assistant", self._refusing(chat))]), lifespan="off"
         )
+        self.url = self.server.url
 
     def _refusing(self, chat: ASGIApp) -> ASGIApp:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +94,7 @@ class Window:
         self.service = service
 
     def open(self, path: str = "/assistant/", focused: str = "#message") -> None:
-        self.page.goto(f"{self.service.server.url}{path}")
+        self.page.goto(f"{self.service.url}{path}")
         self.page.locator(f"{focused}:focus").wait_for()
 
     @property
@@ -146,7 +147,7 @@ def opened(
     and nothing that its policy forbids.
     """
     service.forget()
-    served = [f"{service.server.url}/assistant", "data:", "blob:"]
+    served = [f"{service.url}/assistant", "data:", "blob:"]
     with watched_page(browser, served, recovered=RECOVERED, **options) as page:
         if script is not None:
             page.context.add_init_script(script)
