@@ -81,7 +81,6 @@ class Following:
         self._singly = False  # one of the keys is unreadable
         self._news: DefaultDict[str, Dict[str, int]] = defaultdict(dict)
         self._announced = self._checked = -math.inf
-        self._away_since = math.inf
 
     async def read(self, reply_id: str, begin: Begin, after: int) -> AsyncGenerator[Entry, None]:
         """See Kept: a reply that is stored, and perhaps still produced by another worker."""
@@ -184,7 +183,6 @@ class Following:
         return [*reads, *self._announcements()]
 
     def answered(self, answers: Sequence[Any]) -> None:
-        self._away_since = math.inf
         by_key = {mirror.key.encode(): mirror for mirror in self._asked}
         asked, self._asked = self._asked, []
         singly, self._singly = self._singly, False
@@ -200,9 +198,7 @@ class Following:
                 self._heard(by_key[key], entries)
 
     def failed(self) -> None:
-        now = monotonic()
-        self._away_since = min(self._away_since, now)
-        if now - self._away_since > PATIENCE_SECONDS:
+        if monotonic() - self._pump.failing_since > PATIENCE_SECONDS:
             self.aclose()
             self._news.clear()
 

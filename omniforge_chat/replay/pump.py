@@ -9,6 +9,8 @@ anything to do.
 from __future__ import annotations
 
 import asyncio
+import math
+from time import monotonic
 from typing import Any, List, Optional, Protocol, Sequence
 
 from ..logs import logger
@@ -50,7 +52,7 @@ class Pump:
 
     def __init__(self, redis: SharedRedis) -> None:
         self.parts: List[Part] = []
-        self.healthy = True  # the last round has not failed
+        self.failing_since = math.inf
         self._redis = redis
         self._task: Optional[asyncio.Task[None]] = None
         self._loop: Optional[asyncio.AbstractEventLoop] = None
@@ -59,10 +61,16 @@ class Pump:
         self._timer: Optional[asyncio.TimerHandle] = None
         self._sleep: Optional[asyncio.Future[None]] = None
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the last round, if there was one, has not failed."""
+        return self.failing_since == math.inf
+
     def wake(self) -> None:
         """Somebody is busy."""
         if self._task is None or self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
+            self.failing_since = math.inf
             self._task = self._loop.create_task(self._run(self._loop))
 
     def hurry(self) -> None:
@@ -82,6 +90,7 @@ class Pump:
             await asyncio.wait([task])
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = self._task
         try:
             while any(part.busy for part in self.parts):
                 await self._wait(loop)
@@ -90,7 +99,9 @@ class Pump:
                 self._soonest = now + (HURRY_SECONDS if self.healthy else AGAIN_SECONDS)
                 self._next = max(self._soonest, now + ROUND_SECONDS)
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
+                self.failing_since = math.inf  # nobody would find out that it works again
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sleep = loop.create_future()
@@ -124,7 +135,7 @@ class Pump:
                 answers = answers[len(sent) :]
             for part in self.parts:
                 await part.check()
-            self.healthy = True
+            self.failing_since = math.inf
         except StoreUnavailable:  # it is logged already
             self._failed()
         except Exception:
@@ -132,6 +143,6 @@ class Pump:
             self._failed()
 
     def _failed(self) -> None:
-        self.healthy = False
+        self.failing_since = min(self.failing_since, monotonic())
         for part in self.parts:
             part.failed()

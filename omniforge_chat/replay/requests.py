@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import msgspec
 
-from ..stores import Command, SharedRedis, StoreUnavailable, StoreUnreadable, command
+from ..stores import Command, SharedRedis, StoreUnreadable, command
 from .keys import KEY_SECONDS
 from .protocol import Keyed
 from .pump import Pump
@@ -21,9 +21,9 @@ _decode = msgspec.msgpack.Decoder(Keyed).decode
 class Requests:
     """Notes requests under their keys, and is a Part of the pump.
 
-    If the store does not answer, nobody knows whether it has noted a request, which is refused
-    then. So it is taken back later: else the client that tries again would find a request whose
-    reply never was.
+    If the store does not answer, or nobody waits for that any more, it may have noted a request
+    that is not answered. So it is taken back later: else the client that tries again would find a
+    request whose reply never was.
     """
 
     def __init__(self, redis: SharedRedis, pump: Pump) -> None:
@@ -42,7 +42,7 @@ class Requests:
         life = int(KEY_SECONDS * 1000)
         try:
             found = await self._redis.run(command("SET", name, value, "PX", life, "NX", "GET"))
-        except StoreUnavailable:
+        except BaseException:
             if len(self._unsure) < MAX_UNSURE:
                 self._unsure[name] = value
                 self._pump.wake()

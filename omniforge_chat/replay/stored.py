@@ -179,10 +179,9 @@ def _decode_end(value: bytes) -> End:
     return End(characters, event)
 
 
-def entry_of(part: Part) -> Tuple[int, str, str]:
-    """The end, the field and the value of a part's entry."""
-    piece = part.piece
-    return (part.end, "h", piece.text) if isinstance(piece, Thought) else (part.end, "t", piece)
+def entry_of(end: int, piece: Piece) -> Tuple[int, str, str]:
+    """The position, the field and the value of the entry of a piece that ends at `end`."""
+    return (end, "h", piece.text) if isinstance(piece, Thought) else (end, "t", piece)
 
 
 def read_entries(entries: Any) -> Entries:

@@ -33,7 +33,6 @@ from .stored import (
     WRONG,
     Begin,
     Lives,
-    Part,
     encode_end,
     entry_of,
     list_key,
@@ -51,10 +50,13 @@ _pack = msgspec.msgpack.Encoder().encode
 class Produced(LiveReply):
     """A reply that is produced here, and how much of it is stored."""
 
-    __slots__ = ("_cursor", "begun", "closed", "ended_at", "stored")
+    __slots__ = ("_cursor", "begun", "closed", "ended_at", "key", "stored")
 
-    def __init__(self, home: Writer, reply_id: str, conversation_id: str, owner: str) -> None:
+    def __init__(
+        self, home: Writer, reply_id: str, key: str, conversation_id: str, owner: str
+    ) -> None:
         super().__init__(home, reply_id, conversation_id, owner)
+        self.key = key
         self.stored = 0
         self.begun = False  # it is in the store
         self.closed = False  # nothing more of it is stored
@@ -64,10 +66,11 @@ class Produced(LiveReply):
     def take(self) -> List[Union[int, str]]:
         """The entries of what is not stored yet. They are taken once, unless `go_to` goes back."""
         entries: List[Union[int, str]] = []
-        piece = self._cursor.take()
+        cursor = self._cursor
+        piece = cursor.take()
         while piece is not None:
-            entries += entry_of(Part(self._cursor.position, piece))
-            piece = self._cursor.take()
+            entries += entry_of(cursor.position, piece)
+            piece = cursor.take()
         return entries
 
     def go_to(self, position: int) -> bool:
@@ -87,6 +90,13 @@ class _Job(NamedTuple):
     ends: bool
 
 
+class _Note(NamedTuple):
+    """A further command of a round: that a reply is lost, or which conversation it belongs to."""
+
+    reply: Produced
+    loses: bool
+
+
 class Writer:
     """The replies that are produced here: a Home for them, and a Part of the pump."""
 
@@ -100,10 +110,11 @@ class Writer:
         self._held = 0
         self._dirty: Dict[Produced, None] = {}
         self._jobs: List[_Job] = []  # of the round that is on its way
-        self._notes: List[Produced] = []  # those whose further commands are
+        self._notes: List[_Note] = []  # likewise
 
     def record(self, reply_id: str, conversation_id: str, owner: str) -> Produced:
-        reply = Produced(self, reply_id, conversation_id, owner)
+        key = self._keys.reply(reply_id)
+        reply = Produced(self, reply_id, key, conversation_id, owner)
         self.replies.add(reply)
         self.changed(reply)
         return reply
@@ -125,7 +136,7 @@ class Writer:
         for word in message.split():
             reply_id, _, readers = word.partition(":")
             reply = self.replies.get(reply_id)
-            if reply is not None:
+            if reply is not None and readers.isdigit():
                 reply.seen(int(readers))
 
     def heard_missing(self, reply_id: str) -> None:
@@ -194,26 +205,24 @@ class Writer:
                 break
             del self._dirty[reply]
             reply.noted = False
-            position, key = reply.length, self._keys.reply(reply.reply_id)
-            begin = Begin(worker, reply.conversation_id, reply.owner)
+            position, begin = reply.length, None
             if reply.lost or not reply.begun:
-                notes.append(self._note(reply, key, begin))
-                self._notes.append(reply)
+                begin = Begin(worker, reply.conversation_id, reply.owner)
+                notes.append(self._note(reply, begin))
             if not reply.lost:
                 room -= position - reply.stored
                 last = reply.last and encode_end(reply.last, position)
-                entries = reply.take()
-                packed.append((reply.stored, entries, not reply.begun and begin, last or False))
-                keys.append(key)
+                packed.append((reply.stored, reply.take(), begin or False, last or False))
+                keys.append(reply.key)
                 self._jobs.append(_Job(reply, position, last is not None))
         if not keys:
             return notes
         return [ADD(keys, _pack(packed), *self._lives), *notes]
 
-    def _note(self, reply: Produced, key: str, begin: Begin) -> Command:
+    def _note(self, reply: Produced, begin: Begin) -> Command:
+        self._notes.append(_Note(reply, reply.lost))
         if reply.lost:
-            end = encode_end(GAP, None)
-            return LOSE([key], *begin, end, self._lives.running)
+            return LOSE([reply.key], *begin, encode_end(GAP, None), self._lives.running)
         index = list_key(self._keys, reply.conversation_id, reply.owner)
         return LIST([index], reply.reply_id, sum(self._lives))
 
@@ -227,11 +236,12 @@ class Writer:
                 first = [WRONG] * len(jobs)
             for job, answer in zip(jobs, first):
                 self._stored(job, answer)
-        for reply, answer in zip(notes, answers):
+        for note, answer in zip(notes, answers):
             if isinstance(answer, StoreUnreadable):
-                logger.error("redis: the reply %s cannot be listed: %s", reply.reply_id, answer)
-            if reply.lost:
-                self._close(reply)
+                reply_id = note.reply.reply_id
+                logger.error("redis: the reply %s cannot be noted: %s", reply_id, answer)
+            if note.loses:
+                self._close(note.reply)
         if self._held > self._limit // 2:
             self._let_go()
 
@@ -262,19 +272,19 @@ class Writer:
             self._remove(reply)
         elif answer == FORGOTTEN:
             self.forget(reply)
-        elif answer in (CLOSED, WRONG):
-            if answer == WRONG:
-                key = self._keys.reply(reply.reply_id)
-                logger.error("redis: the key %s holds something else than a reply", key)
-            self._close(reply)  # or others took this worker for dead
-        elif answer == GONE or answer != job.position:
+        elif answer == CLOSED:
+            self._close(reply)  # others took this worker for dead
+        elif answer == WRONG or answer > reply.length:
+            logger.error("redis: the key %s holds something else than its reply", reply.key)
+            self._close(reply)
+        elif answer == job.position:
+            reply.begun = True
+            reply.stored = answer
+        else:
             reply.begun = answer != GONE
             if not reply.go_to(max(answer, 0)):
                 reply.lose()
             self._dirty[reply] = None
-        else:
-            reply.begun = True
-            reply.stored = answer
 
     def _close(self, reply: Produced) -> None:
         """Store nothing more of it. Until it ends, it can still be read here."""
