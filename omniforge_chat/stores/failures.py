@@ -11,7 +11,7 @@ sent to a client. No password is in it.
 from __future__ import annotations
 
 import re
-from typing import Tuple
+from typing import Any, List, Sequence, Tuple
 
 
 class StoreFailure(Exception):
@@ -19,12 +19,17 @@ class StoreFailure(Exception):
 
 
 class StoreUnavailable(StoreFailure):
-    """The server is out of reach, or refuses what everybody needs. `kind` is the same for alike."""
+    """The server is out of reach, or refuses what everybody needs.
+
+    `kind` is the same for failures of the same sort. `in_doubt` says whether the command may have
+    run nevertheless: it was sent, and there is no answer.
+    """
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(kind, text)
         self.kind = kind
         self.text = text
+        self.in_doubt = False
 
     def __str__(self) -> str:
         return self.text
@@ -51,8 +56,11 @@ _PLEASE = {
     "MOVED": "it is a cluster, which is not supported; REDIS_URL must name a single server",
     "UNKNOWN": "it does not know a command that is needed: redis 7.0, valkey 7.2 or newer is",
     "CLIENTS": "it has too many clients; raise its maxclients",
-    "TIMEOUT": "it does not answer; see whether it is overloaded, or paused",
+    "TIMEOUT": (
+        "it does not answer; see whether it is overloaded or paused, and whether REDIS_URL is right"
+    ),
     "UNREACHABLE": "it cannot be reached; start it, or correct REDIS_URL",
+    "CONNECT": "it refuses the connection; correct REDIS_URL",
     "PROTOCOL": "what answers there is no Redis; correct REDIS_URL",
 }
 
@@ -74,15 +82,18 @@ _OF_CLASS = {
     "ConnectionError": "UNREACHABLE",
     "OSError": "UNREACHABLE",
 }
-"""Kinds by redis-py's class, which takes the code off the texts of those that it knows."""
+"""Kinds by redis-py's class, if it has one."""
 
+# redis-py takes the code off the texts of those that it knows.
 _OF_TEXT = (
     ("Authentication required", "NOAUTH"),
     ("max number of clients", "CLIENTS"),
-    ("ERR unknown command", "UNKNOWN"),
-    ("ERR unknown subcommand", "UNKNOWN"),
-    ("ERR syntax error", "UNKNOWN"),
-    ("ERR AUTH <password> called without any password", "WRONGPASS"),
+    ("The user executing the script can't", "NOPERM"),
+    ("ACL failure in script", "NOPERM"),
+    ("unknown command", "UNKNOWN"),
+    ("unknown subcommand", "UNKNOWN"),
+    ("syntax error", "UNKNOWN"),
+    ("AUTH <password> called without any password", "WRONGPASS"),
     ("DENIED", "NOAUTH"),
     ("MISCONF", "MISCONF"),
     ("NOREPLICAS", "NOREPLICAS"),
@@ -94,6 +105,14 @@ def unavailable(kind: str, detail: str = "", *, prefix: str = "") -> StoreUnavai
     """The failure of this kind: its sentence, and `detail`, which are the server's own words."""
     text = _PLEASE[kind].replace("{prefix}", prefix)
     return StoreUnavailable(kind, f"{text} ({detail})" if detail else text)
+
+
+def demanded(answers: Sequence[Any]) -> List[Any]:
+    """`answers` to commands that hold for any server. Raises StoreUnavailable if one failed."""
+    for answer in answers:
+        if isinstance(answer, StoreUnreadable):
+            raise unavailable("UNKNOWN", str(answer))
+    return [*answers]
 
 
 def failure_of(error: BaseException, prefix: str) -> StoreFailure:
@@ -118,5 +137,5 @@ def _classes(error: BaseException) -> Tuple[str, ...]:
 
 def _shortened(text: str) -> str:
     """The server's words in one line, without the place in the script that a script adds."""
-    text = re.sub(r"\s*script: [0-9a-f]{40}, on @user_script:\d+\.", "", text)
+    text = re.sub(r"\s*script: (\S+, )?on @user_script:\d+\.?", "", text)
     return " ".join(text.split())[:200].rstrip(".")

@@ -10,7 +10,7 @@ from ..rules import without_passwords
 from .failures import StoreUnavailable
 
 QUIET_SECONDS = 1.0
-"""How long nothing may fail before the server counts as back."""
+"""How long nothing may fail before the log says that the server is back."""
 
 
 def address_of(url: str) -> str:
@@ -19,29 +19,34 @@ def address_of(url: str) -> str:
 
 
 class Health:
-    """The state of one server, as the last attempts found it."""
+    """The state of one server, as the last attempts found it.
 
-    def __init__(self, url: str) -> None:
+    `available` follows each attempt. The log does so with a delay: a server that does only a part
+    of what it is asked would fill it. `product` is its kind; `address` has no password.
+    """
+
+    def __init__(self, product: str, address: str) -> None:
         self.available = True
-        self.address = address_of(url)
-        self._told: Set[str] = set()
+        self.product = product
+        self.address = address
+        self._told: Set[str] = set()  # the kinds of failures that are in the log
         self._began = 0.0
         self._failed = 0.0
 
     def failed(self, failure: StoreUnavailable) -> None:
-        """Something has failed. It is logged if it is new."""
+        """Something has failed."""
+        self.available = False
         self._failed = monotonic()
-        if self.available:
-            self.available = False
+        if not self._told:
             self._began = self._failed
-            self._told.clear()
         if failure.kind not in self._told:
             self._told.add(failure.kind)
-            logger.error("redis %s: %s", self.address, failure)
+            logger.error("%s %s: %s", self.product, self.address, failure)
 
     def works(self) -> None:
         """Something that everybody needs has worked."""
-        if not self.available and monotonic() - self._failed >= QUIET_SECONDS:
-            self.available = True
+        self.available = True
+        if self._told and monotonic() - self._failed >= QUIET_SECONDS:
+            self._told.clear()
             seconds = monotonic() - self._began
-            logger.warning("redis %s: it is back after %.0f s", self.address, seconds)
+            logger.warning("%s %s: it is back after %.0f s", self.product, self.address, seconds)

@@ -6,7 +6,7 @@ import re
 from typing import Dict, NamedTuple, Tuple
 
 from .commands import Script, command
-from .failures import StoreUnavailable, unavailable
+from .failures import StoreUnavailable, demanded, unavailable
 from .keys import Keys
 from .line import Line
 
@@ -16,24 +16,28 @@ that a full server and a wrong key look alike; and their SET has no NX together 
 
 _PROBE = Script("""
 local key = KEYS[1]
-redis.call('DEL', key)
-redis.call('SET', key, '1', 'PX', 1000, 'NX', 'GET')
+redis.call('SET', key, '1', 'PX', 1000)
 redis.call('GET', key)
 redis.call('PTTL', key)
+redis.call('PEXPIRE', key, 1000)
 redis.call('EXISTS', key)
 redis.call('DEL', key)
 redis.call('RPUSH', key, '1')
+redis.call('PEXPIRE', key, 1000)
 redis.call('LRANGE', key, 0, -1)
+redis.call('LINDEX', key, -1)
 redis.call('LTRIM', key, 0, 1)
 redis.call('RPOP', key)
 redis.call('XADD', key, '1-0', 'a', 'b')
+redis.call('PEXPIRE', key, 1000)
 redis.call('XRANGE', key, '-', '+')
 redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
-redis.call('PEXPIRE', key, 1000)
 redis.call('DEL', key)
 return redis.status_reply('OK')
 """)
-"""All commands that the stores use within scripts. The rights of a user are for each by itself."""
+"""All commands that the stores use within scripts. The rights of a user are for each by itself.
+
+The first one needs memory: a script that has changed something may go on if the server is full."""
 
 
 class Finding(NamedTuple):
@@ -58,12 +62,14 @@ async def inspect(line: Line, keys: Keys, worker: str) -> Finding:
     else:
         found = _finding(_read_info(info))
     channel = keys.worker(worker)
-    await line.send(
-        [
-            _PROBE([keys.worker(f"{worker}.probe")]),
-            command("PUBLISH", channel, "hello"),
-            command("PUBSUB", "NUMSUB", channel),
-        ]
+    demanded(
+        await line.send(
+            [
+                _PROBE([keys.worker(f"{worker}.probe")]),
+                command("PUBLISH", channel, "hello"),
+                command("PUBSUB", "NUMSUB", channel),
+            ]
+        )
     )
     return found
 

@@ -8,6 +8,7 @@ that the next one would take for its own: it is never the task itself that reads
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Any, List, NamedTuple, Optional, Sequence
 
 from .commands import Command
@@ -28,6 +29,7 @@ class Line:
         self._prefix = prefix  # of keys, for advice on a user's rights
         self._connection: Any = None
         self._waiting: List[_Waiting] = []
+        self._sent = False
         self._task: Optional[asyncio.Task[None]] = None
 
     async def send(self, commands: Sequence[Command]) -> List[Any]:
@@ -61,33 +63,47 @@ class Line:
                     answers = await self._exchange([c for each in waiting for c in each.commands])
                 except self._driver.errors as error:
                     await self._disconnect()
+                    self._fail(waiting, error, in_doubt=self._sent)
                     if isinstance(error, self._driver.timeouts):
                         # The others would wait as long in vain.
-                        waiting, self._waiting = [*waiting, *self._waiting], []
-                    _fail(waiting, failure_of(error, self._prefix))
+                        waiting, self._waiting = self._waiting, []
+                        self._fail(waiting, error, in_doubt=False)
                     continue
+                rest = iter(answers)
                 for each in waiting:
-                    mine, answers = answers[: len(each.commands)], answers[len(each.commands) :]
-                    self._give(each, mine)
+                    self._give(each, list(islice(rest, len(each.commands))))
         except BaseException:
             await self._disconnect()
-            failure = unavailable("UNREACHABLE", "the connection was closed")
-            _fail([*waiting, *self._waiting], failure)
+            closed = OSError("the connection was closed")
+            self._fail(waiting, closed, in_doubt=self._sent)
+            self._fail(self._waiting, closed, in_doubt=False)
             self._waiting = []
             raise
         finally:
             self._task = None
 
     def _give(self, waiting: _Waiting, answers: List[Any]) -> None:
+        if waiting.answers.done():  # nobody waits any more
+            return
         for number, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 failure = answers[number] = failure_of(answer, self._prefix)
                 if isinstance(failure, StoreUnavailable):
-                    _fail([waiting], failure)
-        if not waiting.answers.done():
-            waiting.answers.set_result(answers)
+                    waiting.answers.set_exception(failure)
+                    return
+        waiting.answers.set_result(answers)
+
+    def _fail(self, waiting: Sequence[_Waiting], error: Exception, *, in_doubt: bool) -> None:
+        for each in waiting:
+            if not each.answers.done():
+                failure = failure_of(error, self._prefix)
+                if not isinstance(failure, StoreUnavailable):
+                    failure = unavailable("CONNECT", str(failure))
+                failure.in_doubt = in_doubt
+                each.answers.set_exception(failure)
 
     async def _exchange(self, commands: Sequence[Command]) -> List[Any]:
+        self._sent = False
         answers = await self._answers(commands)
         unknown = [n for n, a in enumerate(answers) if isinstance(a, self._driver.unknown_script)]
         if unknown:
@@ -101,6 +117,7 @@ class Line:
             self._connection = self._driver.connection()
             await self._connection.connect()
         connection = self._connection
+        self._sent = True
         await connection.send_packed_command(
             connection.pack_commands([each.words for each in commands]), check_health=False
         )
@@ -116,9 +133,3 @@ class Line:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
-
-
-def _fail(waiting: Sequence[_Waiting], error: Exception) -> None:
-    for each in waiting:
-        if not each.answers.done():
-            each.answers.set_exception(error)

@@ -29,7 +29,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from ..logs import logger
 from .commands import Command, Script, command
 from .driver import Driver
-from .failures import StoreUnavailable
+from .failures import StoreUnavailable, demanded
 from .health import Health
 from .inspection import Finding, inspect
 from .keys import Keys
@@ -99,17 +99,11 @@ class Presence:
         """Whether others live, in one round trip. Raises StoreUnavailable."""
         await self.begin()
         keys = [self._keys.worker(worker) for worker in workers]
-        try:
-            known, subscribers, *lives = await self._line.send(
-                [
-                    self._beat_command(),
-                    command("PUBSUB", "NUMSUB", *keys),
-                    *(command("PTTL", key) for key in keys),
-                ]
-            )
-        except StoreUnavailable as failure:
-            self._failed(failure)
-            raise
+        known, subscribers, *lives = await self._send(
+            self._beat_command(),
+            command("PUBSUB", "NUMSUB", *keys),
+            *(command("PTTL", key) for key in keys),
+        )
         self._beat_answered(known)
         return {
             worker: Verdict.ALIVE if worker == self.worker else self._verdict(count, life)
@@ -118,13 +112,7 @@ class Presence:
 
     async def send(self, worker: str, message: str) -> bool:
         """Send a message to another worker. Whether anybody has got it; raises StoreUnavailable."""
-        try:
-            [heard] = await self._line.send(
-                [command("PUBLISH", self._keys.worker(worker), message)]
-            )
-        except StoreUnavailable as failure:
-            self._failed(failure)
-            raise
+        [heard] = await self._send(command("PUBLISH", self._keys.worker(worker), message))
         return bool(heard)
 
     async def aclose(self) -> None:
@@ -172,17 +160,24 @@ class Presence:
             task.exception()  # those who wait have it, if anybody does
 
     async def _beat_now(self) -> None:
-        try:
-            if self._finding is None:
+        if self._finding is None:
+            try:
                 found = self._finding = await inspect(self._line, self._keys, self.worker)
-                logger.info("redis %s: %s %s", self._health.address, found.product, found.version)
-                for warning in found.warnings:
-                    logger.warning("redis %s: %s", self._health.address, warning)
-            [known] = await self._line.send([self._beat_command()])
+            except StoreUnavailable as failure:
+                self._failed(failure)
+                raise
+            logger.info("redis %s: %s %s", self._health.address, found.product, found.version)
+            for warning in found.warnings:
+                logger.warning("redis %s: %s", self._health.address, warning)
+        [known] = await self._send(self._beat_command())
+        self._beat_answered(known)
+
+    async def _send(self, *commands: Command) -> List[Any]:
+        try:
+            return demanded(await self._line.send(commands))
         except StoreUnavailable as failure:
             self._failed(failure)
             raise
-        self._beat_answered(known)
 
     async def _live(self) -> None:
         try:

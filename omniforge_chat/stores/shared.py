@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 from .commands import Command
 from .driver import Driver
 from .failures import StoreUnavailable, StoreUnreadable
-from .health import Health
+from .health import Health, address_of
 from .inspection import Finding, inspect
 from .keys import Keys
 from .line import Line
@@ -36,7 +36,7 @@ class SharedRedis:
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix)
         self._driver = Driver(url)
-        self._health = Health(url)
+        self._health = Health("redis", address_of(url))
         self._bound: Dict[Tuple[int, asyncio.AbstractEventLoop], _Bound] = {}
         self._handlers: Dict[str, Callable[[str], None]] = {}
 
@@ -44,6 +44,11 @@ class SharedRedis:
     def available(self) -> bool:
         """False while the server is known to be out of reach, or to refuse what it is asked."""
         return self._health.available
+
+    @property
+    def address(self) -> str:
+        """That of the server, without user name and password."""
+        return self._health.address
 
     @property
     def presence(self) -> Presence:
