@@ -10,6 +10,7 @@ from ..settings import Settings
 from ..stores import SharedRedis
 from .memory import MemoryHistory
 from .protocol import Claim, History, StoredConversations
+from .redis import RedisHistory
 from .turn import ConversationTurn, late_history
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ConversationTurn",
     "History",
     "MemoryHistory",
+    "RedisHistory",
     "StoredConversations",
     "late_history",
     "make_history",
@@ -25,4 +27,8 @@ __all__ = [
 
 def make_history(settings: Settings, redis: Optional[SharedRedis] = None) -> Optional[History]:
     """The store of conversations that `settings` name, or None. `redis` is for the one in Redis."""
-    return MemoryHistory.from_settings(settings) if settings.history == "memory" else None
+    if settings.history == "memory":
+        return MemoryHistory.from_settings(settings)
+    if settings.history == "redis" and redis is not None:
+        return RedisHistory.from_settings(settings, redis)
+    return None

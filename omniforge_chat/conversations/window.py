@@ -75,6 +75,17 @@ def shortened(turn: Messages, characters: int) -> Messages:
     )
 
 
+def fitted(turn: Messages, limit: int, size: Callable[[Messages], int]) -> Messages:
+    """`turn`, shortened until its `size` is at most `limit`, if that can be."""
+    whole, characters = turn, characters_of(turn)
+    taken = size(turn)
+    while taken > limit and characters > 0:
+        characters = characters * limit // taken
+        turn = shortened(whole, characters)
+        taken = size(turn)
+    return turn
+
+
 def is_said(message: Message, text: str) -> bool:
     """Whether `message` is the user's `text`, or what is left of it if it was shortened."""
     content = message.content
