@@ -10,7 +10,7 @@ PACKAGE := --editable '.[fast,providers,redis,postgres]'
 
 .DEFAULT_GOAL := help
 .PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \
-	test-browser check coverage build soak bench clean
+	test-browser check coverage build soak chaos bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ build: install $(VENV)/.build ## Make wheel and sdist in dist/, and try the whee
 
 soak: install ## An hour of streams that end, fail, stall and leave at random (SECONDS=3600)
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600)
+
+chaos: install ## Break the connections of 200 readers, their four workers and Redis, for SECONDS=60
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60)
 
 bench: install $(VENV)/.bench ## Measure against bare ASGI and the alternatives (docs/performance.md)
 	$(BIN)/python -m tests.bench
