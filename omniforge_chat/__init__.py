@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from .app import ChatApp, create_app
     from .conversations.memory import MemoryHistory
+    from .conversations.postgres import PostgresHistory
     from .conversations.protocol import Claim, History, StoredConversations
+    from .conversations.sqlite import SQLiteHistory
     from .core.responder import Item, Responder
     from .errors import (
         ChatError,
@@ -47,7 +49,9 @@ __all__ = [
     "Lifecycle",
     "MemoryHistory",
     "Message",
+    "PostgresHistory",
     "Responder",
+    "SQLiteHistory",
     "Settings",
     "SettingsError",
     "StoredConversations",
@@ -67,7 +71,9 @@ __all__ = [
 _HOMES = {
     "app": "ChatApp create_app",
     "conversations.memory": "MemoryHistory",
+    "conversations.postgres": "PostgresHistory",
     "conversations.protocol": "Claim History StoredConversations",
+    "conversations.sqlite": "SQLiteHistory",
     "core.responder": "Item Responder",
     "errors": "ChatError ConversationBusy ConversationNotFound HistoryUnavailable "
     "InvalidParameter UpstreamError UpstreamRateLimited UpstreamTimeout",

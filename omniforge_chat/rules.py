@@ -209,6 +209,12 @@ def _is_history(value: object) -> bool:
     return value in ("off", "memory", "redis") or _is_url(value, "postgresql", "postgres")
 
 
+def _read_history(text: str) -> str:
+    if text.lower() in ("off", "memory", "redis"):
+        return text.lower()
+    return "sqlite:conversations.db" if text.lower() == "sqlite" else text
+
+
 def _is_url(value: object, *schemes: str) -> bool:
     return (
         isinstance(value, str)
@@ -220,7 +226,7 @@ def _is_url(value: object, *schemes: str) -> bool:
 HISTORY = Rule(
     "off, memory, redis, sqlite:PATH or postgresql://...",
     _is_history,
-    lambda text: text.lower() if text.lower() in ("off", "memory", "redis") else text,
+    _read_history,
     has_password=True,
 )
 REDIS_URL = Rule(

@@ -91,7 +91,8 @@ async def _report(name: str, address: str, store: object) -> Report:
         return Report("failed", name, f"{address}: {failure}")
     except asyncio.TimeoutError:
         return Report("failed", name, f"{address}: no answer within {LONGEST_CHECK:g} s")
-    text = "; ".join([f"{finding.product} {finding.version} at {address}", *finding.warnings])
+    parts = [f"{finding.product} {finding.version} at {address}", finding.contents]
+    text = "; ".join([*filter(None, parts), *finding.warnings])
     return Report("warning" if finding.warnings else "ok", name, text)
 
 

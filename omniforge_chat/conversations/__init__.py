@@ -4,10 +4,7 @@
 of yours follows the protocol `History`.
 """
 
-from typing import Optional
-
-from ..settings import Settings
-from ..stores import SharedRedis
+from .loading import make_history
 from .memory import MemoryHistory
 from .protocol import Claim, History, StoredConversations
 from .redis import RedisHistory
@@ -23,12 +20,3 @@ __all__ = [
     "late_history",
     "make_history",
 ]
-
-
-def make_history(settings: Settings, redis: Optional[SharedRedis] = None) -> Optional[History]:
-    """The store of conversations that `settings` name, or None. `redis` is for the one in Redis."""
-    if settings.history == "memory":
-        return MemoryHistory.from_settings(settings)
-    if settings.history == "redis" and redis is not None:
-        return RedisHistory.from_settings(settings, redis)
-    return None

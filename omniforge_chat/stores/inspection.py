@@ -41,11 +41,15 @@ The first one needs memory: a script that has changed something may go on if the
 
 
 class Finding(NamedTuple):
-    """A server that will do: `redis` or `valkey`, its version, and what is not as it should be."""
+    """A store that will do: its product, such as `redis` or `valkey`, and its version.
+
+    `warnings` are what is not as it should be, and `contents` what is in it, if that is known.
+    """
 
     product: str
     version: str
-    warnings: Tuple[str, ...]
+    warnings: Tuple[str, ...] = ()
+    contents: str = ""
 
 
 async def inspect(line: Line, keys: Keys, worker: str) -> Finding:

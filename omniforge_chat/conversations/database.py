@@ -1,0 +1,227 @@
+"""The way to a database whose driver blocks: threads, each with a connection of its own.
+
+The event loop never waits for a database; it waits for a thread, and not for longer than
+ANSWER_SECONDS. A thread that the database lets hang is left alone: what it was to do may happen
+late, or twice, as the statements allow for that. Once the database goes on, so does the thread.
+
+Threads and connections begin at the first use, in the process that needs them: none crosses a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Type
+
+from ..stores import StoreUnavailable
+from ..stores.health import Health
+from . import sql_statements
+from .sql_statements import Statement
+
+ANSWER_SECONDS = 5.0
+"""How long the database may take for a transaction, with a new connection if it needs one."""
+
+CLOSE_SECONDS = 1.0
+"""How long `aclose` waits for threads."""
+
+Rows = List[Tuple[Any, ...]]
+Texts = Mapping[str, str]
+
+
+class Connection(Protocol):
+    """A connection, which one thread uses."""
+
+    def run(self, statements: Sequence[Statement]) -> List[Rows]:
+        """The rows of each statement. All of them are one transaction."""
+
+    def close(self) -> None:
+        """Let go of it, in whatever state it is. It raises nothing."""
+
+
+class Driver(Protocol):
+    """A kind of database, and where it is."""
+
+    product: str
+    address: str
+    """The two are for people: no password is in them."""
+
+    connections: int
+    """How many connections a process may have."""
+
+    errors: Tuple[Type[Exception], ...]
+    """What the methods of this, and of its connections, raise."""
+
+    def connect(self) -> Connection:
+        """A new connection, on which no statement has run."""
+
+    def is_broken(self, error: Exception) -> bool:
+        """Whether the same may work with a new connection."""
+
+    def failure(self, error: Exception) -> StoreUnavailable:
+        """The meaning of one of `errors`."""
+
+
+class _Job(NamedTuple):
+    statements: Optional[Sequence[Statement]]
+    """None ends the thread."""
+
+    done: Future[List[Rows]]
+
+
+class Database:
+    """Runs transactions, and logs whether the database is there: one line for each change."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._health = Health(driver.product, driver.address)
+        self._pid = 0
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._threads = 0
+        self._unfinished = 0
+
+    @property
+    def product(self) -> str:
+        return self._driver.product
+
+    @property
+    def address(self) -> str:
+        return self._driver.address
+
+    @property
+    def available(self) -> bool:
+        """False while the database is known not to do what it is asked."""
+        return self._health.available
+
+    async def run(self, statements: Sequence[Statement]) -> List[Rows]:
+        """The rows of each statement. All of them are one transaction.
+
+        Raises StoreUnavailable, which is logged if that is new. Nobody knows then whether the
+        transaction was made, or will be made.
+        """
+        try:
+            rows = await self.try_to_run(statements)
+        except StoreUnavailable as failure:
+            self._health.failed(failure)
+            raise
+        self._health.works()
+        return rows
+
+    async def try_to_run(self, statements: Sequence[Statement]) -> List[Rows]:
+        """The same, but nothing is logged."""
+        try:
+            answer = asyncio.wrap_future(self.submit(statements))
+            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+        except asyncio.TimeoutError:
+            text = f"it does not answer within {ANSWER_SECONDS:g} s; see whether it is overloaded"
+            raise StoreUnavailable("TIMEOUT", text) from None
+        except self._driver.errors as error:
+            raise self._driver.failure(error) from error
+
+    def submit(self, statements: Sequence[Statement]) -> Future[List[Rows]]:
+        """Run a transaction. Nobody has to wait for it."""
+        self._begin_after_a_fork()
+        job = _Job(statements, Future())
+        with self._lock:
+            self._unfinished += 1
+            if self._threads < min(self._unfinished, self._driver.connections):
+                self._threads += 1
+                # It may hang, and must not keep the process from its end.
+                threading.Thread(
+                    target=self._work, args=(self._jobs,), name="history", daemon=True
+                ).start()
+            self._jobs.put(job)
+        return job.done
+
+    async def aclose(self) -> None:
+        """Close the connections after all that was begun. A thread that hangs is left."""
+        self._begin_after_a_fork()
+        with self._lock:
+            ends = [_Job(None, Future()) for _ in range(self._threads)]
+            for end in ends:
+                self._jobs.put(end)
+            self._threads, self._jobs = 0, SimpleQueue()
+        if ends:
+            waiting = [asyncio.wrap_future(end.done) for end in ends]
+            _, late = await asyncio.wait(waiting, timeout=CLOSE_SECONDS)
+            for each in late:
+                each.cancel()  # the thread may outlive the event loop, which it would call
+
+    def _begin_after_a_fork(self) -> None:
+        """Threads do not come through a fork, and connections must not be used after it."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock, self._jobs = threading.Lock(), SimpleQueue()
+            self._threads = self._unfinished = 0
+
+    def _work(self, jobs: SimpleQueue[_Job]) -> None:
+        """What a thread does."""
+        line = _Line(self._driver)
+        while True:
+            statements, done = jobs.get()
+            if statements is None:
+                line.close()
+                done.set_result([])
+                return
+            error: Optional[BaseException] = None
+            rows: List[Rows] = []
+            if done.set_running_or_notify_cancel():
+                try:
+                    rows = line.run(statements)
+                except BaseException as raised:
+                    error = raised
+            with self._lock:
+                self._unfinished -= 1
+            if error is not None:
+                done.set_exception(error)
+            elif not done.cancelled():
+                done.set_result(rows)
+
+
+class _Line:
+    """A connection that is made when it is needed, and made anew after each failure."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._connection: Optional[Connection] = None
+
+    def run(self, statements: Sequence[Statement]) -> List[Rows]:
+        kept = self._connection is not None
+        try:
+            return self._once(statements)
+        except self._driver.errors as error:
+            # Perhaps the database was started anew since the connection was used last.
+            if not kept or not self._driver.is_broken(error):
+                raise
+        return self._once(statements)
+
+    def _once(self, statements: Sequence[Statement]) -> List[Rows]:
+        try:
+            if self._connection is None:
+                self._connection = self._driver.connect()
+                _make_tables(self._connection)
+            return self._connection.run(statements)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _make_tables(connection: Connection) -> None:
+    """Make the tables if there are none. Raises StoreUnavailable if they are of a newer version."""
+    if not connection.run(sql_statements.has_tables())[-1]:
+        connection.run(sql_statements.make_tables())
+    [(version,)] = connection.run(sql_statements.read_version())[-1]
+    if version > sql_statements.VERSION:
+        raise StoreUnavailable(
+            "VERSION",
+            f"its tables are of version {version}, and this is for version "
+            f"{sql_statements.VERSION}: use a newer omniforge-chat",
+        )
