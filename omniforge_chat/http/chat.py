@@ -130,7 +130,8 @@ class ChatEndpoint:
             return self._refuse(error, scope)
         if found.nothing_more:
             return self._nothing_more(scope)
-        await self._replies.stream(found, self.dialect.frames, scope, receive, send).respond()
+        frames, path = self.dialect.frames, self.dialect.path
+        await self._replies.stream(found, frames, path, scope, receive, send).respond()
         return None
 
     def _nothing_more(self, scope: Scope) -> Response:

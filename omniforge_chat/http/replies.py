@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 from typing import AsyncGenerator, AsyncIterator, Callable, List, Optional, Tuple, Union
+from urllib.parse import quote
 
 from anyio import sleep
 from starlette.types import Receive, Scope, Send
@@ -24,6 +25,7 @@ from ..stream.response import ABORT, UNSENT
 from .body import late_body, read_body
 from .idempotency import Attempt
 from .owner import owner_of
+from .paths import mount_path
 
 ASKED_HEADERS = ("Last-Event-ID", "Idempotency-Key")
 ANSWERED_HEADERS = ("X-Reply-ID", "Location", "Idempotency-Replayed")
@@ -182,20 +184,22 @@ class Replies:
         self,
         found: Found,
         make_frames: Callable[[Turn], Frames],
+        path: str,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> FollowingStream:
-        """The rest of a reply as a stream."""
+        """The rest of a reply as a stream, for a request to the route at `path`."""
         turn = Turn("", found.kept.conversation_id, request_id(scope))
         after = 0 if found.after == OVER else found.after
         reply = KeptReply(turn, make_frames(turn), found.reply_id, after=after, thoughts=True)
-        return self.following(found, reply, scope, receive, send)
+        return self.following(found, reply, path, scope, receive, send)
 
     def following(
         self,
         found: Found,
         reply: Reply,
+        path: str,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -213,7 +217,8 @@ class Replies:
             extensions.get(ABORT),
             extensions.get(UNSENT),
         )
-        stream.follow(found.reply_id, found.after, [*headers_of(found.reply_id), *headers])
+        own = headers_of(found.reply_id, path, scope)
+        stream.follow(found.reply_id, found.after, [*own, *headers])
         return stream
 
 
@@ -225,9 +230,10 @@ def reply_path(reply_id: str) -> str:
     return PATH.format(reply_id=reply_id)
 
 
-def headers_of(reply_id: str) -> List[Tuple[bytes, bytes]]:
-    """The header that names a reply."""
-    return [(b"x-reply-id", reply_id.encode("ascii"))]
+def headers_of(reply_id: str, path: str, scope: Scope) -> List[Tuple[bytes, bytes]]:
+    """The headers that name a reply, and the place of it, in a response of the route at `path`."""
+    location = quote(mount_path(scope, path)) + reply_path(reply_id)
+    return [(b"x-reply-id", reply_id.encode("ascii")), (b"location", location.encode("ascii"))]
 
 
 def owner_and_id(scope: Scope) -> Tuple[str, Optional[str]]:

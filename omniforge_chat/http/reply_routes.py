@@ -20,7 +20,7 @@ from ..stream.lifecycle import Lifecycle
 from .chat import FAILURE_LOGGED
 from .owner import owner_of
 from .paths import ChatRoute
-from .replies import PATH, Replies, owner_and_id
+from .replies import PATH, Replies, owner_and_id, reply_path
 from .responses import error_response, internal_error, json_response
 from .stored import conversation_document, delete_conversation
 
@@ -97,8 +97,8 @@ class _Replies:
             found = await self._replies.find(reply_id, last_event_id, owner)
             if found.nothing_more:
                 return _nothing()
-            make_frames = self._native.frames
-            await self._replies.stream(found, make_frames, scope, receive, send).respond()
+            frames, path = self._native.frames, reply_path(reply_id)
+            await self._replies.stream(found, frames, path, scope, receive, send).respond()
         finally:
             self._lifecycle.release()
         return None
@@ -138,8 +138,9 @@ class _Replies:
                     return _nothing()
                 if found.kept.last is not None:
                     return _nothing()
-                stream = self._replies.stream(found, dialect.frames, scope, receive, send)
-                await stream.respond()
+                path = dialect.running_path.format(conversation_id=found.kept.conversation_id)
+                frames = dialect.frames
+                await self._replies.stream(found, frames, path, scope, receive, send).respond()
             finally:
                 self._lifecycle.release()
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Optional, Tuple
-from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
@@ -21,8 +20,7 @@ from ..stream.lifecycle import Lifecycle
 from ..stream.response import ABORT, UNSENT, EventStream
 from ..stream.whole import HeldBack, WholeReply
 from .idempotency import Attempt
-from .paths import mount_path
-from .replies import Found, Replies, headers_of, reply_path
+from .replies import Found, Replies, headers_of
 
 
 class Streams:
@@ -98,8 +96,7 @@ class Streams:
                 # With a key a client of any format can come back.
                 resumable = self._dialect.resumable or attempt is not None
                 grace = self._settings.replay_grace if resumable else 0.0
-            location = quote(mount_path(scope, self._dialect.path)) + reply_path(claim.turn_id)
-            headers = [*headers_of(claim.turn_id), (b"location", location.encode("ascii"))]
+            headers = headers_of(claim.turn_id, self._dialect.path, scope)
             stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
         return stream
 
@@ -138,4 +135,5 @@ class Streams:
         else:
             reply = KeptReply(turn, request.frames(turn), found.reply_id, thoughts=True)
         replayed = (b"idempotency-replayed", b"true")
-        return self._replies.following(found, reply, scope, receive, send, (replayed,))
+        path = self._dialect.path
+        return self._replies.following(found, reply, path, scope, receive, send, (replayed,))

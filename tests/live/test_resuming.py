@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from omniforge_chat.core.kept import OVER
 from omniforge_chat.reader import Chat, ChatFailed
 
-from ..support.constants import PATIENCE
+from ..support.constants import CONVERSATION, PATIENCE
 from ..support.cutting import CuttingProxy
 from ..support.node import node, put_reader
 from ..support.process import environment
@@ -406,3 +406,17 @@ def test_a_message_with_a_key_is_answered_once(ask: Read) -> None:
         results = ask(server.url + CHAT, 2, message="whole", idempotencyKey="mine")
     assert [(result.text, result.end) for result in results] == [("".join(PIECES), "done")] * 2
     assert scenes.generations == ["whole"]
+
+
+def test_each_stream_of_a_kept_reply_tells_where_it_is() -> None:
+    """Clients go on from there, also those that have joined it; a mount is a part of it."""
+    host = Starlette(routes=[Mount("/a b", Scenes(replay="memory"))])
+    fields = {"message": "whole", "conversation_id": CONVERSATION}
+    with UvicornThread(host, lifespan="off") as server, httpx.Client(trust_env=False) as client:
+        chat = f"{server.url}/a%20b{CHAT}"
+        reply = client.post(chat, json=fields)
+        place = f"/a%20b{CHAT}/replies/{reply.headers['x-reply-id']}"
+        assert reply.headers["location"] == place
+        again = {"Last-Event-ID": f"{reply.headers['x-reply-id']}.4"}
+        for answer in (client.get(server.url + place), client.post(chat, headers=again)):
+            assert (answer.status_code, answer.headers["location"]) == (200, place)
