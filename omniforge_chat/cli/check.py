@@ -34,7 +34,7 @@ def run(arguments: List[str]) -> int:
     except SettingsError as error:
         reports = [Report("failed", "settings", told(error))]
     else:
-        found = asyncio.run(check_stores(settings))
+        found = asyncio.run(check_stores(settings, makes_file=False))
         reports = [Report("ok", "settings", _summary(settings)), *found]
     for report in reports:
         line = f"{report.state:<8} {report.store:<9} {report.text}"

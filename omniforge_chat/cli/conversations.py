@@ -23,7 +23,7 @@ from ..settings import Settings, variable
 from ..stdio import open_standard_streams
 from .environment import ENV_FILE_HELP, read_settings, told
 from .printable import printable
-from .stores import make_stores, open_stores
+from .stores import make_stores, missing_file, open_stores
 
 _ELSEWHERE = {
     "off": "no conversation is stored",
@@ -75,6 +75,9 @@ def run(arguments: List[str]) -> int:
     if settings.history in _ELSEWHERE:
         _complain(f"{variable('history')}={settings.history}: {_ELSEWHERE[settings.history]}")
         return 2
+    if missing_file(settings):
+        _complain(f"there is no file {missing_file(settings)}")
+        return 1
     complaints = _Complaints()
     logger.addHandler(complaints)
     try:

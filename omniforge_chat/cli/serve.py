@@ -83,7 +83,7 @@ def _warn_of_stores(settings: Settings) -> None:
         return
     # `asyncio.run` would leave Python 3.9 without the loop that a responder may ask for later.
     with contextlib.closing(asyncio.new_event_loop()) as loop:
-        reports = loop.run_until_complete(check_stores(settings))
+        reports = loop.run_until_complete(check_stores(settings, makes_file=True))
     failed: Dict[str, List[str]] = {}
     for report in reports:
         if report.state == "failed":

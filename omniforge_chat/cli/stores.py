@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import AsyncIterator, List, NamedTuple, Optional, Protocol, cast
 
 from ..conversations import History, make_history
 from ..replay import Replay, make_replay
 from ..rules import masked
 from ..settings import Settings
-from ..stores import Finding, SharedRedis, StoreUnavailable
+from ..stores import Finding, SharedRedis, StoreUnavailable, make_redis
 
 LONGEST_CHECK = 10.0
 """How many seconds a store may take to tell what it is."""
@@ -47,10 +48,8 @@ def make_stores(settings: Settings) -> Stores:
 
     Raises SettingsError if a package is missing for one of them, or an address is none.
     """
-    redis = None
-    if "redis" in (settings.history, settings.replay):
-        redis = SharedRedis(settings.redis_url, settings.redis_prefix)
-    return Stores(make_history(settings), make_replay(settings), redis)
+    redis = make_redis(settings)
+    return Stores(make_history(settings, redis), make_replay(settings, redis), redis)
 
 
 @contextlib.asynccontextmanager
@@ -66,8 +65,12 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
                 await aclose()
 
 
-async def check_stores(settings: Settings) -> List[Report]:
-    """Reach each store that is not of this process."""
+async def check_stores(settings: Settings, *, makes_file: bool) -> List[Report]:
+    """Reach each store that is not of one process.
+
+    Unless it `makes_file`, a file of SQLite that is not there is left to the service: it might
+    belong to another user than that of the service, and be of no use to it.
+    """
     async with open_stores(settings) as stores:
         found = []
         for name in ("history", "replay"):
@@ -76,12 +79,19 @@ async def check_stores(settings: Settings) -> List[Report]:
                 found.append(Report("off", name, ""))
             elif kind == "memory":
                 found.append(Report("ok", name, "in the memory of the process that serves"))
+            elif name == "history" and not makes_file and missing_file(settings):
+                text = f"the service will make {missing_file(settings)}"
+                found.append(Report("ok", name, text))
             else:
                 store = stores.redis if kind == "redis" else getattr(stores, name)
-                if store is None:
-                    continue
                 found.append(await _report(name, _address(settings, kind), store))
     return found
+
+
+def missing_file(settings: Settings) -> str:
+    """The file that conversations are to be in, if it is not there; else nothing."""
+    kind, _, path = settings.history.partition(":")
+    return "" if kind != "sqlite" or os.path.exists(path) else os.path.abspath(path)
 
 
 async def _report(name: str, address: str, store: object) -> Report:
@@ -98,6 +108,6 @@ async def _report(name: str, address: str, store: object) -> Report:
 
 def _address(settings: Settings, kind: str) -> str:
     """Where the store is, without passwords."""
-    if kind == "redis":
-        kind = settings.redis_url
-    return masked(kind[len("sqlite:") :] if kind.startswith("sqlite:") else kind.partition("?")[0])
+    if kind.startswith("sqlite:"):
+        return os.path.abspath(kind[len("sqlite:") :])
+    return masked(settings.redis_url if kind == "redis" else kind).partition("?")[0]

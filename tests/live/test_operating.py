@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import ContextManager, Dict, List, NamedTuple
 
 import pytest
 
 from omniforge_chat.cli import main
 
+from ..support.answers import last
 from ..support.constants import CONVERSATION, PATIENCE
-from ..support.process import MODULE, environment, running
-from ..support.stores import RedisServer
+from ..support.process import MODULE, ServiceProcess, environment, running
+from ..support.stores import PostgresServer, RedisServer
 
 IN_REDIS = {"CHAT_HISTORY": "redis", "CHAT_REPLAY": "redis"}
 
@@ -79,6 +82,36 @@ def test_a_check_tells_what_each_store_is(command: Command, redis_server: RedisS
     assert lines(done) == [f"ok       history   {found}", f"ok       replay    {found}"]
     assert done.status == 0
     assert redis_server.client.keys() == []
+
+
+def test_a_check_tells_of_a_database(
+    command: Command, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """And how much is in it: an empty one is perhaps another one."""
+    done = command("check", CHAT_HISTORY=postgres_server.url)
+    where = re.sub("//.*@", "//***@", postgres_server.url)
+    found = rf"ok       history   postgresql \d+\.\S+ at {re.escape(where)}; 0 conversations, in .*"
+    assert re.fullmatch(found, lines(done)[0])
+    assert done.status == 0
+    file = tmp_path / "conversations.db"
+    assert lines(command("check", CHAT_HISTORY="sqlite"))[0] == (
+        f"ok       history   the service will make {file}"
+    )
+    assert not file.exists()
+    with running(tmp_path, CHAT_HISTORY="sqlite") as service:
+        service.reply("Hello")
+    found = lines(command("check", CHAT_HISTORY="sqlite"))[0]
+    assert re.fullmatch(rf"ok       history   sqlite 3\S+ at {file}; 1 conversation, in .*", found)
+
+
+def test_a_check_tells_of_a_database_that_refuses(
+    command: Command, postgres_server: PostgresServer
+) -> None:
+    """Without what it was refused with."""
+    done = command("check", CHAT_HISTORY=postgres_server.url_of("postgres", "secret"))
+    assert lines(done)[0].startswith("failed   history   postgresql://***@127.0.0.1:")
+    assert "secret" not in done.out
+    assert done.status == 1
 
 
 def test_a_check_tells_which_stores_there_are_none_to_reach(command: Command) -> None:
@@ -219,3 +252,191 @@ def test_settings_by_which_no_conversation_is_found_are_told(
     (line,) = done.err.splitlines()
     assert line.startswith(f"omniforge-chat: {said}")
     assert (done.status, done.out) == (2, "")
+
+
+def stored(service: ServiceProcess, conversation_id: str = CONVERSATION) -> bytes:
+    """The body of GET /api/v1/conversations/<id>."""
+    with service.connect() as client:
+        client.ask(f"/api/v1/conversations/{conversation_id}")
+        status, headers = client.head()
+        assert status == 200
+        return client.content(headers)
+
+
+class Store(NamedTuple):
+    """A store that is shared: the variables by which a service and a command find it."""
+
+    variables: Dict[str, str]
+
+    def running(self, directory: Path, **options: str) -> ContextManager[ServiceProcess]:
+        (directory / "mine.py").write_text(RESPONDER)
+        return running(directory, CHAT_RESPONDER="mine:respond", **self.variables, **options)
+
+
+RESPONDER = """
+import asyncio
+
+async def respond(turn):
+    yield turn.message
+    while turn.message == "wait":
+        await asyncio.sleep(0.01)
+    if turn.message == "fail":
+        raise RuntimeError
+    yield "!"
+"""
+
+
+@pytest.fixture(params=["redis", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Each store that processes share; replies are in Redis."""
+    variables = {"CHAT_REPLAY": "redis", "CHAT_HISTORY": request.param}
+    variables["REDIS_URL"] = request.getfixturevalue("one_redis_server").url
+    if request.param == "postgresql":
+        variables["CHAT_HISTORY"] = request.getfixturevalue("postgres_server").url
+    return Store(variables)
+
+
+def test_a_conversation_is_shown_to_people(command: Command, store: Store, tmp_path: Path) -> None:
+    """Of a service that need not run any more; a text can neither imitate a message nor a key."""
+    with store.running(tmp_path) as service:
+        service.reply("Hello\nassistant, now\x1b[2J", conversation_id=CONVERSATION)
+        with service.connect() as client:
+            client.post({"message": "fail", "conversation_id": CONVERSATION})
+            client.head()
+            assert last(client.frames())[0] == "error"
+        assert service.end() == 0
+    done = command("conversations", "show", CONVERSATION, **store.variables)
+    assert re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "TIME", done.out) == (
+        "user, TIME\n    Hello\n    assistant, now[2J\n\n"
+        "assistant, TIME\n    Hello\n    assistant, now[2J!\n\n"
+        "user, TIME\n    fail\n\n"
+        "assistant, TIME, cut\n    fail\n"
+    )
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_conversation_is_shown_to_machines_as_the_service_does(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    """One document, whichever way a program gets it; and any terminal survives it."""
+    with store.running(tmp_path) as service:
+        service.reply("é😀\0\x9b2J", conversation_id=CONVERSATION)
+        expected = stored(service)
+        done = command("conversations", "show", CONVERSATION, "--json", **store.variables)
+    assert json.loads(done.out) == json.loads(expected)
+    assert "é😀" in done.out
+    assert done.out.rstrip("\n").isprintable()
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_conversation_is_deleted_with_its_replies(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    """Somebody's right to be forgotten ends at no store; and a script may run twice."""
+    with store.running(tmp_path) as service, service.connect() as client:
+        client.post({"message": "Hello", "conversation_id": CONVERSATION})
+        _, headers = client.head()
+        assert last(client.frames())[0] == "done"
+        delete = ("conversations", "delete", CONVERSATION)
+        done = command(*delete, **store.variables)
+        assert done.out == f"{CONVERSATION}: deleted 2 messages and the replies that were kept\n"
+        assert (done.status, done.err) == (0, "")
+        for path in (f"/api/v1/conversations/{CONVERSATION}", headers["location"]):
+            client.ask(path)
+            assert client.json()[0] == 404
+        for again in (delete, ("conversations", "show", CONVERSATION)):
+            done = command(*again, **store.variables)
+            assert "No conversation with this id is stored" in done.err
+            assert (done.status, done.out) == (1, "")
+
+
+def test_a_running_reply_ends_with_its_conversation(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    """And it stores nothing, though it was answered by a process that nobody has told."""
+    with store.running(tmp_path) as service, service.connect() as client:
+        client.post({"message": "wait", "conversation_id": CONVERSATION})
+        client.head()
+        client.frame()
+        while True:  # its first piece may not be stored yet
+            done = command("conversations", "delete", CONVERSATION, **store.variables)
+            if "replies" in done.out:
+                break
+        assert client.frames()[-1].event == "done"
+        client.ask(f"/api/v1/conversations/{CONVERSATION}")
+        assert client.json()[0] == 404
+
+
+def test_a_conversation_belongs_to_its_owner(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    """One that nobody has been told of is nobody else's."""
+    with store.running(tmp_path) as service:
+        service.reply("Hello", conversation_id=CONVERSATION)
+    for name in ("show", "delete"):
+        done = command("conversations", name, CONVERSATION, "--owner", "Eve", **store.variables)
+        assert "No conversation with this id is stored" in done.err
+        assert (done.status, done.out) == (1, "")
+    shown = command("conversations", "show", CONVERSATION, "--owner", "", **store.variables)
+    assert shown.status == 0
+
+
+@pytest.mark.parametrize("name", ["show", "delete"])
+def test_a_file_that_is_not_there_is_told(command: Command, name: str, tmp_path: Path) -> None:
+    """It is most often the wrong directory, and an empty file in it would only mislead."""
+    done = command("conversations", name, CONVERSATION, CHAT_HISTORY="sqlite")
+    file = tmp_path / "conversations.db"
+    assert done == Done(1, "", f"omniforge-chat: there is no file {file}\n")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["show", "delete"])
+def test_a_store_that_does_not_answer_is_told(command: Command, name: str, nobody: str) -> None:
+    """It is no missing conversation, and its password is nobody's business."""
+    variables = {"CHAT_HISTORY": "redis", "REDIS_URL": nobody}
+    done = command("conversations", name, CONVERSATION, **variables)
+    (line,) = done.err.splitlines()
+    where = nobody.replace(":secret@", "***@")
+    assert line.startswith(f"omniforge-chat: redis {where}: it cannot be reached; start it, or ")
+    assert (done.status, done.out) == (1, "")
+
+
+def test_replies_in_the_memory_of_a_service_are_told_of(
+    command: Command, one_redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Whoever has to delete all of it waits for that, or restarts the service."""
+    variables = {"CHAT_HISTORY": "redis", "REDIS_URL": one_redis_server.url}
+    variables["CHAT_REPLAY"] = "memory"
+    with Store(variables).running(tmp_path) as service:
+        service.reply("Hello", conversation_id=CONVERSATION)
+        done = command("conversations", "delete", CONVERSATION, **variables)
+    assert done.out == f"{CONVERSATION}: deleted 2 messages\n"
+    assert "CHAT_REPLAY=memory: what the service keeps of this conversation's" in done.err
+    assert done.status == 0
+
+
+def test_nobody_needs_to_read_the_output(tmp_path: Path, one_redis_server: RedisServer) -> None:
+    """`| head -1` ends it, without a traceback."""
+    variables = {"CHAT_HISTORY": "redis", "REDIS_URL": one_redis_server.url}
+    with Store(variables).running(tmp_path) as service:
+        service.reply("Hello", conversation_id=CONVERSATION)
+    reader, writer = os.pipe()
+    os.close(reader)
+    for output, status, said in (
+        (writer, 141, ""),
+        (os.open("/dev/full", os.O_WRONLY), 1, "omniforge-chat: cannot write: No space left on"),
+    ):
+        done = subprocess.run(
+            [*MODULE, "conversations", "show", CONVERSATION],
+            cwd=tmp_path,
+            env=environment(**variables),
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        os.close(output)
+        assert done.returncode == status
+        assert done.stderr.startswith(said)
+        assert len(done.stderr.splitlines()) == (1 if said else 0)
