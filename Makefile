@@ -64,11 +64,12 @@ compat-table: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.chainlit $(VENV)
 test-browser: install $(VENV)/.browser $(VENV)/.npm ## Drive the pages in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser
 
-check: install ## Check format, style, types and the files of .github
+check: install ## Check format, style, types, and the files that others read by a schema
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).compose-spec docs/deploy/compose.yaml
 	$(SCHEMA).dependabot .github/dependabot.yml
 	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))

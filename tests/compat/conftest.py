@@ -8,9 +8,10 @@ from typing import List, Set
 import pytest
 
 from ..support.chromium import browser
+from ..support.stores.fixtures import postgres_cluster, postgres_server
 from .table import PAGE, Recorder, Table
 
-__all__ = ["browser"]
+__all__ = ["browser", "postgres_cluster", "postgres_server"]
 
 RECORDER = pytest.StashKey[Recorder]()
 
