@@ -7,12 +7,13 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, AsyncIterator, Dict, Iterator, List, Set, Tuple
+from typing import Any, AsyncIterator, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ import omniforge_chat
 from omniforge_chat import ChatError, Settings, chat_routes, create_app
 from omniforge_chat.cli import main
 from omniforge_chat.cli.flags import FLAGS
+from omniforge_chat.core.sse import Decoder
 from omniforge_chat.dialects import all_errors
 from omniforge_chat.errors import RequestError
 from omniforge_chat.responders import placeholder
@@ -32,7 +34,7 @@ from ..support.app import call
 from ..support.client import Client
 from ..support.constants import PATIENCE
 from ..support.docs import DOCS, PAGES, README, ROOT, blocks, transitions, write_examples
-from ..support.process import environment
+from ..support.process import MODULE, ServiceProcess, environment, running
 from ..support.servers import UvicornThread
 
 REPOSITORY = re.compile(r"^https://github\.com/omniforge/omniforge-chat/(?:blob|tree)/main/")
@@ -217,11 +219,82 @@ def reply(app: Any, path: str, message: str) -> str:
 
 def test_the_readme_s_curl_prints_what_it_shows() -> None:
     """It is the first thing that anybody compares."""
-    [console] = [code for code in blocks(README, "console") if "curl" in code]
+    console, *_ = (code for code in blocks(README, "console") if "curl" in code)
     command, _, shown = console.partition("'\nevent:")
     body = json.loads(command[command.index("-d '") + len("-d '") :])
     answer = call(create_app(settings=Settings()), body, path="/api/v1/chat")
     assert answer.body.decode() == f"event:{shown}"
+
+
+class Console(NamedTuple):
+    """A command of a page, and the lines of its output that the page shows."""
+
+    command: str
+    shown: List[str]
+
+    def run(self, directory: Path, port: int, last_id: str = "") -> str:
+        """The output, in which the shown lines are, one below the other; `...` is any."""
+        command = self.command.replace(":8000/", f":{port}/")
+        command = re.sub(r"(?<=Last-Event-ID: )[^']+", last_id, command)
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=directory,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        lines = iter(done.stdout.splitlines())
+        for line in self.shown:
+            # The id of the reply is another one each time, and so may be the word of the cut.
+            pattern = re.escape(re.sub(r"(?<=^id: )[\w.-]+|(?<=\"content\":\")\w", "ANY", line))
+            pattern = pattern.replace("ANY", r"[\w.-]+")
+            assert line == "..." or any(re.fullmatch(pattern, each) for each in lines), line
+        return done.stdout
+
+
+def consoles(block: str) -> List[Console]:
+    """The commands of a block of a console."""
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+    return [Console(command, shown.splitlines()) for command, shown in commands]
+
+
+@contextlib.contextmanager
+def started(line: str, directory: Path) -> Iterator[ServiceProcess]:
+    """A service that this line starts; at the end Ctrl-C stops it.
+
+    Its `make` installs nothing; `python -m tests.newcomer` runs the real one.
+    """
+    make = directory / "bin" / "make"
+    make.parent.mkdir(exist_ok=True)
+    make.write_text(f'#!/bin/sh\n[ "$*" = run ] && exec {" ".join(MODULE)}\n')
+    make.chmod(0o755)
+    path = f"{make.parent}:{environment()['PATH']}"
+    with running(directory, command=["bash", "-c", line], PATH=path) as service:
+        yield service
+        os.killpg(service.process.pid, signal.SIGINT)
+        assert service.status() == 0
+
+
+def test_a_reply_of_the_readme_is_cut_and_continued_and_its_conversation_outlives_the_service(
+    examples: Path,
+) -> None:
+    """Each line as it stands there: somebody pastes them, and believes all the rest or nothing."""
+    page = README.read_text("utf-8")
+    section = page[page.index("## Lose nothing") : page.index("## Put it into your app")]
+    (start,), (cut, rest), (later,) = (
+        consoles(f"{block}\n")
+        for block in re.findall(r"```console\n(.*?)\n```", section, re.DOTALL)
+    )
+    with started(start.command, examples) as service:
+        output = cut.run(examples, service.port)
+        before = [frame for frame in Decoder().feed(f"{output}\n".encode()) if frame.data]
+        assert 0 < len(before) < 20
+        frames = Decoder().feed(rest.run(examples, service.port, before[-1].id).encode())
+        assert text([*before, *frames]) == "a b c d e f g h i j k l m n o p q r s t "
+    with started(start.command, examples) as service:
+        later.run(examples, service.port)
 
 
 def test_the_readme_s_responder_answers(examples: Path) -> None:
