@@ -63,11 +63,12 @@ def read_position(text: str) -> Optional[Position]:
 class KeptReply(Reply):
     """A reply that is kept, or one that is read from where it is kept.
 
-    Its pieces go to `recorder`, if there is one, as they are sent. Its frames have ids if their
-    format allows it. `after` is the position at which it begins for this client.
+    Its pieces and its end go to `recorder`, if there is one, before they are sent: a client may
+    come back with the id of a frame while the send of that is still under way. Its frames have ids
+    if their format allows it. `after` is the position at which it begins for this client.
     """
 
-    __slots__ = ("_at", "_lead", "_recorder", "_reply_id")
+    __slots__ = ("_at", "_lead", "_recorded", "_recorder", "_reply_id")
 
     def __init__(
         self,
@@ -85,14 +86,27 @@ class KeptReply(Reply):
         self._lead = RETRY if frames.numbered else b""
         self._thinks = frames.numbered  # so that frames are made by `_frames` below
         self._at = self.characters = after
+        self._recorded = 0  # so many pieces of `ready` are
+
+    def frames(self, *, last: bool) -> bytes:
+        """The frames of the start and of `ready`, which is kept from now on."""
+        frames = super().frames(last=last)
+        if self._recorder is not None:
+            new = self.ready[self._recorded :] if self._recorded else self.ready
+            if new:
+                self._recorder.add(new)
+                self._recorded = len(self.ready)
+            if self.last is not None:
+                self._recorder.end(self.last)
+        return frames
 
     def sent(self) -> None:
-        """The frames were sent: count and keep the pieces of `ready`."""
-        if self._recorder is not None and self.ready:
-            self._recorder.add(self.ready)
+        """The frames were sent: count the pieces of `ready`."""
+        if self.ready:
+            self._lead = b""
         super().sent()
+        self._recorded = 0
         self._thinks = self.format.numbered
-        self._lead = b""
 
     def _frames(self) -> bytes:
         self._at = self.characters

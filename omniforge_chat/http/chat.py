@@ -228,7 +228,7 @@ class ChatEndpoint:
                     owner = owner_of(scope)
                     claim = Claim(conversation_id, owner, new_reply_id(), request.message)
                     if self._replies is not None:
-                        attempt = read_attempt(headers, owner, scope["path"], data)
+                        attempt = read_attempt(headers, owner, self.dialect.path, data)
                     if self._history is not None or attempt is not None:
                         conversation, found = await self._begin(claim, request, attempt)
                 del data  # a stream would hold it for minutes

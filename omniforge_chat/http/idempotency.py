@@ -33,14 +33,14 @@ class Attempt(NamedTuple):
 def read_attempt(
     headers: Mapping[bytes, bytes], owner: str, path: str, body: bytes
 ) -> Optional[Attempt]:
-    """The attempt that a request is, or None if it has no key.
+    """The attempt that a request to the chat at `path` is, or None if it has no key.
 
     Raises InvalidHeader. A key may stand in quotation marks, as the draft asks for.
     """
     value = headers.get(HEADER)
     if value is None:
         return None
-    key = value.decode("latin-1").strip()
+    key = value.decode("latin-1").strip(" \t")
     if not _is_key(key):
         raise InvalidHeader(
             f"Idempotency-Key: must be 1 to {MAX_CHARACTERS} visible ASCII characters"

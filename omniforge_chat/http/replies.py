@@ -63,23 +63,29 @@ class Found:
     @property
     def nothing_more(self) -> bool:
         """Whether the client has all of it."""
-        return self.after == OVER and isinstance(self.kept.last, Done)
+        kept = self.kept
+        if self.after != OVER or isinstance(kept.last, Error):
+            return False
+        # It has the last frame. If another process has sent that, it may not be known here yet.
+        return kept.last is not None or kept.characters is None
 
     def check(self) -> None:
         """Raises InvalidHeader for a position that the reply does not have."""
         kept = self.kept
-        if isinstance(kept.last, Error):
-            return  # a client may have had more of it than was kept
+        if isinstance(kept.last, Error) or self.nothing_more:
+            return  # of one that has failed, a client may have had more than was kept
         known = kept.characters
-        if self.after == OVER if known is None else self.after > known and not self.nothing_more:
+        if known is not None and self.after > known:
             raise InvalidHeader("Last-Event-ID: the reply has not come so far")
 
     async def answer(self, reply: Reply) -> AsyncIterator[Union[str, Thought]]:
         """The rest of the reply; at last `reply` is given the event that ended it."""
         kept, after = self.kept, self.after
-        if isinstance(kept.last, Error) and after > (kept.characters or 0):
-            self._end(reply, kept.last)
-            return
+        if isinstance(kept.last, Error):
+            known = kept.characters
+            if after > (OVER - 1 if known is None else known):
+                self._end(reply, kept.last)
+                return
         entries = kept.read(after)
         try:
             async for entry in entries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Awaitable, Callable, List, Mapping, Optional, Sequence
+from typing import Awaitable, Callable, List, Mapping, Optional, Sequence, Union
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -16,6 +16,7 @@ from ..logs import logger
 from ..request_id import request_id
 from ..rules import is_identifier
 from ..settings import Settings
+from ..stream.kept import FollowingStream
 from ..stream.lifecycle import Lifecycle
 from .chat import FAILURE_LOGGED
 from .owner import owner_of
@@ -26,13 +27,15 @@ from .stored import conversation_document, delete_conversation
 
 CONVERSATION = "/api/v1/conversations/{conversation_id}"
 
-Handler = Callable[[Scope, Receive, Send], Awaitable[Optional[Response]]]
+Answer = Union[Response, FollowingStream]
+Handler = Callable[[Scope, Receive, Send], Awaitable[Answer]]
 
 
 class _Endpoint:
-    """An ASGI app of handlers, one for each method, which return a response or send one.
+    """An ASGI app of handlers, one for each method, which return a response or a stream.
 
-    A refusal has the shape of errors of `dialect`, or the native one.
+    If it `streams`, a GET takes a place as a chat does. A refusal has the shape of errors of
+    `dialect`, or the native one.
     """
 
     def __init__(
@@ -40,29 +43,59 @@ class _Endpoint:
         lifecycle: Lifecycle,
         handlers: Mapping[str, Handler],
         dialect: Optional[Dialect] = None,
+        *,
+        streams: bool = False,
     ) -> None:
         self._lifecycle = lifecycle
         self._handlers = handlers
         self._shape = refusal if dialect is None else dialect.refusal
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Optional[Response] = None
+        if self._streams and scope["method"] == "GET":
+            try:
+                self._lifecycle.admit()
+            except RequestError as error:
+                response = self._refuse(error, scope)
+            else:
+                try:
+                    response = await self._answer(scope, receive, send)
+                finally:
+                    self._lifecycle.release()
+        else:
+            response = await self._answer(scope, receive, send)
+        if response is not None:
+            response.headers["X-Request-ID"] = request_id(scope)
+            await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+        """Stream the answer, or return the response that is one."""
         reference = request_id(scope)
         try:
-            response = await self._handlers[scope["method"]](scope, receive, send)
+            answer = await self._handlers[scope["method"]](scope, receive, send)
         except RequestError as error:
-            self._lifecycle.refusals.count(error, reference)
-            response = error_response(error, shape=self._shape)
+            return self._refuse(error, scope)
         except ClientDisconnect:
-            return
+            return None
+        except Exception:
+            logger.exception("request failed request_id=%s", reference)
+            return error_response(internal_error(scope), shape=self._shape)
+        if isinstance(answer, Response):
+            return answer
+        try:
+            await answer.respond()
         except OSError:
             raise  # a server's way to say that the client has left
         except Exception:
             logger.exception("request failed request_id=%s", reference)
             scope[FAILURE_LOGGED] = True
-            response = error_response(internal_error(scope), shape=self._shape)
-        if response is not None:
-            response.headers["X-Request-ID"] = reference
-            await response(scope, receive, send)
+            raise
+        return None
+
+    def _refuse(self, error: RequestError, scope: Scope) -> Response:
+        self._lifecycle.refusals.count(error, request_id(scope))
+        return error_response(error, shape=self._shape)
 
 
 def _nothing() -> Response:
@@ -80,30 +113,24 @@ def _conversation_id(scope: Scope) -> str:
 class _Replies:
     """The handlers of kept replies."""
 
-    def __init__(self, replies: Replies, lifecycle: Lifecycle, native: Dialect) -> None:
+    def __init__(self, replies: Replies, native: Dialect) -> None:
         self._replies = replies
-        self._lifecycle = lifecycle
         self._native = native
 
-    async def read(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+    async def read(self, scope: Scope, receive: Receive, send: Send) -> Answer:
         """GET: the reply, or the rest of it."""
         owner, last_event_id = owner_and_id(scope)
         if last_event_id is None:
             last_event_id = Request(scope).query_params.get("after")
-        self._lifecycle.admit()
-        try:
-            await self._replies.discard_body(receive)
-            reply_id = scope["path_params"]["reply_id"]
-            found = await self._replies.find(reply_id, last_event_id, owner)
-            if found.nothing_more:
-                return _nothing()
-            frames, path = self._native.frames, reply_path(reply_id)
-            await self._replies.stream(found, frames, path, scope, receive, send).respond()
-        finally:
-            self._lifecycle.release()
-        return None
+        await self._replies.discard_body(receive)
+        reply_id = scope["path_params"]["reply_id"]
+        found = await self._replies.find(reply_id, last_event_id, owner)
+        if found.nothing_more:
+            return _nothing()
+        frames, path = self._native.frames, reply_path(reply_id)
+        return self._replies.stream(found, frames, path, scope, receive, send)
 
-    async def stop(self, scope: Scope, receive: Receive, send: Send) -> Response:
+    async def stop(self, scope: Scope, receive: Receive, send: Send) -> Answer:
         """DELETE: the reply ends, with what there is of it."""
         return await self._stop(scope["path_params"]["reply_id"], owner_of(scope))
 
@@ -116,7 +143,7 @@ class _Replies:
         status = "stopping" if running else "ended"
         return json_response({"status": status}, status=202 if running else 200)
 
-    async def stop_newest(self, scope: Scope, receive: Receive, send: Send) -> Response:
+    async def stop_newest(self, scope: Scope, receive: Receive, send: Send) -> Answer:
         """POST: the reply that runs in a conversation ends."""
         owner = owner_of(scope)
         return await self._stop(await self._newest(scope, owner), owner)
@@ -124,26 +151,20 @@ class _Replies:
     def running(self, dialect: Dialect) -> Handler:
         """GET: the reply that runs in a conversation, from its beginning, for `dialect`."""
 
-        async def read(scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+        async def read(scope: Scope, receive: Receive, send: Send) -> Answer:
             owner = owner_of(scope)
-            self._lifecycle.admit()
+            await self._replies.discard_body(receive)
+            reply_id = await self._newest(scope, owner)
+            if reply_id is None:
+                return _nothing()
             try:
-                await self._replies.discard_body(receive)
-                reply_id = await self._newest(scope, owner)
-                if reply_id is None:
-                    return _nothing()
-                try:
-                    found = await self._replies.find(reply_id, None, owner)
-                except ReplyNotFound:  # it has just expired
-                    return _nothing()
-                if found.kept.last is not None:
-                    return _nothing()
-                path = dialect.running_path.format(conversation_id=found.kept.conversation_id)
-                frames = dialect.frames
-                await self._replies.stream(found, frames, path, scope, receive, send).respond()
-            finally:
-                self._lifecycle.release()
-            return None
+                found = await self._replies.find(reply_id, None, owner)
+            except ReplyNotFound:  # it has just expired
+                return _nothing()
+            if found.kept.last is not None:
+                return _nothing()
+            path = dialect.running_path.format(conversation_id=found.kept.conversation_id)
+            return self._replies.stream(found, dialect.frames, path, scope, receive, send)
 
         return read
 
@@ -158,13 +179,13 @@ class _Conversations:
         self._stored = stored
         self._replies = replies
 
-    async def read(self, scope: Scope, receive: Receive, send: Send) -> Response:
+    async def read(self, scope: Scope, receive: Receive, send: Send) -> Answer:
         """GET: the messages."""
         conversation_id = _conversation_id(scope)
         messages = await self._stored.read(conversation_id, owner_of(scope))
         return json_response(conversation_document(conversation_id, messages))
 
-    async def delete(self, scope: Scope, receive: Receive, send: Send) -> Response:
+    async def delete(self, scope: Scope, receive: Receive, send: Send) -> Answer:
         """DELETE: nothing of it is left, and a running reply is stopped."""
         replay = None if self._replies is None else self._replies.replay
         conversation_id = _conversation_id(scope)
@@ -180,32 +201,31 @@ def reply_routes(
 ) -> List[Route]:
     """The routes that this service has: those of replies if they are kept, and so on."""
 
-    def route(path: str, name: str, handlers: Mapping[str, Handler]) -> Route:
-        endpoint = _Endpoint(lifecycle, handlers)
-        return _route(path, endpoint, handlers, name)
+    def add(
+        path: str,
+        name: str,
+        handlers: Mapping[str, Handler],
+        *,
+        dialect: Optional[Dialect] = None,
+        streams: bool = False,
+    ) -> None:
+        endpoint = _Endpoint(lifecycle, handlers, dialect, streams=streams)
+        route = ChatRoute(path, endpoint, methods=list(handlers), name=name)
+        if route.methods is not None:
+            route.methods.discard("HEAD")  # Starlette adds it to GET; it would run a stream
+        found.append(route)
 
     found: List[Route] = []
     if replies is not None:
-        kept = _Replies(replies, lifecycle, make_dialect("native", Settings()))
-        found += [
-            route(PATH, "reply", {"GET": kept.read, "DELETE": kept.stop}),
-            route(f"{CONVERSATION}/stop", "stopConversation", {"POST": kept.stop_newest}),
-        ]
+        kept = _Replies(replies, make_dialect("native", Settings()))
+        add(PATH, "reply", {"GET": kept.read, "DELETE": kept.stop}, streams=True)
+        add(f"{CONVERSATION}/stop", "stopConversation", {"POST": kept.stop_newest})
         for dialect in dialects:
             if dialect.running_path:
-                handlers = {"GET": kept.running(dialect)}
-                endpoint = _Endpoint(lifecycle, handlers, dialect)
                 name = f"{dialect.operation.id}Running"
-                found.append(_route(dialect.running_path, endpoint, handlers, name))
+                handlers = {"GET": kept.running(dialect)}
+                add(dialect.running_path, name, handlers, dialect=dialect, streams=True)
     if isinstance(history, StoredConversations):
         stored = _Conversations(history, replies)
-        handlers = {"GET": stored.read, "DELETE": stored.delete}
-        found.append(route(CONVERSATION, "conversation", handlers))
+        add(CONVERSATION, "conversation", {"GET": stored.read, "DELETE": stored.delete})
     return found
-
-
-def _route(path: str, endpoint: _Endpoint, handlers: Mapping[str, Handler], name: str) -> Route:
-    route = ChatRoute(path, endpoint, methods=list(handlers), name=name)
-    if route.methods is not None:
-        route.methods.discard("HEAD")  # Starlette adds it to GET; it would run a stream
-    return route
