@@ -55,6 +55,12 @@ class Cancellation:
         """The cancellations of others so far are dealt with."""
         self._known = cancellations(self._task) - self._ours
 
+    def retract(self) -> None:
+        """Take one of ours back, which has arrived: time limits in the task must not count it."""
+        self._ours -= 1
+        if COUNTS_CANCELLATIONS:
+            self._task.uncancel()
+
     def take_back(self) -> None:
         """Take our own cancellations back: the task goes on to something else."""
         if COUNTS_CANCELLATIONS:

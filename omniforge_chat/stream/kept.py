@@ -8,6 +8,7 @@ does, when it is stopped, or when for some time nobody has read the reply.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import monotonic
 from typing import Any, Sequence, Tuple
 
@@ -59,6 +60,8 @@ class KeptStream(EventStream):
     _headers: Headers
     _reply_id = ""
     _left = False
+    _at_send = False
+    _gives_up = False
 
     def keep(self, recording: Recording, reply_id: str, *, grace: float, headers: Headers) -> None:
         """Call this before `respond`."""
@@ -79,15 +82,26 @@ class KeptStream(EventStream):
         state = self._state
         if state.away_since is not None:
             return
+        self._at_send = True
         try:
             await self._to_client(message)
+        except asyncio.CancelledError:
+            ours = self._cancellation
+            if not self._gives_up or ours is None:
+                raise
+            ours.retract()
+            if ours.from_outside:
+                raise
         except Exception as error:
+            self._at_send = False
             action = Action.NOTHING
             if isinstance(error, OSError):  # as in `_not_sent`
                 action = state.client_left(monotonic(), "disconnected")
             if state.away_since is None:
                 raise
             self._act(action)
+        finally:
+            self._at_send = self._gives_up = False
 
     def _start(self) -> ASGIMessage:
         start = super()._start()
@@ -100,14 +114,25 @@ class KeptStream(EventStream):
             self._abort()
         if self._state.away_since is not None and not self._left:
             self._left = True
+            self._give_up_sending()
             if self._timer is not None:
                 self._timer.cancel()  # something else is due next
                 self._timer = asyncio.get_running_loop().call_later(0.0, self._tick)
 
+    def _give_up_sending(self) -> None:
+        """A send that is under way need not end: some servers let it wait for the client."""
+        if self._beat is not None and not self._beat.done():
+            self._beat.cancel()
+        elif self._at_send and self._cancellation is not None:
+            self._gives_up = True
+            self._cancellation.cancel()
+
     def _tick(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._state.followed_at = self._recording.followed_at
+        before, followed_at = monotonic(), self._recording.followed_at
+        # While somebody reads, the time in which somebody may come back does not begin.
+        self._state.followed_at = inf if followed_at >= before else followed_at
         super()._tick()
 
     async def _finish(self) -> Action:

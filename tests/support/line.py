@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Optional, Union
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, Union
 
 from starlette.types import Message
 
@@ -115,9 +115,12 @@ class Line(HandDrivenRequest):
         *,
         receives: Optional[Callable[[], Message]] = None,
         fails: Optional[Exception] = None,
+        body: object = None,
+        path: str = "/api/v1/chat",
+        headers: Optional[Mapping[str, str]] = None,
         **limits: Any,
     ) -> None:
-        super().__init__(headers={"X-Request-ID": REFERENCE})
+        super().__init__(body, path=path, headers={"X-Request-ID": REFERENCE, **(headers or {})})
         self.scope["extensions"] = {ABORT: self._abort}
         self.app = create_app(responder, settings=Settings(**limits))
         self.script = responder if isinstance(responder, Script) else Script()
@@ -305,11 +308,20 @@ async def stuck(sending: str, **limits: Any) -> Line:
 
     The headers are sent from the beginning on, and the other things since second 20.
     """
-    heartbeat = 20 if sending == "heartbeat" else None
-    line = Line(Script(*PHASES[sending]), heartbeat_interval=heartbeat, **limits)
+    line = Line(Script(*PHASES[sending]), heartbeat_interval=beat_of(sending), **limits)
+    await stick(line, sending)
+    return line
+
+
+def beat_of(sending: str) -> Optional[float]:
+    """The `heartbeat_interval` of such a stream."""
+    return 20 if sending == "heartbeat" else None
+
+
+async def stick(line: Line, sending: str) -> None:
+    """Bring a stream of PHASES there."""
     if sending == "headers":
         line.stop_reading()
     await line.at(19)
     line.stop_reading()
     await line.at(20)
-    return line

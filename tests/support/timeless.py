@@ -13,6 +13,12 @@ T = TypeVar("T")
 
 _PATIENCE = 20.0
 
+_CLOCKS = [
+    *("core.responder", "stream.response", "stream.kept", "http.replies"),
+    *("replay.live", "replay.memory", "replay.keys"),
+]
+"""The modules that look at the time."""
+
 
 class _Selector(selectors.DefaultSelector):
     now = 1000.0
@@ -79,7 +85,7 @@ def timeless(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
     def run(*arguments: Any, **options: Any) -> None:
         loop = TimelessLoop()
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("core.responder", "stream.response"):
+            for module in _CLOCKS:
                 patch.setattr(f"omniforge_chat.{module}.monotonic", loop.time)
             try:
                 loop.run_until_complete(test(*arguments, **options))
