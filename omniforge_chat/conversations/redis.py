@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from datetime import datetime, timezone
+from functools import partial
 from time import monotonic, time
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -170,11 +171,16 @@ class RedisHistory:
         """See StoredConversations."""
         with self._answering(conversation_id):
             keys = self._keys(conversation_id)
-            found, value = await self._redis.run(DELETE(keys, encode(owner), self._life))
-            if found != b"deleted":
-                read_held(value) if found == b"held" else read_kept(value)
-                value = 0
-            if not value:
+            delete = partial(DELETE, keys, encode(owner), self._life)
+            try:
+                found, value = await self._redis.run(delete(""))
+                if found == b"held":
+                    read_held(value)
+                elif found == b"log":
+                    read_kept(value)
+            except StoreUnreadable:  # it is nobody's
+                found, value = await self._redis.run(delete("unreadable"))
+            if found != b"deleted" or not value:
                 raise _unknown()
 
     async def aclose(self) -> None:

@@ -67,13 +67,16 @@ return 'ended'
 """)
 
 DELETE = Script("""
-local owner = ARGV[1]
-local held = redis.call('GET', KEYS[1])
-local newest = redis.call('LINDEX', KEYS[2], -1)
-for kind, value in pairs({held = held, log = newest}) do
-  if value and string.sub(value, 2, #owner + 1) ~= owner then return {kind, value} end
+local owner, life, unread = ARGV[1], ARGV[2], ARGV[3]
+local held = unread
+if unread == '' then
+  held = redis.call('GET', KEYS[1])
+  local newest = redis.call('LINDEX', KEYS[2], -1)
+  for kind, value in pairs({held = held, log = newest}) do
+    if value and string.sub(value, 2, #owner + 1) ~= owner then return {kind, value} end
+  end
 end
-if held then redis.call('SET', KEYS[3], held, 'PX', ARGV[2]) end
+if held then redis.call('SET', KEYS[3], held, 'PX', life) end
 return {'deleted', redis.call('DEL', KEYS[1], KEYS[2])}
 """)
 

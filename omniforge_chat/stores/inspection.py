@@ -58,7 +58,7 @@ async def inspect(line: Line, keys: Keys, worker: str) -> Finding:
     Raises StoreUnavailable if it will not do.
     """
     try:
-        [info] = await line.send([command("INFO")])
+        [info] = demanded(await line.send([command("INFO")]))
     except StoreUnavailable as failure:
         if failure.kind != "NOPERM":
             raise

@@ -437,6 +437,27 @@ def test_what_is_unreadable_hurts_only_its_conversation(
     assert f"one of the keys {key('*')} holds what is no conversation; delete it (" in line
 
 
+@pytest.mark.parametrize("part", ["turn", "log"])
+@pytest.mark.parametrize("kind", ["type", "garbage"])
+def test_what_is_unreadable_can_be_deleted(
+    one_redis_server: RedisServer, part: str, kind: str
+) -> None:
+    """It is what the log advises, and nobody can lose anything."""
+
+    async def run() -> None:
+        async with histories(one_redis_server) as (history, other):
+            await keep(history, "1", "2")
+            await history.begin_turn(turn := claim())
+            garbage(one_redis_server, part, kind)
+            await other.delete("a", "")
+            await history.end_turn(turn, said("3", "4"))
+            for call in (history.read, history.delete):
+                with pytest.raises(ConversationNotFound):
+                    await call("a", "")
+
+    asyncio.run(run())
+
+
 def test_a_turn_survives_that_its_conversation_becomes_unreadable(
     one_redis_server: RedisServer,
 ) -> None:
