@@ -44,6 +44,9 @@ TOLD = 1_000
 
 DAY = 86_400.0
 
+SPARE_SECONDS = 60.0
+"""How much longer than a turn its claim lives."""
+
 
 class _Size(NamedTuple):
     messages: int
@@ -96,8 +99,10 @@ class RedisHistory:
         self._max_messages = max_messages
         self._max_bytes = max_bytes - CONVERSATION_BYTES
         self._ttl = int(ttl * 1000)
-        # The claim of a dead worker is taken over before it ends, so it may be long.
-        self._life = int((DAY if longest_turn is None else longest_turn + 60) * 1000)
+        # A claim lives as long as a conversation, for the message in it. If its worker dies, it is
+        # taken over long before.
+        longest = DAY if longest_turn is None else longest_turn + SPARE_SECONDS
+        self._life = int(max(ttl, longest) * 1000)
         self._running: Dict[str, _Turn] = {}
         self._endings = Endings(redis, self._life / 1000, self._tell)
         self._told: OrderedDict[str, None] = OrderedDict()
@@ -196,7 +201,7 @@ class RedisHistory:
             while True:
                 begin = BEGIN(
                     self._keys(turn.conversation_id),
-                    *(held, encode(turn.owner), dead, left, self._life, max(self._ttl, self._life)),
+                    *(held, encode(turn.owner), dead, left, self._life),
                 )
                 try:
                     found, value = await self._redis.run(begin)

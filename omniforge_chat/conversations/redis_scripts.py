@@ -3,8 +3,8 @@
 | key | holds | lives |
 |---|---|---|
 | `c:{<conversation>}:log` | a list of turns, the newest last | `ttl` after its last use |
-| `c:{<conversation>}:turn` | the claim of the turn that is running | as long as a turn may take |
-| `c:{<conversation>}:gone` | the claim of a turn during which it was deleted | the same |
+| `c:{<conversation>}:turn` | the claim of the turn that is running | as long, and as a turn may take |
+| `c:{<conversation>}:gone` | the claim of a turn during which it was deleted | as that claim |
 
 All that a turn does is done by one script when it begins and another one when it ends. Both know a
 claim by its bytes, which are never the same twice. At its end a turn finds one of these:
@@ -39,7 +39,7 @@ if held and held ~= claim then
   log[#log + 1] = left
 end
 redis.call('SET', KEYS[1], claim, 'PX', life)
-redis.call('PEXPIRE', KEYS[2], ARGV[6])
+redis.call('PEXPIRE', KEYS[2], life)
 return {'begun', log}
 """)
 

@@ -37,7 +37,7 @@ from .line import Line
 
 BEAT_SECONDS = 0.25
 LEASE_SECONDS = 5.0
-STEADY_SECONDS = 2.0
+STEADY_SECONDS = 1.5
 PING_SECONDS = 3.0
 """How long the subscription may be silent before the server is asked whether it is still there."""
 

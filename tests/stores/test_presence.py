@@ -167,14 +167,14 @@ async def is_steady(redis: SharedRedis) -> bool:
     return await verdict(redis, "nobody") is Verdict.DEAD
 
 
-def test_a_worker_hears_what_others_send(redis_server: RedisServer) -> None:
+def test_a_worker_hears_what_others_send(one_redis_server: RedisServer) -> None:
     """A stop that reaches any worker ends the reply where it is made."""
 
     async def run() -> None:
         heard: List[str] = []
-        async with shared(redis_server.url) as redis:
+        async with shared(one_redis_server.url) as redis:
             redis.hear("say", heard.append)
-            with other_worker(redis_server) as (worker, other):
+            with other_worker(one_redis_server) as (worker, other):
                 assert await redis.presence.send(worker, "say hello there")
                 assert other.line() == "heard hello there"
                 other.send(signal.SIGKILL)
@@ -192,7 +192,7 @@ def test_a_worker_hears_what_others_send(redis_server: RedisServer) -> None:
 
             for restart in (False, True):
                 if restart:
-                    redis_server.restart()
+                    one_redis_server.restart()
                     heard.clear()
                 await until(heard_itself)
             assert set(heard) == {"é"}

@@ -177,14 +177,14 @@ asyncio.run(main())
 
 
 def test_the_conversation_of_a_killed_worker_is_free_before_its_lease_ends(
-    redis_server: RedisServer,
+    one_redis_server: RedisServer,
 ) -> None:
     """Its user sends the message again at once, to another worker; and it is not lost if not."""
 
     async def run() -> None:
-        async with histories(redis_server) as (history, _):
+        async with histories(one_redis_server) as (history, _):
             await keep(history, "1", "2")
-            with process(HOLDER, redis_server.url, PREFIX) as holder:
+            with process(HOLDER, one_redis_server.url, PREFIX) as holder:
                 assert holder.line() == "begun"
                 with pytest.raises(ConversationBusy):
                     await history.begin_turn(claim())
@@ -192,7 +192,7 @@ def test_the_conversation_of_a_killed_worker_is_free_before_its_lease_ends(
                 turn = claim()
                 messages = await history.begin_turn(turn)
             assert [message.content for message in messages] == ["1", "2", "what?"]
-            leases = redis_server.client.keys(f"{PREFIX}w:*")
+            leases = one_redis_server.client.keys(f"{PREFIX}w:*")
             assert len(leases) == 2  # that of the killed one is still there
             await history.end_turn(turn, said("what?", "nothing"), 1)
             assert await contents(history) == ["1", "2", "what?", "nothing"]
@@ -486,7 +486,7 @@ async def chat(app: Any, conversation_id: str = CONVERSATION) -> HandDrivenReque
 
 @pytest.mark.parametrize("how", ["gone", "full", "reader", "replica", "password"])
 def test_a_client_is_told_that_its_conversation_cannot_be_had(
-    redis_server: RedisServer, how: str
+    one_redis_server: RedisServer, how: str
 ) -> None:
     """It tries again a little later. A reply without memory would be worse; one line is logged."""
 
@@ -502,18 +502,19 @@ def test_a_client_is_told_that_its_conversation_cannot_be_had(
         await app.aclose()
 
     with Records() as log, contextlib.ExitStack() as stack:
-        url = redis_server.url
+        server = one_redis_server
+        url = server.url
         if how == "gone":
-            redis_server.stop()
+            server.stop()
         elif how == "full":
-            redis_server.config(maxmemory=1)
+            server.config(maxmemory=1)
         elif how == "reader":
-            url = redis_server.user("reader", "+@all", "-@write")
+            url = server.user("reader", "+@all", "-@write")
         elif how == "replica":
-            url = stack.enter_context(redis_server.replica()).url
+            url = stack.enter_context(server.replica()).url
         else:
-            redis_server.config(requirepass="right")
-            url = redis_server.url_of("", "wr0ng")
+            server.config(requirepass="right")
+            url = server.url_of("", "wr0ng")
         asyncio.run(run(url))
     assert len([line for line in log.troubles if line.startswith("redis")]) == 1
     assert "wr0ng" not in str([record.getMessage() for record in log.all])
