@@ -3,7 +3,7 @@
 | key | holds | lives |
 |---|---|---|
 | `c:{<conversation>}:log` | a list of turns, the newest last | `ttl` after its last use |
-| `c:{<conversation>}:turn` | the claim of the turn that is running | as long, and as a turn may take |
+| `c:{<conversation>}:turn` | the claim of the turn that runs | as long, and as a turn may take |
 | `c:{<conversation>}:gone` | the claim of a turn during which it was deleted | as that claim |
 
 All that a turn does is done by one script when it begins and another one when it ends. Both know a

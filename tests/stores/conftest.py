@@ -7,6 +7,13 @@ from ..support.stores.fixtures import (
     postgres_cluster,
     postgres_server,
     redis_server,
+    redis_servers,
 )
 
-__all__ = ["one_redis_server", "postgres_cluster", "postgres_server", "redis_server"]
+__all__ = [
+    "one_redis_server",
+    "postgres_cluster",
+    "postgres_server",
+    "redis_server",
+    "redis_servers",
+]

@@ -15,6 +15,7 @@ from omniforge_chat.conversations.protocol import StoredConversations, check_his
 from ..support.histories import (
     InMemory,
     InPostgres,
+    InRedis,
     InSQLite,
     Processes,
     Stores,
@@ -23,13 +24,20 @@ from ..support.histories import (
     said,
     turn,
 )
+from ..support.stores.redis import SERVERS
 
-SHARED = ["sqlite", "postgres"]
+SHARED = ["sqlite", "postgres", *SERVERS]
 
 
 @pytest.fixture
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+def stores(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Stores:
     """A kind of store, which is empty."""
+    if request.param in SERVERS:
+        # A process may judge that another is dead as soon as it has begun.
+        monkeypatch.setattr("omniforge_chat.stores.presence.STEADY_SECONDS", 0.0)
+        return InRedis(request.getfixturevalue("redis_servers")(request.param))
     if request.param == "postgres":
         return InPostgres(request.getfixturevalue("postgres_cluster"))
     return InSQLite(tmp_path) if request.param == "sqlite" else InMemory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Awaitable, Callable, List, Optional, Protocol, Sequence, Tuple
@@ -13,10 +14,12 @@ import psycopg
 
 from omniforge_chat import Claim, MemoryHistory, Message, StoredMessage
 from omniforge_chat.conversations.postgres import PostgresHistory
+from omniforge_chat.conversations.redis import RedisHistory
 from omniforge_chat.conversations.sqlite import SQLiteHistory
+from omniforge_chat.stores import SharedRedis
 
 from .constants import PATIENCE
-from .stores import PostgresServer
+from .stores import PostgresServer, RedisServer
 
 
 class Store(Protocol):
@@ -135,6 +138,38 @@ class InPostgres(Tables):
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
+
+
+class _Redis(RedisHistory):
+    def __init__(self, redis: SharedRedis, **limits: Any) -> None:
+        super().__init__(redis, **limits)
+        self._way = redis
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._way.aclose()
+
+
+class InRedis:
+    """The keys of each begin in a way of their own."""
+
+    shared = True
+    _numbers = itertools.count()
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.prefix = f"{os.getpid()}-{next(self._numbers)}:"
+
+    def make(self, **limits: Any) -> Store:
+        return _Redis(SharedRedis(self.server.url, self.prefix), **limits)
+
+    async def kill(self, history: Store, conversation_id: str) -> None:
+        await history.aclose()
+
+    def age(self, conversation_id: str, seconds: float) -> None:
+        log = f"{self.prefix}c:{{{conversation_id}}}:log"
+        left = self.server.client.pttl(log)
+        self.server.client.pexpire(log, left - int(seconds * 1000))
 
 
 @contextlib.asynccontextmanager

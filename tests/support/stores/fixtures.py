@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+import contextlib
+import functools
+from typing import Callable, Iterator
 
 import pytest
 
@@ -22,6 +24,14 @@ def one_redis_server() -> Iterator[RedisServer]:
     """A new and empty Redis alone, for a test that is not about what the server does."""
     with RedisServer(program("redis")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_servers() -> Iterator[Callable[[str], RedisServer]]:
+    """Each Redis and Valkey of this process of the tests, by its name, for tests that leave it as
+    it was and have keys of their own."""
+    with contextlib.ExitStack() as stack:
+        yield functools.lru_cache(lambda name: stack.enter_context(RedisServer(program(name))))
 
 
 @pytest.fixture(scope="session")
