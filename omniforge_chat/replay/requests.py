@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import msgspec
 
-from ..stores import Command, SharedRedis, StoreUnreadable, command
+from ..stores import Command, SharedRedis, StoreUnavailable, StoreUnreadable, command
 from .keys import KEY_SECONDS
 from .protocol import Keyed
 from .pump import Pump
@@ -42,8 +42,9 @@ class Requests:
         life = int(KEY_SECONDS * 1000)
         try:
             found = await self._redis.run(command("SET", name, value, "PX", life, "NX", "GET"))
-        except BaseException:
-            if len(self._unsure) < MAX_UNSURE:
+        except BaseException as error:
+            in_doubt = error.in_doubt if isinstance(error, StoreUnavailable) else True
+            if in_doubt and len(self._unsure) < MAX_UNSURE:
                 self._unsure[name] = value
                 self._pump.wake()
             raise

@@ -179,9 +179,11 @@ def _decode_end(value: bytes) -> End:
     return End(characters, event)
 
 
-def entry_of(end: int, piece: Piece) -> Tuple[int, str, str]:
+def entry_of(piece: Optional[Piece], end: int) -> Tuple[Union[int, str], ...]:
     """The position, the field and the value of the entry of a piece that ends at `end`."""
-    return (end, "h", piece.text) if isinstance(piece, Thought) else (end, "t", piece)
+    if isinstance(piece, str):
+        return (end, "t", piece)
+    return () if piece is None else (end, "h", piece.text)
 
 
 def read_entries(entries: Any) -> Entries:

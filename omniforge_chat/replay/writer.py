@@ -63,14 +63,12 @@ class Produced(LiveReply):
         self.ended_at = math.inf
         self._cursor = self.cursor_at(0)
 
-    def take(self) -> List[Union[int, str]]:
-        """The entries of what is not stored yet. They are taken once, unless `go_to` goes back."""
+    def take(self, end: int) -> List[Union[int, str]]:
+        """The entries up to `end`, its length. They are taken once, unless `go_to` goes back."""
         entries: List[Union[int, str]] = []
         cursor = self._cursor
-        piece = cursor.take()
-        while piece is not None:
-            entries += entry_of(cursor.position, piece)
-            piece = cursor.take()
+        while cursor.position < end:
+            entries += entry_of(cursor.take(), cursor.position)
         return entries
 
     def go_to(self, position: int) -> bool:
@@ -212,7 +210,7 @@ class Writer:
             if not reply.lost:
                 room -= position - reply.stored
                 last = reply.last and encode_end(reply.last, position)
-                packed.append((reply.stored, reply.take(), begin or False, last or False))
+                packed.append((reply.stored, reply.take(position), begin or False, last or False))
                 keys.append(reply.key)
                 self._jobs.append(_Job(reply, position, last is not None))
         if not keys:

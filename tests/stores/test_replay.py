@@ -65,7 +65,8 @@ def in_store(request: pytest.FixtureRequest) -> Iterator[Stores]:
 def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds follow each other faster, as tests wait for them."""
     monkeypatch.setattr("omniforge_chat.replay.pump.ROUND_SECONDS", 0.01)
-    monkeypatch.setattr("omniforge_chat.replay.following.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("omniforge_chat.replay.redis.YOUNG_SECONDS", (0.0, 0.02, 0.05, 0.2))
+    monkeypatch.setattr("omniforge_chat.replay.following.PATIENCE_SECONDS", 0.5)
 
 
 PIECES = st.lists(
@@ -76,7 +77,7 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(pieces=PIECES, cut=st.data())
 def test_a_reply_is_the_same_from_every_position(
     in_store: Stores, pieces: List[Union[str, Thought]], cut: Any

@@ -223,14 +223,16 @@ def test_a_worker_that_closes_stores_what_it_has(one_redis_server: RedisServer) 
 # The server
 
 
-def test_a_server_that_hangs_hurts_no_stream_and_loses_nothing(redis_server: RedisServer) -> None:
+def test_a_server_that_hangs_hurts_no_stream_and_loses_nothing(
+    one_redis_server: RedisServer,
+) -> None:
     """Whoever streams does not notice; whoever resumes gets all of it, a little later."""
 
     async def test(here: RedisReplay, there: RedisReplay) -> None:
         name, recording = recorded(here, "Hello")
         reader = Reader((await found(there, name)).read(0))
         await reader.until("Hello")
-        redis_server.pause()
+        one_redis_server.pause()
         recording.add([" you"])
         await until(lambda: here.record(reply_id(), "c", "") is None)
         began = monotonic()
@@ -241,13 +243,13 @@ def test_a_server_that_hangs_hurts_no_stream_and_loses_nothing(redis_server: Red
         await own.until("Hello you" + 1000 * "!")
         with pytest.raises(ReplayUnavailable):
             await there.find(name, "")
-        redis_server.resume()
+        one_redis_server.resume()
         await reader.until("Hello you" + 1000 * "!")
         recording.end(DONE)
         assert await reader.end() == await own.end() == DONE
         await until(lambda: here.record(reply_id(), "c", "") is not None)
 
-    in_two_workers(redis_server, test)
+    in_two_workers(one_redis_server, test)
 
 
 def test_who_reads_hears_if_the_server_stays_away(
