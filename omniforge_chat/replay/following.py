@@ -266,7 +266,7 @@ class Following:
             )
             for mirror, answer in zip(mirrors, answers):
                 if answer == 0:
-                    mirror.end(LOST)
+                    mirror.end(GAP)  # the server has lost it, and nobody can put it in again
 
     async def _look_for(self, mirrors: Sequence[Mirror]) -> None:
         """See whether silent replies are still in the store; tell their workers if not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from time import monotonic
 from typing import Any, AsyncGenerator, Iterator, List, NamedTuple, Optional, Union
 
 from ..errors import ReplayUnavailable
@@ -13,12 +14,13 @@ from ..settings import Settings
 from ..stores import SharedRedis, StoreFailure, StoreUnavailable, StoreUnreadable, Verdict, command
 from .following import LOST, Following, log_unreadable
 from .live import GAP
+from .produced import Produced
 from .protocol import Entry, Kept, Keyed, Recording
 from .pulse import Pulse
 from .pump import Pump
 from .requests import Requests
 from .stored import END, FORGET, Begin, End, Entries, Lives, encode_end, list_key, read_entries
-from .writer import Produced, Writer
+from .writer import Writer
 
 UNLIMITED_SECONDS = 86_400.0
 """How long a reply that may take as long as it wants lives in the store. If it takes longer, it is
@@ -32,6 +34,8 @@ yet."""
 
 NEWEST = 20
 """How many replies of a conversation are looked at, to find one that is still kept."""
+
+JUST_SECONDS = 1.0
 
 STOP_TRIES = 4
 STOP_SECONDS = 0.25
@@ -113,7 +117,10 @@ class RedisReplay:
 
     def record(self, reply_id: str, conversation_id: str, owner: str) -> Optional[Recording]:
         """See Replay."""
-        if self._closed or not (self._pump.healthy and self._redis.available):
+        works = self._pump.healthy and self._redis.available
+        # A request that was just noted has a reply to find, and the store takes writes.
+        noted = monotonic() - self._requests.noted_at < JUST_SECONDS
+        if self._closed or not (works or noted):
             return None
         return self._writer.record(reply_id, conversation_id, owner)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from time import monotonic
 from typing import Any, Dict, Optional, Sequence
 
 import msgspec
@@ -30,6 +32,8 @@ class Requests:
         self._redis = redis
         self._pump = pump
         self._unsure: Dict[str, bytes] = {}
+        self.noted_at = -math.inf
+        """When one was noted, on the monotonic clock."""
 
     async def get(self, owner: str, key: str) -> Optional[Keyed]:
         """The request that was made under a key. Raises StoreFailure."""
@@ -49,6 +53,7 @@ class Requests:
                 self._pump.wake()
             raise
         self._unsure.pop(name, None)
+        self.noted_at = monotonic()
         return _read(found)
 
     # See Part

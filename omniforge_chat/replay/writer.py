@@ -11,21 +11,22 @@ longest replies are kept no more.
 
 from __future__ import annotations
 
-import math
 from time import monotonic
-from typing import Any, Dict, List, NamedTuple, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 import msgspec
 
 from ..logs import logger
 from ..stores import Command, Keys, StoreUnreadable
 from .live import GAP, LiveReply
+from .produced import Produced
 from .pulse import Pulse
 from .pump import Pump
 from .shelf import Shelf
 from .stored import (
     ADD,
     CLOSED,
+    END,
     FORGOTTEN,
     GONE,
     LIST,
@@ -34,50 +35,18 @@ from .stored import (
     Begin,
     Lives,
     encode_end,
-    entry_of,
     list_key,
 )
 
 ROUND_CHARACTERS = 512 * 1024
 """How much one round stores at most, besides the last of its replies."""
 
+MAX_UNKNOWN = 1_000
+
 GIVE_UP_SECONDS = 60.0
 """How long after its end somebody tries to store a reply."""
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class Produced(LiveReply):
-    """A reply that is produced here, and how much of it is stored."""
-
-    __slots__ = ("_cursor", "begun", "closed", "ended_at", "key", "stored")
-
-    def __init__(
-        self, home: Writer, reply_id: str, key: str, conversation_id: str, owner: str
-    ) -> None:
-        super().__init__(home, reply_id, conversation_id, owner)
-        self.key = key
-        self.stored = 0
-        self.begun = False  # it is in the store
-        self.closed = False  # nothing more of it is stored
-        self.ended_at = math.inf
-        self._cursor = self.cursor_at(0)
-
-    def take(self, end: int) -> List[Union[int, str]]:
-        """The entries up to `end`, its length. They are taken once, unless `go_to` goes back."""
-        entries: List[Union[int, str]] = []
-        cursor = self._cursor
-        while cursor.position < end:
-            entries += entry_of(cursor.take(), cursor.position)
-        return entries
-
-    def go_to(self, position: int) -> bool:
-        """The store has it up to `position`: go on there. False if that is not held here."""
-        if not self.base <= position <= self.length:
-            return False
-        self.stored = position
-        self._cursor = self.cursor_at(position)
-        return True
 
 
 class _Job(NamedTuple):
@@ -109,6 +78,8 @@ class Writer:
         self._dirty: Dict[Produced, None] = {}
         self._jobs: List[_Job] = []  # of the round that is on its way
         self._notes: List[_Note] = []  # likewise
+        self._unknown: Dict[str, None] = {}  # others read them, and believe that they run here
+        self._closed = False
 
     def record(self, reply_id: str, conversation_id: str, owner: str) -> Produced:
         key = self._keys.reply(reply_id)
@@ -136,6 +107,9 @@ class Writer:
             reply = self.replies.get(reply_id)
             if reply is not None and readers.isdigit():
                 reply.seen(int(readers))
+            elif reply is None and not self._closed and len(self._unknown) < MAX_UNKNOWN:
+                self._unknown[reply_id] = None
+                self._pump.wake()
 
     def heard_missing(self, reply_id: str) -> None:
         """Somebody looks for a reply that should be in the store."""
@@ -152,6 +126,7 @@ class Writer:
 
     def aclose(self) -> None:
         """Let go of everything. What is not stored by now never is."""
+        self._closed = True
         unsaved = len(self._dirty)
         if unsaved:
             logger.error("%d replies were not stored whole, as the store is out of reach", unsaved)
@@ -190,7 +165,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        return bool(self._dirty)
+        return bool(self._dirty or self._unknown)
 
     def commands(self, worker: str) -> Sequence[Command]:
         keys: List[str] = []
@@ -213,9 +188,8 @@ class Writer:
                 packed.append((reply.stored, reply.take(position), begin or False, last or False))
                 keys.append(reply.key)
                 self._jobs.append(_Job(reply, position, last is not None))
-        if not keys:
-            return notes
-        return [ADD(keys, _pack(packed), *self._lives), *notes]
+        adds = [ADD(keys, _pack(packed), *self._lives)] if keys else []
+        return [*adds, *notes, *self._ends()]
 
     def _note(self, reply: Produced, begin: Begin) -> Command:
         self._notes.append(_Note(reply, reply.lost))
@@ -223,6 +197,15 @@ class Writer:
             return LOSE([reply.key], *begin, encode_end(GAP, None), self._lives.running)
         index = list_key(self._keys, reply.conversation_id, reply.owner)
         return LIST([index], reply.reply_id, sum(self._lives))
+
+    def _ends(self) -> List[Command]:
+        """End what is not produced here any more. Most have an end already, and are left alone.
+
+        Of the others, the server has lost the end, after it had said that it was stored.
+        """
+        unknown, self._unknown = self._unknown, {}
+        keys, end = map(self._keys.reply, unknown), encode_end(GAP, None)
+        return [END([key], end, self._lives.ended) for key in keys]
 
     def answered(self, answers: Sequence[Any]) -> None:
         jobs, self._jobs = self._jobs, []

@@ -199,6 +199,7 @@ class Presence:
             except self._driver.errors:
                 pass  # the beats tell
             finally:
+                self._steady_since = math.inf  # the subscriptions of all may have ended with it
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(BEAT_SECONDS)
 

@@ -312,6 +312,29 @@ def test_a_running_reply_that_the_server_has_lost_is_put_in_again(
     in_two_workers(redis_server, test)
 
 
+def test_who_reads_a_reply_whose_end_the_server_has_lost_hears_so(
+    one_redis_server: RedisServer,
+) -> None:
+    """Its worker lives, but has let go of it once it was stored: nothing would ever come."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        name, recording = recorded(here, "Hello")
+        await found(there, name)
+        key = f"{PREFIX}r:{{{name}}}"
+        client: Any = one_redis_server.client  # its types do not know the option
+        dump = client.execute_command("DUMP", key, NEVER_DECODE=True)
+        recording.end(DONE)
+        assert await whole(there, name) == ["Hello", DONE]
+        client.restore(key, 60_000, dump, replace=True)
+        kept = await found(there, name)
+        reader = Reader(kept.read(0))
+        assert getattr(await reader.end(), "code", "") == GAP
+        assert reader.text == "Hello"
+        assert await code(here, name) == GAP
+
+    in_two_workers(one_redis_server, test)
+
+
 def test_a_silent_reply_that_the_server_has_lost_is_put_in_for_who_reads_it(
     one_redis_server: RedisServer,
 ) -> None:
