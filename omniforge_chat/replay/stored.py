@@ -202,7 +202,7 @@ def read_entries(entries: Any) -> Entries:
                 text = fields.get(b"t")
                 piece = Thought(fields[b"h"].decode()) if text is None else text.decode()
                 parts.append(Part(int(name.partition(b"-")[0]), piece))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever it holds, it is one reply that is not to be read
         raise StoreUnreadable(f"it is no reply: {type(error).__name__}") from None
     return Entries(begin, parts, end, forgotten)
 
