@@ -11,9 +11,9 @@ beats. The first is a process that hangs or has lost the server, the second one 
 
 All workers look dead when the server was restarted, emptied, or has slept for longer than a lease.
 So whoever looks must know that this has not just happened. It knows by its own key and its own
-subscription: each look first sets that key, and is told whether it was there. If it was not, or if
-a beat has failed or come late, then for STEADY_SECONDS nobody is declared dead: in that time the
-others show their life again.
+subscription: each look first sets that key, and is told whether it was there. If it was not, if the
+subscription has ended, if a beat has come late, or if any command has failed, then for
+STEADY_SECONDS nobody is declared dead: in that time the others show their life again.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ class Presence:
         if not self._tasks:
             self._tasks = [*map(asyncio.ensure_future, (self._live(), self._listen()))]
 
+    def doubt(self) -> None:
+        """The server has failed somebody here: it may have lost what it knew of others."""
+        self._steady_since = math.inf
+
     async def verdicts(self, workers: Sequence[str]) -> Dict[str, Verdict]:
         """Whether others live, in one round trip. Raises StoreUnavailable."""
         await self.begin()
@@ -144,7 +148,7 @@ class Presence:
         self._health.works()
 
     def _failed(self, failure: StoreUnavailable) -> None:
-        self._steady_since = math.inf
+        self.doubt()
         self._health.failed(failure)
 
     async def _beat(self) -> None:
@@ -199,7 +203,7 @@ class Presence:
             except self._driver.errors:
                 pass  # the beats tell
             finally:
-                self._steady_since = math.inf  # the subscriptions of all may have ended with it
+                self.doubt()  # the subscriptions of all may have ended with it
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(BEAT_SECONDS)
 

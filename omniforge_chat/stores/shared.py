@@ -79,6 +79,7 @@ class SharedRedis:
             return await here.line.send(commands)
         except StoreUnavailable as failure:
             self._health.failed(failure)
+            here.presence.doubt()
             here.presence.watch()
             raise
 

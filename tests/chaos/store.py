@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from pathlib import Path
 from typing import Any, Dict, List
 
 from ..support.stores import RedisServer
@@ -21,10 +20,6 @@ class Store(RedisServer):
     def __init__(self, name: str) -> None:
         super().__init__(program(name), *_OPTIONS)
 
-    @property
-    def _files(self) -> Path:
-        return self.directory / "appendonlydir"
-
     def come_back(self, seconds: float, number: signal.Signals) -> None:
         """End by a signal, and start again after some seconds with all data."""
         self.stop(number)
@@ -34,18 +29,8 @@ class Store(RedisServer):
     def lose_all(self, seconds: float) -> None:
         """The same without any."""
         self.stop(signal.SIGKILL)
-        shutil.rmtree(self._files)
+        shutil.rmtree(self.directory / "appendonlydir")
         time.sleep(seconds)
-        self.start()
-
-    def lose_newest(self, seconds: float) -> None:
-        """Lose the writes of the last `seconds`, as a replica that takes over may not have them."""
-        [written] = self._files.glob("*.incr.aof")
-        size = written.stat().st_size
-        time.sleep(seconds)
-        self.stop(signal.SIGKILL)
-        with written.open("r+b") as file:
-            file.truncate(size)
         self.start()
 
     def forget_scripts(self) -> None:

@@ -9,10 +9,11 @@ from typing import Iterator, List, Tuple
 
 import pytest
 
-from omniforge_chat.stores import Presence, SharedRedis, StoreUnavailable, Verdict
+from omniforge_chat.stores import Presence, SharedRedis, StoreUnavailable, Verdict, command
 
 from ..support.logs import Records
 from ..support.stores import RedisServer
+from ..support.stores.redis import program
 from ..support.stores.shared import PREFIX, Process, process, shared, until
 
 WORKER = """
@@ -159,6 +160,41 @@ def test_nobody_is_taken_for_dead_when_the_server_lost_what_it_knew(
 
     with Records():
         asyncio.run(run())
+    assert Verdict.DEAD not in seen
+
+
+def test_nobody_is_taken_for_dead_when_the_server_has_lost_the_newest_beats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replica takes over, to which not all was sent, and all subscriptions are gone.
+
+    Others than the beats may be the first who notice that.
+    """
+    monkeypatch.setattr("omniforge_chat.stores.presence.BEAT_SECONDS", 0.4)
+    monkeypatch.setattr("omniforge_chat.stores.presence.STEADY_SECONDS", 0.5)
+    seen: List[Verdict] = []
+
+    async def look(redis: SharedRedis, worker: str) -> None:
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await redis.run(command("GET", "key"))
+                seen.append(await verdict(redis, worker))
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        with RedisServer(program("redis"), durable=True) as server:
+            async with shared(server.url) as redis, shared(server.url) as other:
+                for each in (redis, other):
+                    await each.presence.begin()
+                await until(lambda: is_steady(redis))
+                looking = asyncio.ensure_future(look(redis, other.presence.worker))
+                await asyncio.get_running_loop().run_in_executor(None, server.lose_newest, 1.2)
+                await until(lambda: is_steady(redis))
+                looking.cancel()
+
+    with Records():
+        asyncio.run(run())
+    assert Verdict.ALIVE in seen
     assert Verdict.DEAD not in seen
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import Iterator, List, Union
+from typing import Iterator, List, Optional, Union
 from urllib.parse import quote
 
 import redis
@@ -81,6 +82,28 @@ class RedisServer(Server):
             return bool(self.client.ping())
         except redis.RedisError:
             return False
+
+    @property
+    def _written(self) -> Path:
+        """The file with all its writes. It must be durable."""
+        [path] = (self.directory / "appendonlydir").glob("*.incr.aof")
+        return path
+
+    def written(self) -> int:
+        """How many bytes it has written; a mark for `lose_newest`."""
+        return self._written.stat().st_size
+
+    def lose_newest(self, seconds: float, mark: Optional[int] = None) -> None:
+        """After some seconds let it lose what it has written since then, or since `mark`.
+
+        So a replica that takes over may lack the newest writes.
+        """
+        mark = self.written() if mark is None else mark
+        time.sleep(seconds)
+        self.kill()
+        with self._written.open("r+b") as file:
+            file.truncate(mark)
+        self.start()
 
     def close(self) -> None:
         self.client.close()
