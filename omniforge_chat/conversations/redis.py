@@ -8,7 +8,7 @@ from collections import OrderedDict
 from datetime import datetime, timezone
 from functools import partial
 from time import monotonic, time
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from msgspec.structs import replace
 
@@ -63,6 +63,7 @@ class _Turn(NamedTuple):
 
     conversation_id: str
     owner: str
+    turn_id: str
     held: bytes
     earlier: Sequence[_Size] = ()
     newest: bytes = b""
@@ -103,9 +104,11 @@ class RedisHistory:
         # taken over long before.
         longest = DAY if longest_turn is None else longest_turn + SPARE_SECONDS
         self._life = int(max(ttl, longest) * 1000)
+        self._beginning: Set[str] = set()
         self._running: Dict[str, _Turn] = {}
         self._endings = Endings(redis, self._life / 1000, self._tell)
         self._told: OrderedDict[str, None] = OrderedDict()
+        redis.hear("claimed", self._heard_claimed)
 
     @classmethod
     def from_settings(cls, settings: Settings, redis: SharedRedis) -> RedisHistory:
@@ -124,8 +127,12 @@ class RedisHistory:
             presence = self._redis.presence
             await presence.begin()
             held = Held(claim.owner, presence.worker, claim.turn_id, time(), claim.message)
-            turn = _Turn(claim.conversation_id, claim.owner, beginning(held))
-            log = await self._claim(turn, encode(held))
+            turn = _Turn(claim.conversation_id, claim.owner, claim.turn_id, beginning(held))
+            self._beginning.add(claim.turn_id)
+            try:
+                log = await self._claim(turn, encode(held))
+            finally:
+                self._beginning.discard(claim.turn_id)
             try:
                 kept = [read_kept(each) for each in log]
             except StoreUnreadable:
@@ -224,6 +231,8 @@ class RedisHistory:
                 if verdict is Verdict.DEAD:
                     dead, left = value, encode(self._fitted(left_by(other)))
                 elif verdict is Verdict.ALIVE or monotonic() > until:
+                    words = ("claimed", turn.conversation_id, other.turn_id, beginning(other).hex())
+                    await self._redis.presence.send(other.worker, " ".join(words))
                     raise ConversationBusy("Another message of this conversation is being answered")
                 else:
                     await asyncio.sleep(ASK_SECONDS)
@@ -234,6 +243,14 @@ class RedisHistory:
                 self._endings.later(self._end(turn))
             raise
 
+    def _heard_claimed(self, message: str) -> None:
+        """Somebody waits for a turn of this worker. If it has ended, Redis has lost its end."""
+        conversation_id, turn_id, held = message.split(" ")
+        here = (self._beginning, self._running, self._endings.turns)
+        if not any(turn_id in turns for turns in here):
+            lost = _Turn(conversation_id, "", turn_id, bytes.fromhex(held))
+            self._endings.later(self._end(lost))
+
     async def _verdict(self, held: Held) -> Verdict:
         return (await self._redis.presence.verdicts([held.worker]))[held.worker]
 
@@ -242,7 +259,7 @@ class RedisHistory:
         keys = self._keys(turn.conversation_id)
         without = END(keys, turn.held, b"", 0, 0, turn.newest, self._ttl)
         if not messages:
-            return Ending(turn.conversation_id, without)
+            return Ending(turn.conversation_id, turn.turn_id, without)
         kept = self._fitted(Kept(turn.owner, time(), messages))
         data = encode(kept)
         earlier, gone = list(turn.earlier), 0
@@ -251,7 +268,7 @@ class RedisHistory:
             gone += 1
         stay = self._fitting([*earlier, _size(kept, data)])
         end = END(keys, turn.held, data, gone, stay, turn.newest, self._ttl)
-        return Ending(turn.conversation_id, without, end)
+        return Ending(turn.conversation_id, turn.turn_id, without, end)
 
     def _fitting(self, sizes: Sequence[_Size]) -> int:
         """How many of the newest turns, which have these sizes, are within the bounds."""

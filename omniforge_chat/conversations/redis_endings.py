@@ -23,6 +23,7 @@ class Ending(NamedTuple):
     the messages of the turn, if it has any."""
 
     conversation_id: str
+    turn_id: str
     release: Command
     add: Optional[Command] = None
 
@@ -41,20 +42,31 @@ class Endings:
         self._seconds = seconds
         self._tell = tell
         self._tasks: Set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.turns: Set[str] = set()
+        """The ids of those whose end is not stored yet."""
 
     async def end(self, ending: Ending) -> None:
         """End a turn. If Redis is out of reach, go on with that in the background."""
-        if not self._redis.available or not await self._try(ending):
+        self.turns.add(ending.turn_id)
+        if self._redis.available and await self._try(ending):
+            self.turns.discard(ending.turn_id)
+        else:
             self.later(ending)
 
     def later(self, ending: Ending) -> None:
         """End a turn in the background."""
+        if self._closed:  # nobody would wait for it
+            _lose(ending, "this process ends")
+            return
+        self.turns.add(ending.turn_id)
         task = asyncio.ensure_future(self._try_again(ending))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
         """Give those that wait a last chance."""
+        self._closed = True
         loop = asyncio.get_running_loop()
         tasks = [task for task in self._tasks if task.get_loop() is loop]
         if tasks:
@@ -88,6 +100,8 @@ class Endings:
         except asyncio.CancelledError:
             _lose(ending, "redis was out of reach until the end of this process")
             raise
+        finally:
+            self.turns.discard(ending.turn_id)
 
 
 def _lose(ending: Ending, reason: str) -> None:
