@@ -6,7 +6,7 @@ All over sockets: a client cuts its connection, and asks for the rest over anoth
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Dict, Iterator, List, Set, Tuple, Union
+from typing import Any, AsyncIterator, Dict, List, Set, Tuple, Union
 
 import pytest
 from hypothesis import given, settings
@@ -32,41 +32,10 @@ from ..support.conducted import (
 )
 from ..support.constants import CONVERSATION
 from ..support.responders import saying
-from ..support.servers import ServiceThread
 
 SETTINGS = Settings(replay="memory", thoughts=True, dialects=DIALECTS, heartbeat_interval=None)
 CHAT = "/api/v1/chat"
 UNKNOWN = "A" * 22
-
-
-@pytest.fixture(scope="module")
-def conductor() -> Conductor:
-    """Who answers."""
-    return Conductor()
-
-
-@pytest.fixture(scope="module")
-def served(conductor: Conductor) -> Iterator[ServiceThread]:
-    """The service, which is the same for all tests here, and in which each test leaves nothing."""
-    with ServiceThread(create_app(conductor, settings=SETTINGS), SETTINGS) as service:
-        yield service
-
-
-@pytest.fixture
-def service(served: ServiceThread) -> Iterator[ServiceThread]:
-    yield served
-    served.rest()
-
-
-@pytest.fixture
-def port(service: ServiceThread) -> int:
-    return service.port
-
-
-@pytest.fixture
-def message(request: pytest.FixtureRequest) -> str:
-    """A message that no other test sends."""
-    return str(request.node.nodeid)
 
 
 def ended(conductor: Conductor, port: int, message: str, *items: Any) -> Reading:
