@@ -1,4 +1,4 @@
-"""The line when a chat ends."""
+"""The line when a chat ends, and when somebody has read a kept reply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Any, Optional
 
 from .handler import BatchingStreamHandler
-from .record import CHAT_FIELDS, KEPT_TEXT, TEXT, ChatEnded, fields_of, logger
+from .record import FORMS, ChatEnded, logger
 
 _call_handlers: Any = logging.Logger.callHandlers
 if getattr(_call_handlers, "__module__", "") != logging.__name__:
@@ -17,14 +17,15 @@ if getattr(_call_handlers, "__module__", "") != logging.__name__:
 def chat_ended(*values: Any) -> None:
     """Log the end of a chat at INFO: `values` are those of CHAT_FIELDS or KEPT_FIELDS, in order.
 
-    They are also on the record, as the dict `record.chat`.
+    They are also on the record, as the dict `record.chat`. With those of READ_FIELDS it is the end
+    of a stream that has read a kept reply, and the dict is `record.reading`.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
     if logging.getLogRecordFactory() is not logging.LogRecord:
         # The app around us has its own factory, and its formats may need the fields it sets.
-        text = TEXT if len(values) == len(CHAT_FIELDS) else KEPT_TEXT
-        logger.info(text, *values, extra={"chat": fields_of(values)})
+        form = FORMS[len(values)]
+        logger.info(form.text, *values, extra=form.extra(values))
         return
     handler = _only_handler()
     if handler is None:

@@ -33,7 +33,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(TextFormatter):
-    """A line for machines: one JSON object, with the fields of an ended chat beside the others."""
+    """A line for machines: one JSON object, with the fields of an ended chat beside the others.
+
+    It has those of a stream, too, that has read a kept reply.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`."""
@@ -42,12 +45,13 @@ class JSONFormatter(TextFormatter):
             "level": record.levelname,
             "logger": record.name,
         }
-        chat = getattr(record, "chat", None)
-        if chat is None:
-            line["message"] = record.getMessage()
+        chat, reading = (getattr(record, name, None) for name in ("chat", "reading"))
+        if chat is not None:
+            line.update(message="chat ended", **chat)
+        elif reading is not None:
+            line.update(message="reply read", **reading)
         else:
-            line["message"] = "chat ended"
-            line.update(chat)
+            line["message"] = record.getMessage()
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         try:

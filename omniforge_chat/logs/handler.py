@@ -15,7 +15,7 @@ from .record import ChatEnded, logger
 from .writer import LineWriter, may_block
 
 _End = Tuple[float, Tuple[Any, ...]]
-"""The time at which a chat ended, and the values of CHAT_FIELDS."""
+"""The time at which a chat ended, and the values of one of FORMS."""
 
 
 class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 has no subscript
@@ -58,7 +58,7 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of `record`: soon if it is that of an ended chat, or else now."""
         self._pending.append(record)
-        if hasattr(record, "chat"):
+        if hasattr(record, "chat") or hasattr(record, "reading"):
             self._schedule_flush()
         else:
             self._write_pending()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, NamedTuple, Optional, Tuple
 
 logger = logging.getLogger("omniforge_chat")
 
@@ -23,15 +23,31 @@ CHAT_FIELDS = (
 KEPT_FIELDS = (*CHAT_FIELDS, "reply_id", "followers", "away_ms")
 """Those of a chat whose reply is kept."""
 
-TEXT, KEPT_TEXT = (
-    "chat ended " + " ".join([f"{name}=%s" for name in fields])
-    for fields in (CHAT_FIELDS, KEPT_FIELDS)
-)
+READ_FIELDS = ("request_id", "conversation_id", "reply_id", "outcome", "after", "total_ms")
+"""Those of the line when somebody has read a kept reply, from the position `after` on."""
 
 
-def fields_of(values: Tuple[Any, ...]) -> Dict[str, Any]:
-    """The values of an ended chat by their names."""
-    return dict(zip(KEPT_FIELDS, values))
+class Form(NamedTuple):
+    """A line: its text, for `%`, and the fields there, which its record has as a dict `name`."""
+
+    text: str
+    name: str
+    fields: Tuple[str, ...]
+
+    def extra(self, values: Tuple[Any, ...]) -> Dict[str, Dict[str, Any]]:
+        """What its record has besides."""
+        return {self.name: dict(zip(self.fields, values))}
+
+
+FORMS = {
+    len(fields): Form(" ".join([text, *(f"{field}=%s" for field in fields)]), name, fields)
+    for text, name, fields in (
+        ("chat ended", "chat", CHAT_FIELDS),
+        ("chat ended", "chat", KEPT_FIELDS),
+        ("reply read", "reading", READ_FIELDS),
+    )
+}
+"""The forms by the number of their fields."""
 
 
 class ChatEnded(logging.LogRecord):
@@ -46,7 +62,7 @@ class ChatEnded(logging.LogRecord):
     def __init__(self, created: float, values: Tuple[Any, ...]) -> None:
         constant = self.constant
         if not constant:
-            plain = logging.LogRecord(logger.name, logging.INFO, __file__, 0, TEXT, (), None)
+            plain = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "", (), None)
             plain.funcName = "chat_ended"
             constant.update(plain.__dict__)
         self.__dict__ = record = constant.copy()
@@ -55,9 +71,9 @@ class ChatEnded(logging.LogRecord):
         record["msecs"] = created % 1 * 1000
         record["relativeCreated"] += (created - constant["created"]) * 1000
         record["args"] = values
-        record["chat"] = fields_of(values)
-        if len(values) > len(CHAT_FIELDS):
-            record["msg"] = KEPT_TEXT
+        form = FORMS[len(values)]
+        record["msg"] = form.text
+        record.update(form.extra(values))
         record["thread"] = thread.ident
         record["threadName"] = thread.name
         if "taskName" in record:  # Python 3.12 and newer

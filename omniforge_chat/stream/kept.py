@@ -17,7 +17,7 @@ from starlette.types import Message as ASGIMessage
 
 from ..core.kept import Recorder
 from ..errors import Abandoned, ChatError, ShuttingDown
-from ..logs import chat_ended, logger
+from ..logs import chat_ended
 from ..replay import Recording
 from ..settings import Settings
 from .response import EventStream
@@ -199,8 +199,5 @@ class FollowingStream(EventStream):
 
     def _log(self, *values: Any) -> None:
         request_id, conversation_id, outcome, *_, milliseconds = values
-        logger.info(
-            "reply read request_id=%s conversation_id=%s reply_id=%s outcome=%s after=%d "
-            "total_ms=%s",
-            *(request_id, conversation_id, self._reply_id, outcome, self._after, milliseconds),
-        )
+        after = self._after
+        chat_ended(request_id, conversation_id, self._reply_id, outcome, after, milliseconds)

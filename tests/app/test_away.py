@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from omniforge_chat import ChatError, Turn
 from omniforge_chat.core.cancellation import COUNTS_CANCELLATIONS
 from omniforge_chat.core.sse import Frame
+from omniforge_chat.logs import JSONFormatter
 from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import refusal
 from ..support.app import HandDrivenRequest
 from ..support.away import Follower, KeptLine
 from ..support.conducted import said
+from ..support.constants import CONVERSATION as ID
 from ..support.line import FOREVER, PHASES, Script, Step, beat_of, stick
+from ..support.logs import Records
 from ..support.timeless import clock, passing, settle, timeless
 
 # How long it goes on
@@ -325,6 +328,48 @@ async def test_a_server_that_cannot_cut_a_client_has_its_reply_cancelled() -> No
     assert await line.end() == 50
     assert line.ended["outcome"] == "stalled"
     assert await line.kept() == ("ab", "abandoned")
+
+
+# The log
+
+
+@timeless
+async def test_the_log_tells_of_the_reply_and_of_those_who_read_it() -> None:
+    """Who came back, for how much, and how long a reply ran for nobody."""
+    line = KeptLine(Script("Hel", 20, "lo", 20), body={"message": "hi", "conversation_id": ID})
+    await line.until_away(10)
+    with Records() as records:
+        follower = line.follow(f"{line.reply_id}.3")
+        await line.at(25)
+        await follower.leave()
+        await line.end()
+    name = line.reply_id
+    reference = follower.headers["x-request-id"]
+    read, ended = line.records.all
+    assert read in records.all
+    assert ended.getMessage() == (
+        f"chat ended request_id=ref-1 conversation_id={ID} outcome=done chunks=2 tokens=1 "
+        f"first_chunk_ms=0.0 total_ms=40000.0 reply_id={name} followers=1 away_ms=30000.0"
+    )
+    assert read.getMessage() == (
+        f"reply read request_id={reference} conversation_id={ID} reply_id={name} "
+        "outcome=disconnected after=3 total_ms=15000.0"
+    )
+    assert not hasattr(read, "chat")
+    fields = json.loads(JSONFormatter().format(ended))
+    assert fields["message"] == "chat ended"
+    assert (fields["reply_id"], fields["followers"], fields["away_ms"]) == (name, 1, 30000.0)
+    fields = json.loads(JSONFormatter().format(read))
+    assert fields["message"] == "reply read"
+    assert (fields["reply_id"], fields["outcome"], fields["after"]) == (name, "disconnected", 3)
+
+
+@timeless
+async def test_the_log_of_a_reply_that_nobody_has_left_has_no_time_for_that() -> None:
+    """0.0 would be a client that has left at the very end."""
+    line = KeptLine(Script("a", 20, "b"))
+    await line.end()
+    assert (line.ended["followers"], line.ended["away_ms"]) == (0, None)
 
 
 # In any order

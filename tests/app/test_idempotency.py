@@ -255,16 +255,15 @@ def test_a_request_that_was_refused_may_be_sent_again(
 ) -> None:
     """A key is noted once there will be a reply: not for a busy conversation, or a full service."""
     monkeypatch.setattr("omniforge_chat.http.replies.JOIN_SECONDS", 0.01)
-    held = asyncio.Event()
+    held: List[asyncio.Event] = []
 
     async def respond(turn: Turn) -> AsyncIterator[str]:
         if turn.message == "first":
-            await held.wait()
+            held.append(asyncio.Event())
+            await held[0].wait()
         yield turn.message
 
     async def run() -> None:
-        nonlocal held
-        held = asyncio.Event()
         settings = Settings(history="memory", replay="memory", max_streams=2)
         app = create_app(respond, settings=settings)
 
@@ -281,7 +280,7 @@ def test_a_request_that_was_refused_may_be_sent_again(
         app._lifecycle.max_streams = 1
         assert refusal(*(await send("second", key)).json())[:2] == (503, "overloaded")
         app._lifecycle.max_streams = 2
-        held.set()
+        held[0].set()
         await first
         answered = await send("second", key)
         assert text(answered.frames) == "second"

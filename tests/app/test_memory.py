@@ -16,6 +16,7 @@ import pytest
 from starlette.types import Message
 
 from omniforge_chat import Settings, Turn, create_app
+from omniforge_chat.app import ChatApp
 from omniforge_chat.errors import UpstreamError
 
 from ..support.app import HandDrivenRequest
@@ -110,6 +111,79 @@ def test_a_request_that_is_over_is_freed_at_once(end: str) -> None:
     gc.disable()
     try:
         assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
+
+
+async def _happen(what: str, app: ChatApp, made: Lost, task: asyncio.Task[None]) -> None:
+    """To a request whose reply is kept, and is under way."""
+    if what in ("left", "abandoned", "stop", "drain"):
+        made.gone.set()
+        await asyncio.sleep(0)
+    if what == "cancel":
+        task.cancel()
+    if what == "stop":
+        path = f"/api/v1/chat/replies/{made.headers['x-reply-id']}"
+        stop = HandDrivenRequest(b"", method="DELETE", path=path)
+        await stop.run(app)
+        assert stop.status == 202
+    if what == "drain":
+        await app.drain(0)
+
+
+KEPT_ENDS = ["done", "fails", "left", "abandoned", "limit", "stop", "drain", "cancel"]
+
+
+@pytest.mark.parametrize("reader", ["stays", "left", "cancel"])
+@pytest.mark.parametrize("end", KEPT_ENDS)
+def test_a_kept_reply_holds_neither_who_asked_for_it_nor_who_reads_it(
+    end: str, reader: str
+) -> None:
+    """It is kept for minutes after they are over."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        for _ in range(10):
+            await asyncio.sleep(0)
+        yield "b"
+        if end == "fails":
+            raise UpstreamError("no answer")
+        if end in ("abandoned", "limit", "stop", "drain", "cancel"):
+            await asyncio.sleep(FOREVER)
+
+    settings = Settings(
+        replay="memory",
+        replay_grace=0.02 if end == "abandoned" else 60.0,
+        idle_timeout=0.02 if end == "limit" else None,
+        cleanup_timeout=0.02,
+    )
+
+    async def run() -> List[Any]:
+        app = create_app(respond, settings=settings)
+        kept.append(app)
+        made = Lost()
+        task = asyncio.ensure_future(made.run(app))
+        await made.began.wait()
+        path = f"/api/v1/chat/replies/{made.headers['x-reply-id']}"
+        reads = Lost(body=b"", method="GET", path=path)
+        reading = asyncio.ensure_future(reads.run(app))
+        await reads.began.wait()
+        await _happen(end, app, made, task)
+        await _happen("left" if end == "abandoned" else reader, app, reads, reading)
+        await asyncio.wait([task, reading], timeout=PATIENCE)
+        assert task.done()
+        assert reading.done()
+        del task, reading
+        for _ in range(3):
+            await asyncio.sleep(0)
+        replay: Any = app._parts[2]
+        assert len(replay) == 1
+        return [weakref.ref(made), weakref.ref(reads)]
+
+    kept: List[ChatApp] = []
+    gc.disable()
+    try:
+        assert [each() for each in asyncio.run(run())] == [None, None]
     finally:
         gc.enable()
 
