@@ -165,14 +165,17 @@ class LiveReply:
             return
         before = self.bytes
         try:
-            self._grow(str, "".join(gathered))  # type: ignore[arg-type] # without thoughts, it is
+            text = "".join(gathered)  # type: ignore[arg-type] # without thoughts, it is text
         except TypeError:
             for kind, run in groupby(gathered, type):
                 texts = [piece.text if isinstance(piece, Thought) else piece for piece in run]
                 self._grow(kind, "".join(texts))
+        else:
+            self._grow(str, text)
         gathered.clear()
-        self.held += self.bytes - before
-        self._home.grew(self, self.bytes - before)
+        size = self.bytes - before
+        self.held += size
+        self._home.grew(self, size)
         if self.bytes > MAX_BYTES:
             self.lose()
 
@@ -181,8 +184,13 @@ class LiveReply:
         if run.kind is not kind:
             run.next = self._last = run = Run(kind, self._characters)
             self.bytes += RUN_BYTES
-        self.bytes += run.grow(text)
-        self._characters += len(text)
+        # No frame can carry a lone surrogate, so none can be here. If one is, it does no harm.
+        data = text.encode("utf-8", "replace")
+        run.data += data
+        self.bytes += len(data)
+        length = len(text)
+        run.characters += length
+        self._characters += length
 
     def cursor_at(self, position: int) -> Cursor:
         """A place in what is held: `position` is between `base` and `length`."""

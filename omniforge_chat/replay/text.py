@@ -31,14 +31,6 @@ class Run:
         self.data = bytearray()
         self.next: Optional[Run] = None
 
-    def grow(self, text: str) -> int:
-        """Add `text`; the bytes that it takes."""
-        # No frame can carry a lone surrogate, so none can be here. If one is, it does no harm.
-        data = text.encode("utf-8", "replace")
-        self.data += data
-        self.characters += len(text)
-        return len(data)
-
     def offset(self, position: int) -> int:
         """The offset in `data` of a position in the reply."""
         wanted = position - self.start

@@ -39,7 +39,12 @@ from .stored import (
 )
 
 ROUND_CHARACTERS = 512 * 1024
-"""How much one round stores at most, besides the last of its replies."""
+REPLY_CHARACTERS = 200
+"""How much one round stores at most, besides the last of its replies; and how many characters a
+reply counts as, besides its own."""
+
+TOGETHER = 500
+"""How many replies one script adds to: nobody else is served meanwhile."""
 
 MAX_UNKNOWN = 1_000
 
@@ -183,12 +188,19 @@ class Writer:
                 begin = Begin(worker, reply.conversation_id, reply.owner)
                 notes.append(self._note(reply, begin))
             if not reply.lost:
-                room -= position - reply.stored
+                room -= REPLY_CHARACTERS + position - reply.stored
                 last = reply.last and encode_end(reply.last, position)
                 packed.append((reply.stored, reply.take(position), begin or False, last or False))
                 keys.append(reply.key)
                 self._jobs.append(_Job(reply, position, last is not None))
-        adds = [ADD(keys, _pack(packed), *self._lives)] if keys else []
+        adds = [
+            ADD(
+                keys[first : first + TOGETHER],
+                _pack(packed[first : first + TOGETHER]),
+                *self._lives,
+            )
+            for first in range(0, len(keys), TOGETHER)
+        ]
         return [*adds, *notes, *self._ends()]
 
     def _note(self, reply: Produced, begin: Begin) -> Command:
@@ -210,12 +222,13 @@ class Writer:
     def answered(self, answers: Sequence[Any]) -> None:
         jobs, self._jobs = self._jobs, []
         notes, self._notes = self._notes, []
-        if jobs:
-            first, *answers = answers
-            if isinstance(first, StoreUnreadable):
-                logger.error("redis: replies cannot be stored: %s", first)
-                first = [WRONG] * len(jobs)
-            for job, answer in zip(jobs, first):
+        for first in range(0, len(jobs), TOGETHER):
+            some = jobs[first : first + TOGETHER]
+            stored, *answers = answers
+            if isinstance(stored, StoreUnreadable):
+                logger.error("redis: replies cannot be stored: %s", stored)
+                stored = [WRONG] * len(some)
+            for job, answer in zip(some, stored):
                 self._stored(job, answer)
         for note, answer in zip(notes, answers):
             if isinstance(answer, StoreUnreadable):
@@ -249,7 +262,10 @@ class Writer:
         reply = job.reply
         if reply not in self.replies:
             return  # it was deleted meanwhile
-        if answer == CLOSED and job.ends:
+        if answer == job.position:
+            reply.begun = True
+            reply.stored = answer
+        elif answer == CLOSED and job.ends:
             self._remove(reply)
         elif answer == FORGOTTEN:
             self.forget(reply)
@@ -258,9 +274,6 @@ class Writer:
         elif answer == WRONG or answer > reply.length:
             logger.error("redis: the key %s holds something else than its reply", reply.key)
             self._close(reply)
-        elif answer == job.position:
-            reply.begun = True
-            reply.stored = answer
         else:
             reply.begun = answer != GONE
             if not reply.go_to(max(answer, 0)):

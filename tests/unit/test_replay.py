@@ -126,6 +126,28 @@ async def test_if_those_that_run_are_too_many_the_longest_is_not_kept() -> None:
 
 
 @in_each_loop
+async def test_who_reads_misses_nothing_of_a_reply_whose_text_is_let_go_of() -> None:
+    """A store elsewhere has it, but the reader here need not ask for what it was about to read."""
+    replay = MemoryReplay()
+    reply = replay.record("r", "c", "")
+    reply.add(["Hello", Thought("hm")])
+    slow = reply.read(0)
+    got: List[Any] = [await slow.__anext__()]
+    quick = Reader(reply.read(2))
+    await quick.until("llohm")
+    reply.let_go()
+    assert (reply.base, reply.held, reply.length) == (7, 0, 7)
+    reply.add([Thought("!"), " you"])
+    await quick.until("llohm! you")
+    reply.end(DONE)
+    got += [entry async for entry in slow]
+    assert got == ["Hello", Thought("hm"), Thought("!"), " you", DONE]
+    assert [entry async for entry in reply.read(7)] == [Thought("!"), " you", DONE]
+    assert await quick.end() == DONE
+    await replay.aclose()
+
+
+@in_each_loop
 async def test_many_followers_are_told_in_beats_and_miss_nothing() -> None:
     """Each wakes for several pieces at once, so a crowd of them leaves the others their time."""
     replay = MemoryReplay()
