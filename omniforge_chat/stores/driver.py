@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 from typing import Any, Dict, Tuple, Type
 
@@ -65,3 +66,8 @@ class Driver:
                 "socket_connect_timeout": CONNECT_SECONDS,
             }
         )
+
+    async def close(self, connection: Any) -> None:
+        """Close a connection, and see to it that the event loop may end after that."""
+        with contextlib.suppress(*self.errors):
+            await connection.disconnect()

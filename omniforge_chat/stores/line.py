@@ -41,6 +41,8 @@ class Line:
         connection fails, or if the server refuses a command for another reason: nobody knows then
         which of the others have run.
         """
+        if not commands:
+            return []  # a transport of asyncio would try to send nothing for ever
         answers: asyncio.Future[List[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(commands, answers))
         if self._task is None:
@@ -118,9 +120,8 @@ class Line:
             await self._connection.connect()
         connection = self._connection
         self._sent = True
-        await connection.send_packed_command(
-            connection.pack_commands([each.words for each in commands]), check_health=False
-        )
+        packed = b"".join([each.packed() for each in commands])
+        await connection.send_packed_command(packed, check_health=False)
         answers: List[Any] = []
         for _ in commands:
             try:
@@ -132,4 +133,4 @@ class Line:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.disconnect(nowait=True)
+            await self._driver.close(connection)

@@ -204,7 +204,7 @@ class Presence:
                 pass  # the beats tell
             finally:
                 self.doubt()  # the subscriptions of all may have ended with it
-                await connection.disconnect(nowait=True)
+                await self._driver.close(connection)
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _read(self, connection: Any) -> None:

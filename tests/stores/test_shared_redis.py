@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
 import pytest
@@ -20,7 +21,9 @@ from omniforge_chat.stores import Script, SharedRedis, StoreUnavailable, StoreUn
 from ..support.logs import Records
 from ..support.stores import RedisServer
 from ..support.stores.redis import program
+from ..support.stores.server import free_port
 from ..support.stores.shared import PREFIX, shared, until
+from ..support.tls import make_certificate
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -421,6 +424,31 @@ def test_a_unix_socket_is_an_address_too(one_redis_server: RedisServer) -> None:
                 with pytest.raises(StoreUnavailable, match="it refuses the user name or"):
                     await redis.check()
 
+        asyncio.run(run())
+
+
+def test_tls_is_spoken_with_a_server_that_can_be_trusted(tmp_path: Path) -> None:
+    """Between machines anybody may listen, and answer."""
+    make_certificate(tmp_path, "-nodes")
+    port = free_port()
+    options = {
+        "--tls-port": str(port),
+        "--tls-cert-file": str(tmp_path / "cert.pem"),
+        "--tls-key-file": str(tmp_path / "key.pem"),
+        "--tls-ca-cert-file": str(tmp_path / "cert.pem"),
+        "--tls-auth-clients": "no",
+    }
+
+    async def run() -> None:
+        url = f"rediss://127.0.0.1:{port}/0"
+        async with shared(f"{url}?ssl_ca_certs={tmp_path / 'cert.pem'}") as redis:
+            await redis.check()
+        async with shared(url) as redis:
+            with pytest.raises(StoreUnavailable, match=r"it cannot be reached.*certificate"):
+                await redis.check()
+
+    arguments = [part for option in options.items() for part in option]
+    with RedisServer(program("redis"), *arguments):
         asyncio.run(run())
 
 
