@@ -96,33 +96,49 @@ class Database:
         """False while the database is known not to do what it is asked."""
         return self._health.available
 
-    async def run(self, statements: Sequence[Statement]) -> List[Rows]:
+    async def run(
+        self, statements: Sequence[Statement], undo: Sequence[Statement] = ()
+    ) -> List[Rows]:
         """The rows of each statement. All of them are one transaction.
 
         Raises StoreUnavailable, which is logged if that is new. Nobody knows then whether the
-        transaction was made, or will be made.
+        transaction was made, or will be made. If this raises, or is cancelled, `undo` is another
+        transaction that runs as soon as the first one has ended.
         """
         try:
-            rows = await self.try_to_run(statements)
+            rows = await self.try_to_run(statements, undo)
         except StoreUnavailable as failure:
             self._health.failed(failure)
             raise
         self._health.works()
         return rows
 
-    async def try_to_run(self, statements: Sequence[Statement]) -> List[Rows]:
+    async def try_to_run(
+        self, statements: Sequence[Statement], undo: Sequence[Statement] = ()
+    ) -> List[Rows]:
         """The same, but nothing is logged."""
+        job = self.submit(statements)
+        answer = asyncio.wrap_future(job)
+        worked = False
         try:
-            answer = asyncio.wrap_future(self.submit(statements))
-            return await asyncio.wait_for(answer, ANSWER_SECONDS)
-        except asyncio.TimeoutError:
-            text = f"it does not answer within {ANSWER_SECONDS:g} s; see whether it is overloaded"
-            raise StoreUnavailable("TIMEOUT", text) from None
+            # Not wait_for, which may lose a cancellation before Python 3.12.
+            done, _ = await asyncio.wait([answer], timeout=ANSWER_SECONDS)
+            if not done:
+                text = f"no answer within {ANSWER_SECONDS:g} s; see whether it is overloaded"
+                raise StoreUnavailable("TIMEOUT", text)
+            rows = answer.result()
+            worked = True
         except self._driver.errors as error:
             raise self._driver.failure(error) from error
+        finally:
+            job.cancel()  # unless it is being done
+            answer.cancel()  # or the thread would call an event loop that may be closed by then
+            if undo and not worked and not job.cancelled():
+                job.add_done_callback(lambda _: self.submit(undo))
+        return rows
 
     def submit(self, statements: Sequence[Statement]) -> Future[List[Rows]]:
-        """Run a transaction. Nobody has to wait for it."""
+        """Begin a transaction. Nobody has to wait for it."""
         self._begin_after_a_fork()
         job = _Job(statements, Future())
         with self._lock:
@@ -160,25 +176,30 @@ class Database:
     def _work(self, jobs: SimpleQueue[_Job]) -> None:
         """What a thread does."""
         line = _Line(self._driver)
-        while True:
-            statements, done = jobs.get()
-            if statements is None:
-                line.close()
-                done.set_result([])
-                return
-            error: Optional[BaseException] = None
-            rows: List[Rows] = []
-            if done.set_running_or_notify_cancel():
-                try:
-                    rows = line.run(statements)
-                except BaseException as raised:
-                    error = raised
-            with self._lock:
-                self._unfinished -= 1
-            if error is not None:
-                done.set_exception(error)
-            elif not done.cancelled():
-                done.set_result(rows)
+        while self._do(jobs.get(), line):  # no name keeps the last one
+            pass
+
+    def _do(self, job: _Job, line: _Line) -> bool:
+        """Do a job. Whether there is another one."""
+        if job.statements is None:
+            line.close()
+            job.done.set_result([])
+            return False
+        error: Optional[BaseException] = None
+        rows: List[Rows] = []
+        wanted = job.done.set_running_or_notify_cancel()
+        if wanted:
+            try:
+                rows = line.run(job.statements)
+            except BaseException as raised:
+                error = raised
+        with self._lock:
+            self._unfinished -= 1
+        if error is not None:
+            job.done.set_exception(error)
+        elif wanted:
+            job.done.set_result(rows)
+        return True
 
 
 class _Line:

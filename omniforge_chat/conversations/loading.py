@@ -6,7 +6,7 @@ import importlib
 from typing import Any, Optional
 
 from ..rules import SettingsError
-from ..settings import Settings, variable
+from ..settings import Settings
 from ..stores import SharedRedis
 from .memory import MemoryHistory
 from .protocol import History
@@ -40,6 +40,6 @@ def make_history(settings: Settings, redis: Optional[SharedRedis] = None) -> Opt
         if error.name not in ("sqlite3", "_sqlite3"):
             raise
         expected = "a Python that was built with SQLite"
-        raise SettingsError(variable("history"), settings.history, expected) from None
+        raise SettingsError("history", settings.history, expected) from None
     history: History = getattr(home, name).from_settings(settings)
     return history

@@ -8,7 +8,7 @@ import re
 from typing import Any, Dict, List, Sequence, Tuple, Type
 
 from ..rules import SettingsError, without_passwords
-from ..settings import Settings, variable
+from ..settings import Settings
 from ..stores import StoreUnavailable
 from .database import Rows
 from .sql import SQLHistory
@@ -115,15 +115,17 @@ class _Driver:
             if (error.name or "psycopg").partition(".")[0] != "psycopg":
                 raise
             raise SettingsError(
-                variable("history"), shown, "psycopg: pip install 'omniforge-chat[postgres]'"
+                "history", shown, "psycopg: pip install 'omniforge-chat[postgres]'"
             ) from None
         self.errors: Tuple[Type[Exception], ...] = (self._psycopg.Error, OSError)
         try:
             given = self._psycopg.conninfo.conninfo_to_dict(url)
+            for port in str(given.get("port", "")).split(","):
+                int(port or 0)
         except (self._psycopg.Error, TypeError, ValueError):
             # What it says may quote a part of the password.
             expected = "a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-            raise SettingsError(variable("history"), shown, expected) from None
+            raise SettingsError("history", shown, expected) from None
         self._parameters: Dict[str, Any] = {**_DEFAULTS, **given}
         self.address = (
             f"{given.get('host', 'localhost')}:{given.get('port', 5432)}/{given.get('dbname', '')}"

@@ -72,12 +72,10 @@ class SQLHistory:
 
     async def begin_turn(self, claim: Claim) -> Sequence[Message]:
         """See History."""
-        beginning = sql_statements.begin(self._values(claim))
-        try:
-            [*_, rows] = await self._run(beginning)
-        except BaseException:
-            self._release(claim)  # perhaps it is claimed all the same
-            raise
+        values = self._values(claim)
+        # If there is no answer, perhaps it is claimed all the same.
+        undo = sql_statements.end(values, (), 0)
+        [*_, rows] = await self._run(sql_statements.begin(values), undo)
         owner, turn, *_ = rows[0] if rows else (None, None)
         if rows and owner != claim.owner.encode():
             raise _unknown()
@@ -86,7 +84,7 @@ class SQLHistory:
         try:
             messages = [stored.message for stored in _stored(rows)]
         except ValueError as error:
-            self._release(claim)
+            await self.end_turn(claim, ())
             self._refuse(claim.conversation_id, error)
         self._held[claim.turn_id] = claim.conversation_id
         if self._keeper is None or self._keeper.done() or self._keeper.get_loop().is_closed():
@@ -155,6 +153,7 @@ class SQLHistory:
             await asyncio.wait(tasks)
         if self._keeper is not None and self._keeper.get_loop() is loop:
             self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         await self._database.aclose()
 
     def _values(self, claim: Claim) -> Dict[str, Any]:
@@ -166,15 +165,13 @@ class SQLHistory:
             "message": claim.message.encode(),
         }
 
-    async def _run(self, statements: Sequence[Statement]) -> List[Rows]:
+    async def _run(
+        self, statements: Sequence[Statement], undo: Sequence[Statement] = ()
+    ) -> List[Rows]:
         try:
-            return await self._database.run(statements)
+            return await self._database.run(statements, undo)
         except StoreUnavailable:
             raise HistoryUnavailable("The store of conversations is out of reach") from None
-
-    def _release(self, claim: Claim) -> None:
-        """Give up a claim that was made, or may be made yet. Nobody waits for it."""
-        self._database.submit(sql_statements.end(self._values(claim), (), 0))
 
     def _refuse(self, conversation_id: str, error: ValueError) -> NoReturn:
         logger.error(

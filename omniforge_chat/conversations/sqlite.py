@@ -9,7 +9,7 @@ from time import monotonic, sleep, time
 from typing import Dict, List, Sequence, Tuple, Type
 
 from ..rules import FILE, SettingsError, check
-from ..settings import Settings, variable
+from ..settings import Settings
 from ..stores import StoreUnavailable
 from .database import Rows
 from .sql import SQLHistory
@@ -92,13 +92,13 @@ class _Driver:
         elif sqlite3.sqlite_version_info < _OLDEST:
             problem = f"and SQLite {'.'.join(map(str, _OLDEST))} or newer"
         if problem:
-            raise SettingsError(variable("history"), f"sqlite:{path}", f"a file {problem}")
+            raise SettingsError("history", f"sqlite:{path}", f"a file {problem}")
 
     def connect(self) -> _Connection:
         return _Connection(self.address)
 
     def is_broken(self, error: Exception) -> bool:
-        return False
+        return isinstance(error, _Moved)
 
     def failure(self, error: Exception) -> StoreUnavailable:
         text = getattr(error, "strerror", None) or str(error)
@@ -108,13 +108,23 @@ class _Driver:
         return StoreUnavailable(text, f"it cannot be used: {text}")
 
 
+class _Moved(sqlite3.OperationalError):
+    """Somebody has moved, deleted or replaced the file. SQLite itself would write on in the old."""
+
+
 class _Connection:
     def __init__(self, path: str) -> None:
-        # What people say is nobody else's. The files beside it get the same rights.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
+        self._path = path
         self._texts: Dict[str, str] = {}
+        is_new = not os.path.exists(path)
+        self._connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)
         try:
+            self._connection.execute("PRAGMA schema_version")  # which makes the file
+            if is_new:
+                # What people say is nobody else's. The files beside it get the same rights. (It is
+                # not made by os.open: to close that would release the locks of this process.)
+                os.chmod(path, 0o600)
+            self._file = self._now_there()
             self._write_ahead()
             # The last turns may be lost with the power, but the file is never damaged.
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -136,7 +146,17 @@ class _Connection:
                     raise
                 sleep(0.01)
 
+    def _now_there(self) -> Tuple[int, int]:
+        """The identity of the file that has the path now."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_dev, found.st_ino)
+
     def run(self, statements: Sequence[Statement]) -> List[Rows]:
+        if self._now_there() != self._file:
+            raise _Moved("the file was moved")
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")  # it waits for other processes, and nothing after it does
         now = time()

@@ -64,5 +64,7 @@ def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any
             # request would even quote the provider's headers.
             "httpx": {"level": "WARNING"},
             "httpcore": {"level": "WARNING"},
+            # It tells of each broken connection what we tell once of the database.
+            "psycopg": {"level": "ERROR"},
         },
     }

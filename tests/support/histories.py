@@ -7,8 +7,20 @@ import contextlib
 import itertools
 import os
 import sqlite3
+import time
 from pathlib import Path
-from typing import Any, Awaitable, Callable, List, Optional, Protocol, Sequence, Tuple
+from typing import (
+    Any,
+    Awaitable,
+    Callable,
+    ContextManager,
+    Iterator,
+    List,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+)
 
 import psycopg
 
@@ -83,12 +95,22 @@ class Tables:
     """What SQLite and PostgreSQL have in common."""
 
     shared = True
+    setting: str
+    """Its value of CHAT_HISTORY."""
 
     def make(self, **limits: Any) -> Store:
         raise NotImplementedError
 
     def execute(self, statement: str) -> List[Any]:
         """Its rows."""
+        raise NotImplementedError
+
+    def outage(self) -> ContextManager[object]:
+        """Nothing works meanwhile, and whoever asks is told so at once."""
+        raise NotImplementedError
+
+    def hang(self) -> ContextManager[object]:
+        """Nobody gets an answer meanwhile; then it comes."""
         raise NotImplementedError
 
     async def kill(self, history: Store, conversation_id: str) -> None:
@@ -107,6 +129,7 @@ class Tables:
 class InSQLite(Tables):
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "conversations.db")
+        self.setting = f"sqlite:{self.path}"
 
     def make(self, **limits: Any) -> Store:
         return SQLiteHistory(self.path, **limits)
@@ -115,6 +138,22 @@ class InSQLite(Tables):
         with contextlib.closing(sqlite3.connect(self.path, timeout=PATIENCE)) as database, database:
             database.execute("PRAGMA foreign_keys = ON")
             return database.execute(statement).fetchall()
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        os.rename(self.path, f"{self.path}.away")
+        os.mkdir(self.path)
+        try:
+            yield
+        finally:
+            os.rmdir(self.path)
+            os.rename(f"{self.path}.away", self.path)
+
+    @contextlib.contextmanager
+    def hang(self) -> Iterator[None]:
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            yield
 
 
 class InPostgres(Tables):
@@ -126,18 +165,29 @@ class InPostgres(Tables):
         self.server = server
         self._schema = f"schema_{next(self._numbers)}"
         server.execute(f"CREATE SCHEMA {self._schema}")
-
-    @property
-    def url(self) -> str:
-        return f"{self.server.url}?options=-csearch_path%3D{self._schema}"
+        self.setting = f"{server.url}?options=-csearch_path%3D{self._schema}"
 
     def make(self, **limits: Any) -> Store:
-        return PostgresHistory(self.url, **limits)
+        return PostgresHistory(self.setting, **limits)
 
     def execute(self, statement: str) -> List[Any]:
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        with psycopg.connect(self.setting, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self.server.stop()
+        yield
+        self.server.start()
+
+    @contextlib.contextmanager
+    def hang(self) -> Iterator[None]:
+        self.server.pause()
+        try:
+            yield
+        finally:
+            self.server.resume()
 
 
 class _Redis(RedisHistory):
@@ -229,3 +279,11 @@ async def contents(history: Store, conversation_id: str = "a") -> List[str]:
     messages = await history.begin_turn(claim)
     await history.end_turn(claim, ())
     return [message.content for message in messages]
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Wait for something in the database, which tells nobody."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
