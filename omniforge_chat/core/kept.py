@@ -2,6 +2,10 @@
 
 An id is the reply's own id and a position: the number of characters so far. A client that comes
 back names the last id it has seen (WHATWG HTML, section 9.2.4), and gets what comes behind it.
+
+The id is the last line of a frame. By the standard it counts when the whole frame is there; but
+there are clients for which it counts when its line is, so a frame that was cut behind that would
+be lost to them (@microsoft/fetch-event-source).
 """
 
 from __future__ import annotations
@@ -123,11 +127,12 @@ class KeptReply(Reply):
             return super()._run(kind, texts)
         lead = self._lead if self._at == self.characters else b""
         frames = [lead, super()._run(kind, [])]
-        part = self._next.part
+        _, before, after, _ = self._next.part
+        after = after[:-1]  # the blank line comes with the id
         lines = encode_texts(texts, b"", b"\n")  # it parts the long ones of `texts`
         for text, line in zip(texts, lines.split(b"\n")):
             self._at += len(text)
-            frames += (self._id(self._at), part.before, line, part.after)
+            frames += (before, line, after, self._id(self._at))
         return b"".join(frames)
 
     def _end(self) -> bytes:
@@ -135,7 +140,7 @@ class KeptReply(Reply):
         if not self.format.numbered:
             return frames
         lead = b"" if self.ready else self._lead
-        return lead + self._id(self._at if self._goes_on else OVER) + frames
+        return lead + frames[:-1] + self._id(self._at if self._goes_on else OVER)
 
     @property
     def _goes_on(self) -> bool:
@@ -149,4 +154,5 @@ class KeptReply(Reply):
         return isinstance(self.last, Error) and self.last.code == ReplayUnavailable.code
 
     def _id(self, position: int) -> bytes:
-        return b"id: %b.%d\n" % (self._reply_id, position)
+        """The last line of a frame, and the blank line behind it."""
+        return b"id: %b.%d\n\n" % (self._reply_id, position)

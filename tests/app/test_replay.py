@@ -58,18 +58,19 @@ def test_each_frame_has_the_position_behind_it(
         name = reading.reply_id
         reply.say("Hel", "lo")
         assert reading.client.piece().decode() == (
-            f'retry: 1000\nid: {name}.3\nevent: chunk\ndata: {{"content":"Hel"}}\n\n'
-            f'id: {name}.5\nevent: chunk\ndata: {{"content":"lo"}}\n\n'
+            f'retry: 1000\nevent: chunk\ndata: {{"content":"Hel"}}\nid: {name}.3\n\n'
+            f'event: chunk\ndata: {{"content":"lo"}}\nid: {name}.5\n\n'
         )
         reply.say("😀", Thought("hm"), "é")
         assert reading.client.piece().decode() == (
-            f'id: {name}.6\nevent: chunk\ndata: {{"content":"😀"}}\n\n'
-            f'id: {name}.8\nevent: thought\ndata: {{"content":"hm"}}\n\n'
-            f'id: {name}.9\nevent: chunk\ndata: {{"content":"é"}}\n\n'
+            f'event: chunk\ndata: {{"content":"😀"}}\nid: {name}.6\n\n'
+            f'event: thought\ndata: {{"content":"hm"}}\nid: {name}.8\n\n'
+            f'event: chunk\ndata: {{"content":"é"}}\nid: {name}.9\n\n'
         )
         reply.finish()
         done = reading.client.piece()
-        assert done.startswith(b"id: %b.%d\nevent: done\n" % (name.encode(), OVER))
+        assert done.startswith(b"event: done\n")
+        assert done.endswith(b"\nid: %b.%d\n\n" % (name.encode(), OVER))
     assert reading.headers["location"] == f"/api/v1/chat/replies/{name}"
 
 
@@ -80,9 +81,9 @@ def test_the_only_frame_of_a_reply_without_text_has_an_id_too(
     """So its client knows the time to wait, and that there is no more."""
     with chat(port, message) as reading:
         conductor.reply(message).say(item)
-        assert reading.client.piece().startswith(
-            b"retry: 1000\nid: %b.%d\nevent: " % (reading.reply_id.encode(), OVER)
-        )
+        frame = reading.client.piece()
+        assert frame.startswith(b"retry: 1000\nevent: ")
+        assert frame.endswith(b"\nid: %b.%d\n\n" % (reading.reply_id.encode(), OVER))
 
 
 def test_a_long_text_has_an_id_at_each_of_its_parts(
@@ -262,7 +263,7 @@ def test_a_client_goes_on_with_a_reply_that_goes_on(
         assert rest.headers["x-request-id"] != reading.headers["x-request-id"]
         assert rest.reply_id == name
         missed = rest.client.piece()
-        assert missed.startswith(f"retry: 1000\nid: {name}.".encode())
+        assert missed.startswith(b"retry: 1000\nevent: chunk\n")
         assert b'"lo wor' in missed or b'"lo world"' in missed or b'"lo "' in missed
         rest.frames = Decoder().feed(missed)
         reply.say("!")

@@ -29,7 +29,7 @@ SILENT = object()
 
 def frame(event: str, data: object, end: int, before: str = "retry: 0\n") -> bytes:
     """A frame behind which a client has `end` characters."""
-    return f"id: {REPLY}.{end}\n{before}event: {event}\ndata: {json.dumps(data)}\n\n".encode()
+    return f"{before}event: {event}\ndata: {json.dumps(data)}\nid: {REPLY}.{end}\n\n".encode()
 
 
 def chunk(text: str, end: int) -> bytes:
