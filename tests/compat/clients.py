@@ -15,6 +15,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Tuple
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -115,6 +116,14 @@ def _openai(told: Told, url: str, body: str) -> None:
         options = {"cast_to": object, "stream": True, "stream_cls": openai.Stream[object]}
         for fields in client.post(url, body=json.loads(body), **options):
             _tell_fields(told, fields)
+
+
+def _langgraph(told: Told, url: str, body: str) -> None:
+    place = urlsplit(url)
+    connect = import_module("langgraph_sdk").get_sync_client
+    with connect(url=f"{place.scheme}://{place.netloc}") as client:
+        for part in client.http.stream(place.path, "POST", json=json.loads(body)):
+            _tell(told, part.event, json.dumps(part.data))
 
 
 def _run(
@@ -270,6 +279,7 @@ CLIENTS = {
     "requests": _python(_requests_lines, "requests", "requests, line by line"),
     "sseclient-py": _python(_sseclient, "sseclient-py"),
     "aiohttp": _python(_aiohttp_lines, "aiohttp", "aiohttp, line by line"),
+    "langgraph": _python(_langgraph, "langgraph-sdk", "LangGraph SDK, `http.stream`"),
     "openai-python": _python(_openai, "openai", "openai of PyPI"),
     "fetch-event-source": _javascript(
         WINDOW + _FETCH_EVENT_SOURCE, "@microsoft/fetch-event-source"

@@ -65,7 +65,10 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "cut": "if the connection breaks, you get an exception or no more events, and never `done`",
         "once": "one request for each message, also behind an error or a cut; `as documented`: if "
         "you use it [so](protocol.md#clients-that-ask-again)",
-        "Last-Event-ID": "the answer if the client asks again with an id",
+        "Last-Event-ID": "the answer if the client asks again with an id, and the service keeps no "
+        "replies",
+        "resume": "if the service keeps replies, you get all of one that is cut twice; it is made "
+        "once in each case; `as documented` is as above",
         "2,000 chunks": "you get all of a reply of so many pieces, in order",
         "refusal": "you get the service's words for a refused request",
         "stop": "if you stop reading, the responder ends",
@@ -85,6 +88,7 @@ CHECKS: Dict[str, Dict[str, str]] = {
         "code": "you get the code of a failure",
         "cut": "if the connection breaks, you get an error",
         "regenerate": "the last reply is made anew; the responder does not see the old one",
+        "resume": "a page that is loaded again gets all of the reply that runs, also through cuts",
         "edit": "an edited message takes the place of the old one and of all behind it",
         "usage": "you get the tokens of a reply",
         "reason": "you get the reason why a reply ended",

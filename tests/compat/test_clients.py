@@ -14,12 +14,12 @@ import pytest
 from omniforge_chat import Message, Turn
 
 from ..support.constants import CONVERSATION, PATIENCE
-from ..support.docs import DOCS, blocks
 from ..support.node import READER
 from ..support.process import environment
 from ..support.scenes import CHAT, FAILURE, MANY, PIECES, Scenes
 from ..support.servers import UvicornThread
 from .clients import CLIENTS, TIMERS, WINDOW, Told, node, run_javascript
+from .documented import DOCUMENTED, documented
 from .table import MODULES, Recorder, npm_package
 
 AS_DOCUMENTED = {"fetch-event-source", "eventsource"}
@@ -167,25 +167,6 @@ def test_a_client_that_stops_ends_the_responder(
 
 # Clients that ask again by themselves
 
-DOCUMENTED = {
-    "fetch-event-source": """
-    const show = (text) => told.push(["chunk", text]);
-    try {
-      %s
-      told.push(["done", ""]);
-    } catch (error) {
-      failed(error);
-    }
-    """,
-    "eventsource": """
-    const show = (text) => told.push(["chunk", text]);
-    const finish = () => told.push(["done", ""]);
-    const fail = failed;
-    %s
-    """,
-}
-"""The names that the examples of docs/protocol.md do not define."""
-
 
 @pytest.mark.parametrize(
     ("message", "path", "ends"),
@@ -203,16 +184,7 @@ def test_a_client_that_is_used_as_documented_asks_once(
     stage: Stage, client: str, message: str, path: str, ends: str
 ) -> None:
     """After each end; its process ends, so nothing is left in it that would ask once more."""
-    name = CLIENTS[client].subject().name
-    [example] = [code for code in blocks(DOCS / "protocol.md", "js") if f'from "{name}"' in code]
-    imported, example = example.split("\n", 1)
-    for shown, actual in (
-        ('"/api/v1/chat"', "url"),
-        ('JSON.stringify({ message: "Hello" })', "body"),
-    ):
-        assert shown in example
-        example = example.replace(shown, actual)
-    script = f"{imported}\n{WINDOW}{TIMERS}{DOCUMENTED[client] % example}"
+    script = documented(client)
     told = stage.run(lambda url, body: run_javascript(script, url, body), message, path)
     assert stage.asked == [path]
     assert [name for name, _ in told if name != "chunk"] == [ends]

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
 import pytest
-from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import Message
 
 from ..support.constants import PATIENCE
 from ..support.docs import DOCS, blocks
 from ..support.process import environment
-from ..support.scenes import COUNTED, FAILURE, MANY, PIECES, THOUGHTS, Scenes
+from ..support.scenes import COUNTED, FAILURE, MANY, PIECES, THOUGHTS
 from ..support.servers import UvicornThread
 from .clients import node
 from .table import MODULES, Recorder
-from .ui_clients import ALL, Kit, Page, Talk, bundle, program
-
-PAGE = '<!doctype html><title>kit</title><body><script type="module" src="/%s"></script>'
-
-
-class Site:
-    """The scenes, and beside them the pages of the kits."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.scenes = Scenes(cors_origins=("*",))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path"][1:]
-        if name.endswith(".mjs"):
-            response: Response = FileResponse(self.directory / name, media_type="text/javascript")
-            await response(scope, receive, send)
-        elif name.endswith(".html"):
-            await HTMLResponse(PAGE % f"{name[:-5]}.mjs")(scope, receive, send)
-        else:
-            await self.scenes(scope, receive, send)
+from .ui_clients import ALL, Kit, Page, Site, Talk, bundle, program
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,36 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Protocol
 
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.types import Receive, Scope, Send
+
 from ..support.constants import PATIENCE
 from ..support.process import environment
+from ..support.scenes import Scenes
 from .clients import node
 from .table import MODULES, Subject, npm_package
 
 KITS = Path(__file__).with_name("kits")
+_PAGE = """<!doctype html><title>kit</title><link rel="icon" href="data:,">
+<body><script type="module" src="/%s"></script>"""
+
+
+class Site:
+    """The scenes, and beside them the pages of the kits whose scripts are in `directory`."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.directory = directory
+        self.scenes = Scenes(cors_origins=("*",), **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"][1:]
+        if name.endswith(".mjs"):
+            response: Response = FileResponse(self.directory / name, media_type="text/javascript")
+            await response(scope, receive, send)
+        elif name.endswith(".html"):
+            await HTMLResponse(_PAGE % f"{name[:-5]}.mjs")(scope, receive, send)
+        else:
+            await self.scenes(scope, receive, send)
 
 
 def bundle(script: str, made: Path) -> None:

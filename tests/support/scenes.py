@@ -46,7 +46,7 @@ COUNTED = Usage(7, prompt_tokens=3, completion_tokens=4)
 FAILURE = {"code": "own_code", "message": "No more"}
 """How the reply to "fail" ends, after the text "half "."""
 
-_HALF = b'id: 1\nretry: 10\nevent: chunk\ndata: {"content":"half "}\n\n'
+_HALF = b'event: chunk\ndata: {"content":"half "}\n\n'
 _DONE = f'id: 2\nevent: done\ndata: {{"conversation_id":"{CONVERSATION}"}}\n\n'.encode()
 
 
@@ -201,7 +201,7 @@ class Scenes:
             await self.app({**scope, "path": CHAT, "raw_path": CHAT.encode()}, receive, send)
             return
         await _start(send, 200, b"text/event-stream")
-        await send({"type": "http.response.body", "body": _HALF + _DONE})
+        await send({"type": "http.response.body", "body": b"id: 1\nretry: 10\n" + _HALF + _DONE})
 
 
 async def _start(send: Send, status: int, kind: bytes) -> None:
