@@ -99,7 +99,7 @@ class RedisHistory:
         self._redis = redis
         self._max_messages = max_messages
         self._max_bytes = max_bytes - CONVERSATION_BYTES
-        self._ttl = int(ttl * 1000)
+        self._ttl = max(1, int(ttl * 1000))
         # A claim lives as long as a conversation, for the message in it. If its worker dies, it is
         # taken over long before.
         longest = DAY if longest_turn is None else longest_turn + SPARE_SECONDS

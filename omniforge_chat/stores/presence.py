@@ -202,6 +202,8 @@ class Presence:
                 await self._read(connection)
             except self._driver.errors:
                 pass  # the beats tell
+            except Exception:
+                logger.exception("redis %s: the subscription failed", self._health.address)
             finally:
                 self.doubt()  # the subscriptions of all may have ended with it
                 await self._driver.close(connection)
@@ -222,4 +224,7 @@ class Presence:
             if answer[0] == b"subscribe":
                 self._steady_since = max(self._steady_since, monotonic())
             elif answer[0] == b"message":
-                self._hear(answer[2].decode())
+                try:
+                    self._hear(answer[2].decode())
+                except Exception:  # anybody may send anything
+                    logger.exception("redis %s: a bad message", self._health.address)

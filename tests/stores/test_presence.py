@@ -237,6 +237,37 @@ def test_a_worker_hears_what_others_send(one_redis_server: RedisServer) -> None:
         asyncio.run(run())
 
 
+def test_a_message_that_makes_no_sense_is_logged_and_no_more(
+    one_redis_server: RedisServer,
+) -> None:
+    """Anybody who may publish there can send one, and the next may be a stop."""
+
+    async def run() -> None:
+        heard: List[int] = []
+        async with shared(one_redis_server.url) as redis:
+            redis.hear("count", lambda text: heard.append(int(text)))
+            await redis.presence.begin()
+            channel = f"{PREFIX}w:{{{redis.presence.worker}}}"
+
+            async def sent() -> bool:
+                return all(
+                    one_redis_server.client.publish(channel, data)
+                    for data in (b"count", b"count x", b"\xff", b"", b"count 1")
+                )
+
+            await until(sent)
+
+            async def counted() -> bool:
+                return heard == [1]
+
+            await until(counted)
+
+    with Records() as log:
+        asyncio.run(run())
+    assert len(log.troubles) == 3
+    assert all(line.endswith("a bad message") for line in log.troubles)
+
+
 def test_a_subscription_that_goes_silent_is_made_again(
     one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
