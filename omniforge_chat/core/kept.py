@@ -72,7 +72,7 @@ class KeptReply(Reply):
     if their format allows it. `after` is the position at which it begins for this client.
     """
 
-    __slots__ = ("_at", "_lead", "_recorded", "_recorder", "_reply_id")
+    __slots__ = ("_at", "_lead", "_numbered", "_recorded", "_recorder", "_reply_id")
 
     def __init__(
         self,
@@ -88,42 +88,64 @@ class KeptReply(Reply):
         self._recorder = recorder
         self._reply_id = reply_id.encode("ascii")
         self._lead = RETRY if frames.numbered else b""
-        self._thinks = frames.numbered  # so that frames are made by `_frames` below
+        self._numbered = frames.numbered
         self._at = self.characters = after
         self._recorded = 0  # so many pieces of `ready` are
 
     def frames(self, *, last: bool) -> bytes:
         """The frames of the start and of `ready`, which is kept from now on."""
+        ready = self.ready
+        if self._numbered:
+            if len(ready) == 1 and not last and self._open.kind is type(ready[0]) is str:
+                frame = self._frame()
+                if frame:
+                    return frame
+            self._thinks = True  # so that `_run` makes the frames
         frames = super().frames(last=last)
         if self._recorder is not None:
-            new = self.ready[self._recorded :] if self._recorded else self.ready
+            new = ready[self._recorded :]
             if new:
                 self._recorder.add(new)
-                self._recorded = len(self.ready)
+                self._recorded = len(ready)
             if self.last is not None:
                 self._recorder.end(self.last)
         return frames
+
+    def _frame(self) -> bytes:
+        """The frame of the one text of `ready`; nothing if that needs more, or has no encoding.
+
+        That is the usual case, and takes half the time of the other way (`make bench`, kept).
+        """
+        texts: List[str] = self.ready  # type: ignore[assignment] # there is no thought
+        part = self._open.part
+        end = self.characters + len(texts[0])
+        before = b"%bid: %b.%d\n%b" % (self._lead, self._reply_id, end, part.before)
+        try:
+            frame = encode_texts(texts, before, part.after)
+        except (TypeError, ValueError):
+            return b""
+        if len(texts) > 1:  # it was too long for one
+            return b""
+        self._next = self._open
+        self._at = end
+        if self._recorder is not None and not self._recorded:
+            self._recorder.add(texts)
+            self._recorded = 1
+        return frame
 
     def sent(self) -> None:
         """The frames were sent: count the pieces of `ready`."""
         if self.ready:
             self._lead = b""
+            self._recorded = 0
         super().sent()
-        self._recorded = 0
-        self._thinks = self.format.numbered
 
     def _frames(self) -> bytes:
         self._at = self.characters
-        ready = self.ready
-        if not self.format.numbered:
-            return super()._frames()
-        if len(ready) == 1 and self._open.kind is type(ready[0]) is str:  # the usual case
-            self._next = self._open
-            return self._run(str, ready)  # type: ignore[arg-type] # it is a text
         return super()._frames()
 
     def _run(self, kind: type, texts: List[str]) -> bytes:
-        if not self.format.numbered:
+        if not self._numbered:
             return super()._run(kind, texts)
         lead = self._lead if self._at == self.characters else b""
         frames = [lead, super()._run(kind, [])]
@@ -137,7 +159,7 @@ class KeptReply(Reply):
 
     def _end(self) -> bytes:
         frames = super()._end()
-        if not self.format.numbered:
+        if not self._numbered:
             return frames
         lead = b"" if self.ready else self._lead
         return lead + frames[:-1] + self._id(self._at if self._goes_on else OVER)

@@ -8,6 +8,8 @@ Subjects
     `fastapi-sse`     FastAPI and its own response for events
     `sse-starlette`   Starlette, the same model and the `EventSourceResponse` of sse-starlette
     `fastapi-openai`  FastAPI and `StreamingResponse`, and the `openai` package for what it relays
+    `replay-memory`   `omniforge` with `CHAT_REPLAY=memory`
+    `replay-redis`    the same with `CHAT_REPLAY=redis`; the server has the core of the load
     `direct`          the upstream itself, read without a relay
 
 Each answers `POST /api/v1/chat` with the same events, which is checked before anything is measured.
@@ -20,6 +22,7 @@ Workloads
              evenly over the 50 ms. A token's text is the time of its yield, and the delay is from
              there to its arrival in the load generator. Memory is what the process's resident
              memory grew by with all streams open, after a first wave of 20
+    `kept`   300 such streams, whose replies are kept or not
     `many`   10,000 streams at once, a token every second each. Two further processes read them, as
              one could not hold them; they share the load's core, and sleep while nothing comes. It
              takes one round of half a minute for each subject, and needs `ulimit -n` to allow
@@ -65,12 +68,14 @@ import json
 import os
 import sys
 import time
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import uvloop
 
 from omniforge_chat.core.sse import Decoder
 
+from ..support.stores import RedisServer
+from ..support.stores.redis import program
 from . import crowd, report
 from .load import REQUESTS, STREAMS, measure
 from .server import Server
@@ -79,6 +84,7 @@ from .subjects import (
     CONVERSATION,
     IN_FORMATS,
     INTERVALS,
+    REDIS,
     RELAYED_TEXT,
     RELAYED_TOKENS,
     SUBJECTS,
@@ -103,6 +109,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
         options.subjects = [name for name in options.subjects if name != "before"]
     else:
         os.environ[BEFORE] = os.path.abspath(options.before)
+    with contextlib.ExitStack() as servers:
+        if "replay-redis" in options.subjects and "kept" in options.only:
+            os.environ[REDIS] = servers.enter_context(RedisServer(program("redis"))).url
+        return _run(options, environment, descriptors, cores)
+
+
+def _run(
+    options: argparse.Namespace, environment: Dict[str, str], descriptors: int, cores: List[int]
+) -> int:
+    """Measure what `options` ask for, and print it."""
     subjects = [n for n in options.subjects if _answers(n, options.only, cores)]
     wanted = list(options.only)
     if "many" in wanted and descriptors < crowd.needed_descriptors("many"):
@@ -126,7 +142,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
                     )
                     for subject in turns
                 }
-                alone = len(set(cores)) > 1 and not workload.startswith("relay")
+                alone = len(set(cores)) > 1 and not workload.startswith(("relay", "kept"))
                 if workload == "many":
                     work = crowd.measure(servers, workload, max(options.seconds, 2.0))
                 else:

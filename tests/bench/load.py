@@ -18,7 +18,7 @@ CONNECTIONS = {"short": 32, "long": 8, "relay": 8}
 CONNECTIONS.update({workload: CONNECTIONS[kind] for workload, (kind, _) in IN_FORMATS.items()})
 """How many ask at once where the rate is measured."""
 
-STREAMS = {"paced": 900, "relay-paced": 300, "many": 10_000}
+STREAMS = {"paced": 900, "kept": 300, "relay-paced": 300, "many": 10_000}
 """How many paced streams are open at once."""
 
 _PARTS = {"relay": RELAYED_TOKENS}
@@ -58,6 +58,7 @@ REQUESTS = {
     "short": _request(MESSAGE),
     "long": _request(MESSAGE),
     "paced": _request("3"),
+    "kept": _request("3"),
     "many": _request("1"),
     "relay": _request(str(RELAYED_TOKENS)),
     "relay-paced": _request("3"),

@@ -25,7 +25,7 @@ from omniforge_chat.rules import DIALECTS
 
 from ..support.native import encode_event
 
-INTERVALS = {"paced": 0.05, "relay-paced": 0.05, "many": 1.0}
+INTERVALS = {"paced": 0.05, "kept": 0.05, "relay-paced": 0.05, "many": 1.0}
 """Seconds between two tokens of a stream, where there is time between them."""
 
 MESSAGE = "Hello, help me create an agent"
@@ -67,6 +67,7 @@ RESPONDERS: Dict[str, Callable[[Any], AsyncIterator[str]]] = {
     "short": placeholder,
     "long": long,
     "paced": paced(INTERVALS["paced"]),
+    "kept": paced(INTERVALS["kept"]),
     "many": paced(INTERVALS["many"]),
 }
 
@@ -84,6 +85,15 @@ def omniforge(workload: str) -> ASGIApp:
     if responder is None:
         responder = OpenAIResponder(base_url=os.environ[UPSTREAM], model="bench")
     return create_app(responder, settings=Settings())
+
+
+def replay_memory(workload: str) -> ASGIApp:
+    return create_app(RESPONDERS[workload], settings=Settings(replay="memory"))
+
+
+def replay_redis(workload: str) -> ASGIApp:
+    settings = Settings(replay="redis", redis_url=os.environ[REDIS])
+    return create_app(RESPONDERS[workload], settings=settings)
 
 
 _START: Message = {
@@ -184,6 +194,9 @@ async def _collect(texts: AsyncIterator[str]) -> List[str]:
 BEFORE = "BENCH_BEFORE"
 """The environment variable with the directory of another checkout, whose package is `before`."""
 
+REDIS = "BENCH_REDIS"
+"""The environment variable with the URL of the server in which replies are kept."""
+
 UPSTREAM = "BENCH_UPSTREAM"
 """The environment variable with the base URL of the upstream that is relayed."""
 
@@ -250,6 +263,8 @@ SUBJECTS = {
     "bare": "subjects:bare",
     "omniforge": "subjects:omniforge",
     "before": "subjects:omniforge",
+    "replay-memory": "subjects:replay_memory",
+    "replay-redis": "subjects:replay_redis",
     "fastapi-stream": "alternatives:fastapi_stream",
     "fastapi-sse": "alternatives:fastapi_sse",
     "sse-starlette": "alternatives:sse_starlette",
@@ -264,6 +279,7 @@ WORKLOADS = {
     "short": _PLAIN,
     "long": _PLAIN,
     "paced": _PLAIN,
+    "kept": ("omniforge", "before", "replay-memory", "replay-redis"),
     "many": ("bare", "omniforge"),
     "relay": _RELAYS,
     "relay-paced": (*_RELAYS, "direct"),
