@@ -72,7 +72,7 @@ class KeptReply(Reply):
     if their format allows it. `after` is the position at which it begins for this client.
     """
 
-    __slots__ = ("_at", "_lead", "_numbered", "_recorded", "_recorder", "_reply_id")
+    __slots__ = ("_at", "_kept", "_numbered", "_recorder", "_reply_id")
 
     def __init__(
         self,
@@ -87,10 +87,8 @@ class KeptReply(Reply):
         super().__init__(turn, frames, thoughts=thoughts)
         self._recorder = recorder
         self._reply_id = reply_id.encode("ascii")
-        self._lead = RETRY if frames.numbered else b""
         self._numbered = frames.numbered
-        self._at = self.characters = after
-        self._recorded = 0  # so many pieces of `ready` are
+        self._at = self._kept = self.characters = after
 
     def frames(self, *, last: bool) -> bytes:
         """The frames of the start and of `ready`, which is kept from now on."""
@@ -103,10 +101,13 @@ class KeptReply(Reply):
             self._thinks = True  # so that `_run` makes the frames
         frames = super().frames(last=last)
         if self._recorder is not None:
-            new = ready[self._recorded :]
-            if new:
-                self._recorder.add(new)
-                self._recorded = len(ready)
+            number, known = 0, self._kept - self.characters
+            while known > 0:  # these frames are made anew, as a send was cancelled
+                known -= len(ready[number])
+                number += 1
+            if ready[number:]:
+                self._recorder.add(ready[number:])
+                self._kept = self.characters + sum(map(len, ready))
             if self.last is not None:
                 self._recorder.end(self.last)
         return frames
@@ -119,30 +120,31 @@ class KeptReply(Reply):
         texts: List[str] = self.ready  # type: ignore[assignment] # there is no thought
         part = self._open.part
         end = self.characters + len(texts[0])
-        before = b"%bid: %b.%d\n%b" % (self._lead, self._reply_id, end, part.before)
+        after = b"%bid: %b.%d\n\n" % (part.after[:-1], self._reply_id, end)
         try:
-            frame = encode_texts(texts, before, part.after)
+            before = part.before if self.chunks else RETRY + part.before
+            frame = encode_texts(texts, before, after)
         except (TypeError, ValueError):
             return b""
         if len(texts) > 1:  # it was too long for one
             return b""
         self._next = self._open
         self._at = end
-        if self._recorder is not None and not self._recorded:
+        if self._recorder is not None and self._kept < end:
             self._recorder.add(texts)
-            self._recorded = 1
+            self._kept = end
         return frame
-
-    def sent(self) -> None:
-        """The frames were sent: count the pieces of `ready`."""
-        if self.ready:
-            self._lead = b""
-            self._recorded = 0
-        super().sent()
 
     def _frames(self) -> bytes:
         self._at = self.characters
-        return super()._frames()
+        frames = super()._frames()
+        self._at = self.characters + sum(map(len, self.ready))
+        return frames
+
+    @property
+    def _lead(self) -> bytes:
+        """What the first frame has before it."""
+        return b"" if self.chunks else RETRY
 
     def _run(self, kind: type, texts: List[str]) -> bytes:
         if not self._numbered:

@@ -60,7 +60,6 @@ class KeptStream(EventStream):
     _headers: Headers
     _reply_id = ""
     _left = False
-    _at_send = False
     _gives_up = False
 
     def keep(self, recording: Recording, reply_id: str, *, grace: float, headers: Headers) -> None:
@@ -68,8 +67,6 @@ class KeptStream(EventStream):
         self._recording = recording
         self._reply_id = reply_id
         self._headers = headers
-        self._to_client = self._send
-        self._send = self._send_if_here
         if grace > 0:
             self._state.keep(grace, stalled=self._abort is not None)
         recording.stop = self.stop
@@ -78,30 +75,29 @@ class KeptStream(EventStream):
         """End the reply as complete, with what there is of it."""
         self._act(self._state.end(monotonic(), Stopped("The reply was stopped")))
 
-    async def _send_if_here(self, message: ASGIMessage) -> None:
-        state = self._state
-        if state.away_since is not None:
-            return
-        self._at_send = True
-        try:
-            await self._to_client(message)
-        except asyncio.CancelledError:
-            ours = self._cancellation
-            if not self._gives_up or ours is None:
-                raise
-            ours.retract()
-            if ours.from_outside:
-                raise
-        except Exception as error:
-            self._at_send = False
-            action = Action.NOTHING
-            if isinstance(error, OSError):  # as in `_not_sent`
-                action = state.client_left(monotonic(), "disconnected")
-            if state.away_since is None:
-                raise
-            self._act(action)
-        finally:
-            self._at_send = self._gives_up = False
+    def _not_sent(self, error: BaseException, last: bool) -> bool:
+        state, ours = self._state, self._cancellation
+        if isinstance(error, asyncio.CancelledError):
+            if self._gives_up and ours is not None:
+                self._gives_up = False
+                ours.retract()
+                if not (ours.from_outside or state.stopped):
+                    return self._keep_unsent(last)
+        elif isinstance(error, Exception):
+            if isinstance(error, OSError):
+                state.client_left(monotonic(), "disconnected")
+                self._go_away(sending=False)
+            if state.away_since is not None:
+                return self._keep_unsent(last)  # no failure of a send matters any more
+        return super()._not_sent(error, last)
+
+    def _keep_unsent(self, last: bool) -> bool:
+        """Keep the pieces of a send that nobody waits for: it may not have come to its frames."""
+        failed = self._reply.error
+        self._reply.frames(last=last)
+        if self._reply.error is not failed:
+            self._state.stop()  # as in `_flush`
+        return False
 
     def _start(self) -> ASGIMessage:
         start = super()._start()
@@ -112,20 +108,25 @@ class KeptStream(EventStream):
         super()._act(action)
         if action is Action.ABORT and self._abort is not None:
             self._abort()
-        if self._state.away_since is not None and not self._left:
-            self._left = True
-            self._give_up_sending()
-            if self._timer is not None:
-                self._timer.cancel()  # something else is due next
-                self._timer = asyncio.get_running_loop().call_later(0.0, self._tick)
+        self._go_away(sending=self._state.left_at_send)
 
-    def _give_up_sending(self) -> None:
-        """A send that is under way need not end: some servers let it wait for the client."""
+    def _go_away(self, *, sending: bool) -> None:
+        """Leave out all sends, if the client has just left and the reply goes on.
+
+        One that is under way need not end: some servers let it wait for the client.
+        """
+        if self._state.away_since is None or self._left:
+            return
+        self._left = True
+        self._send = _to_nobody
         if self._beat is not None and not self._beat.done():
-            self._beat.cancel()
-        elif self._at_send and self._cancellation is not None:
+            self._beat.cancel()  # a piece may wait for it
+        elif sending and self._cancellation is not None:
             self._gives_up = True
             self._cancellation.cancel()
+        if self._timer is not None:
+            self._timer.cancel()  # something else is due next
+            self._timer = asyncio.get_running_loop().call_later(0.0, self._tick)
 
     def _tick(self) -> None:
         if self._timer is not None:
@@ -155,7 +156,6 @@ class KeptStream(EventStream):
         recording.stop = _nothing  # it would keep this stream
         if reply.last is not None:
             recording.end(reply.last)
-        self._send = self._to_client
 
     def _log(self, *values: Any) -> None:
         state, recording = self._state, self._recording
@@ -165,6 +165,10 @@ class KeptStream(EventStream):
             error = self._reply.error
             values = (*values[:2], "done" if error is None else error.code, *values[3:])
         chat_ended(*values, self._reply_id, recording.followers, away)
+
+
+async def _to_nobody(message: ASGIMessage) -> None:
+    """The send of a stream whose client has left."""
 
 
 def _nothing() -> None:

@@ -176,21 +176,20 @@ class EventStream:
                 state.begun = True
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         except BaseException as error:
-            self._not_sent(error, last)
-            raise
+            if self._not_sent(error, last):
+                raise
         pieces = bool(reply.ready)
         reply.sent()  # only now: if a cancelled send took nothing, nothing is lost
         if state.taken(monotonic(), pieces) is _CANCEL:
             raise asyncio.CancelledError
 
-    def _not_sent(self, error: BaseException, last: bool) -> None:
-        """A send raised `error`. Raises CancelledError instead if that is for the responder."""
+    def _not_sent(self, error: BaseException, last: bool) -> bool:
+        """A send raised `error`: whether that is to go on. Raises CancelledError in its place."""
         state, now = self._state, monotonic()
         if isinstance(error, asyncio.CancelledError):
             state.torn(now)
         elif isinstance(error, OSError):
-            # It says that the client has left (ASGI 2.4; older servers say nothing).
-            state.client_left(now, "disconnected")
+            state.client_left(now, "disconnected")  # ASGI 2.4; older servers say nothing
             raise asyncio.CancelledError from None
         elif not last:
             # The server, or a middleware, failed to send. That is no business of the responder's,
@@ -199,6 +198,7 @@ class EventStream:
             if isinstance(error, Exception):
                 self._reply.fail(error)
                 raise asyncio.CancelledError from None
+        return True
 
     def _start(self) -> ASGIMessage:
         headers = [

@@ -44,13 +44,15 @@ class StreamState:
     All times are of one monotonic clock, in seconds; limits are those of Settings. The attributes
     are for reading. `stopped` says that nothing the responder still yields will be read. `gone` is
     how the client left: "disconnected" or "stalled". `cause` is why the stream ends before its
-    responder does. `away_since` is when it left, if the reply goes on without it; `followed_at` is
-    for setting: when somebody else was last seen to read the reply.
+    responder does. If the reply goes on without its client, `away_since` is when that left, and
+    `left_at_send` whether a piece was on its way then. `followed_at` is for setting: when somebody
+    else was last seen to read the reply.
     """
 
     _grace: Optional[float] = None
     _stalls = False
     away_since: Optional[float] = None
+    left_at_send = False
     followed_at = -inf
 
     # All are set for each stream, though one that never waits needs few. To read a default of the
@@ -215,6 +217,7 @@ class StreamState:
         kept = self._grace is not None and (self._stalls or not stalled)
         if kept and self.phase in (_W, _S) and not (self._ended or self.stopped):
             self.away_since = now
+            self.left_at_send = self.phase is _S
             self._sending_since = None
             return self._on(Event.STALLED_KEPT if stalled else Event.LEFT_KEPT)
         self.stopped = True
