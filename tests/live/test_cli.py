@@ -570,6 +570,19 @@ def test_a_conversation_is_remembered_where_it_is_asked_for(directory: Path) -> 
             assert service.end() == 0
 
 
+def test_several_workers_and_the_next_service_share_a_file(directory: Path) -> None:
+    """Whichever answers knows what the others were told, also after a crash of all of them."""
+    (directory / "counting.py").write_text("async def count(turn): yield str(len(turn.history))")
+    variables = {"CHAT_HISTORY": "sqlite", "CHAT_RESPONDER": "counting:count"}
+    told: List[str] = []
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with running(directory, "--workers", "2", **variables) as service:
+            told += [service.reply(conversation_id=CONVERSATION) for _ in range(8)]
+            service.end(number)
+    assert told == [str(2 * turns) for turns in range(16)]
+    assert (directory / "conversations.db").exists()
+
+
 def test_a_service_that_ends_closes_what_its_responder_holds_open(directory: Path) -> None:
     """Connections to a model, say: once in each process, after the last chat."""
     (directory / "recall.py").write_text(RECALL)
