@@ -16,6 +16,7 @@ from .run import DONE, STOPPED, Run, World
 REPLIES = "/api/v1/chat/replies"
 CONVERSATIONS = "/api/v1/conversations"
 
+END = "GET after the end"
 GONE = {404: "reply_not_found", 410: "reply_expired"}
 LATER = {"conversation_busy", "history_unavailable", "replay_unavailable", "shutting_down"}
 
@@ -41,6 +42,7 @@ class Client:
         self._name = name
         self._position = 0
         self._ids: List[Tuple[int, str]] = []
+        self._end_id: Optional[str] = None
         self.reply_id: Optional[str] = None
         self.over = False
 
@@ -63,6 +65,8 @@ class Client:
         if self.reply_id is not None:
             path = f"{REPLIES}/{self.reply_id}"
             ways.append(Way("GET", ask(path)))
+            if self._end_id is not None:
+                ways.append(Way(END, ask(path, {"Last-Event-ID": self._end_id}), self._position))
             if self._ids:
                 position, newest = self._ids[-1]
                 header = {"Last-Event-ID": newest}
@@ -95,7 +99,7 @@ class Client:
                     self._note(f"{name}: 204")
                     self._nothing(way)
                 else:
-                    await self._refused(answer, name)
+                    await self._refused(answer, way, name)
         except WasCut:
             self._note(f"cuts {way.name} at {self._position}")
             raise
@@ -109,12 +113,12 @@ class Client:
         finally:
             run.went()
 
-    async def _refused(self, answer: Answer, name: str) -> None:
+    async def _refused(self, answer: Answer, way: Way, name: str) -> None:
         body = await answer.json()
         code = body["code"]
         self._note(f"{name}: {answer.status} {code}")
         self._world.counts[code] += 1
-        if GONE.get(answer.status) == code:
+        if GONE.get(answer.status) == code or (way.name == END and answer.status == 400):
             self.over = True
             self._run.told(code)
         elif code in LATER and "retry-after" in answer.headers:
@@ -125,8 +129,8 @@ class Client:
             self._trouble(f"{name}: {answer.status} {body}")
 
     def _nothing(self, way: Way) -> None:
-        if way.name != "running":
-            self.over = True
+        self.over = way.name != "running"
+        if way.name not in ("running", END):
             self._trouble(f"{way.name}: nothing more")
 
     async def _read(self, answer: Answer, way: Way) -> None:
@@ -179,6 +183,8 @@ class Client:
         over = self.reply_id is None or frame.id == f"{self.reply_id}.{OVER}"
         self._note(f"{code} at {self._position} of {total}, {frame.id.partition('.')[2]}")
         self._world.counts[code] += 1
+        if over and self.reply_id is not None:
+            self._end_id = frame.id
         if over:
             self._check_done(data) if code == DONE else self._run.told(code)
         else:

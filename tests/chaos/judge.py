@@ -11,13 +11,18 @@ from math import inf
 from typing import Callable, Dict, List, Mapping, Sequence
 
 from .journal import Generation
-from .record import CUT, KILLED, TERMINATED, Record
-from .run import DONE, STOPPED, Outcome, Run, World
+from .record import CUT, HUNG, KILLED, TERMINATED, Record
+from .run import DONE, GRACE, STOPPED, Outcome, Run, World
 from .script import Script
 
-SETTLES = 8.0
-"""Seconds after which a trouble of Redis is no excuse any more: followers are told of it after
-five, and then somebody tries again."""
+SETTLES = 4.0
+"""Seconds after which a trouble of Redis is no excuse any more."""
+
+TOLD = 9.0
+"""The same for those who read: they are told when it lasts for five seconds."""
+
+YOUNG = 0.5
+"""Seconds within which a reply is stored."""
 
 Rule = Callable[[Run, Outcome], bool]
 
@@ -39,13 +44,14 @@ class Judge:
             "broken": self._broken,
             "no ids": self._troubled,
             "another reply": self._repeated,
-            "stop of nothing": self._gone,
+            "stop of nothing": self._not_stopped,
             "reply_not_found": self._gone,
             "reply_expired": self._gone,
             "replay_gap": self._gone,
-            "replay_unavailable": self._troubled,
+            "validation_error": self._gone,  # the id of its last frame, if Redis has lost that
+            "replay_unavailable": self._told,
             "history_unavailable": self._troubled,
-            "conversation_busy": lambda run, outcome: True,
+            "conversation_busy": self._busy,
             "shutting_down": self._shutting_down,
             "worker_lost": self._lost,
             "abandoned": self._abandoned,
@@ -84,24 +90,57 @@ class Judge:
     def _troubled(self, run: Run, outcome: Outcome) -> bool:
         return self._record.troubled(outcome.when - SETTLES, outcome.when)
 
+    def _told(self, run: Run, outcome: Outcome) -> bool:
+        return self._record.troubled(outcome.when - TOLD, outcome.when)
+
+    def _busy(self, run: Run, outcome: Outcome) -> bool:
+        """Somebody speaks, or has just died, or it is said for the first time."""
+        when = outcome.when
+        return self._record.troubled(when - SETTLES, when) or any(
+            each.began < when + SETTLES and self._ended(each) > when - SETTLES
+            for each in self._of_conversation.get(run.conversation_id or "", ())
+        )
+
+    def _ended(self, generation: Generation) -> float:
+        """When it was over, perhaps with its process."""
+        return min(generation.ended, self._record.killed_at(generation.pid))
+
     def _repeated(self, run: Run, outcome: Outcome) -> bool:
         return self._record.lost_data(run.began)
 
     def _lost(self, run: Run, outcome: Outcome) -> bool:
         """Its producer was killed, or others had to think so."""
-        record, made = self._record, self._made(run)
-        if any(record.killed(each.pid) or record.hung(each.pid, run.began) for each in made):
+        record, made, when = self._record, self._made(run), outcome.when
+        lost = record.lost_data(run.began)  # then nobody else knows how it ended
+        if any(
+            record.killed_at(each.pid) < when
+            or record.hung(each.pid, run.began, when)
+            or (lost and record.terminated(each.pid))
+            for each in made
+        ):
             return True
         return not made and record.any([KILLED], run.began - 1.0, outcome.when)
 
     def _gone(self, run: Run, outcome: Outcome) -> bool:
         """It was stored and lost, or its producer could not store it."""
-        record = self._record
-        if record.lost_data(run.began) or self._lost(run, outcome):
+        record, when = self._record, outcome.when
+        if self._lost(run, outcome):
+            return True
+        if any(record.any([HUNG], each.began - 1.0, when, each.pid) for each in self._made(run)):
+            return True  # before it was stored
+        runs = any(each.began < when < self._ended(each) for each in self._made(run))
+        if runs and not record.troubled(when - SETTLES, when):
+            return False  # it would have been put in again
+        if record.lost_data(run.began):
             return True
         unsaved = any(record.terminated(each.pid) for each in self._made(run))
         never = not self._made(run)
         return (unsaved or never) and record.troubled(run.began - SETTLES, outcome.when)
+
+    def _not_stopped(self, run: Run, outcome: Outcome) -> bool:
+        """What has just begun is not stored yet, and not known to others by its conversation."""
+        just = any(outcome.when - each.began < YOUNG for each in self._made(run))
+        return just or self._gone(run, outcome)
 
     def _shutting_down(self, run: Run, outcome: Outcome) -> bool:
         record = self._record
@@ -110,19 +149,18 @@ class Judge:
         return record.any([TERMINATED], outcome.when - 1.0, outcome.when)
 
     def _abandoned(self, run: Run, outcome: Outcome) -> bool:
-        # While Redis is away, nobody sees those who read it at another worker.
-        blind = self._record.troubled(run.began, outcome.when)
+        # Nobody sees those who read it while Redis is away, or who ask a worker that hangs.
+        since, record = outcome.when - GRACE - SETTLES, self._record
+        blind = record.troubled(since, outcome.when) or record.any([HUNG], since, outcome.when)
         return run.absent >= run.grace - 0.5 or blind
 
     def _one_at_a_time(self, generations: Sequence[Generation]) -> None:
         """The claim of a conversation holds."""
         record = self._record
         for before, after in zip(generations, generations[1:]):
-            ended = before.ended
-            if ended == inf:
-                ended = record.killed_at(before.pid)
-            excused = record.lost_data(before.began) or record.hung(before.pid, before.began)
-            if after.began < ended and not excused:
+            hung = record.hung(before.pid, before.began, after.began)
+            excused = record.lost_data(before.began) or hung
+            if after.began < self._ended(before) and not excused:
                 self._world.trouble(f"two at once in one conversation: {before} and {after}")
 
     # Conversations

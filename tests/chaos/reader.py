@@ -30,6 +30,7 @@ class Reader:
         self._plans: Sequence[Callable[[Run], Awaitable[None]]] = (
             *[self._returns] * 6,
             *[self._stays] * 2,
+            *[self._reads_again] * 2,
             *[self._stops] * 2,
             *[self._leaves] * 2,
             self._watches,
@@ -47,7 +48,7 @@ class Reader:
             self._world.counts["runs"] += 1
             run.note(f"reader {self._number}", plan.__name__)
             await plan(run)
-            await asyncio.sleep(dice.random() * 0.5)
+            await asyncio.sleep(dice.random() * 2.0)
 
     def _next(self, plan: object) -> Run:
         dice = self._dice
@@ -71,6 +72,15 @@ class Reader:
 
     async def _returns(self, run: Run) -> None:
         await self._read(run, "returns")
+
+    async def _reads_again(self, run: Run) -> None:
+        """Read it, and open the conversation again a little later."""
+        client = Client(self._world, run, self._dice, "reads")
+        await self._follow(run, client, client.post(), 0.3)
+        if client.reply_id is not None:
+            await asyncio.sleep(self._dice.random() * 3)
+            client.over = False
+            await self._follow(run, client, client.rest(), 0.3)
 
     async def _leaves(self, run: Run) -> None:
         """Read some, and never come back."""

@@ -69,13 +69,13 @@ class Record:
         times = [fault.began for fault in self.faults if fault.kind == KILLED and fault.pid == pid]
         return min(times, default=inf)
 
-    def hung(self, pid: int, since: float) -> bool:
+    def hung(self, pid: int, since: float, until: float) -> bool:
         """Whether it was silent for so long that others may think that it is dead."""
         return any(
             fault.kind == HUNG
             and fault.pid == pid
             and fault.ended >= since
-            and min(fault.ended, monotonic()) - fault.began > LEASE
+            and min(fault.ended, until) - fault.began > LEASE
             for fault in self.faults
         )
 

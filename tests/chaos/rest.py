@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from http.client import HTTPConnection
 from time import monotonic
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -51,6 +52,29 @@ async def until(condition: Callable[[], bool], seconds: float) -> bool:
         await asyncio.sleep(0.1)
 
 
+def _answers(port: int, method: str, paths: Sequence[str]) -> List[Tuple[int, Any]]:
+    """The answers to requests that follow each other over one connection."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    answers: List[Tuple[int, Any]] = []
+    try:
+        for path in paths:
+            connection.request(method, path)
+            response = connection.getresponse()
+            data = response.read()
+            answers.append((response.status, json.loads(data) if data else None))
+    finally:
+        connection.close()
+    return answers
+
+
+def _is_sign(store: Store, key: str) -> bool:
+    """Whether it only says that something was deleted, to a worker that may still write it."""
+    if key.endswith(":gone"):
+        return True
+    newest: Any = store.client.xrevrange(key, count=1) if ":r:{" in key else []
+    return any("f" in fields for _, fields in newest)
+
+
 class Holdings(NamedTuple):
     """What a worker holds: counts of its things, and bytes."""
 
@@ -89,24 +113,31 @@ class Rest:
     async def check(self, judge: Judge) -> None:
         """Tell the world what is not as it was."""
         known = judge.conversations
-        port = self._workers[0].port
+        for conversation_id, (status, body) in zip(known, await self._all("GET", known)):
+            if status not in (200, 404):
+                self._world.trouble(f"GET of {conversation_id}: {status} {body}")
+            judge.remembered(conversation_id, body["messages"] if status == 200 else [])
         if self._store is not None:
             await self._claims(self._store)
-        for conversation_id in known:
-            status, body = await tell(port, ask(f"{CONVERSATIONS}/{conversation_id}"))
-            messages = body["messages"] if status == 200 else []
-            if status not in (200, 404):
-                self._world.trouble(f"conversation {conversation_id}: {status} {body}")
-            judge.remembered(conversation_id, messages)
-        for conversation_id in known:
-            path = f"{CONVERSATIONS}/{conversation_id}"
-            status, body = await tell(port, ask(path, method="DELETE"))
+        for conversation_id, (status, body) in zip(known, await self._all("DELETE", known)):
             if status not in (204, 404):
-                self._world.trouble(f"DELETE {path}: {status} {body}")
+                self._world.trouble(f"DELETE of {conversation_id}: {status} {body}")
         for number, worker in enumerate(self._workers):
             await self._holdings(worker, self._before[number])
         if self._store is not None:
             await self._keys(self._store)
+
+    async def _all(self, method: str, conversations: Sequence[str]) -> List[Tuple[int, Any]]:
+        """The answers to a request for each conversation, to all workers in turn."""
+        paths = [f"{CONVERSATIONS}/{conversation_id}" for conversation_id in conversations]
+        count = len(self._workers)
+        parts = await asyncio.gather(
+            *(
+                asyncio.to_thread(_answers, worker.port, method, paths[number::count])
+                for number, worker in enumerate(self._workers)
+            )
+        )
+        return [parts[number % count][number // count] for number in range(len(paths))]
 
     async def _holdings(self, worker: Worker, before: Holdings) -> None:
         deadline = monotonic() + PATIENCE
@@ -142,7 +173,7 @@ class Rest:
         if immortal:
             self._world.trouble(f"keys without an end: {immortal}")
         known = [key for key in keys if key.startswith((f"{prefix}i:", f"{prefix}w:"))]
-        others = sorted(set(keys) - set(known))
+        others = [key for key in keys if key not in known and not _is_sign(store, key)]
         if others:
             self._world.trouble(f"{len(others)} keys are left: {others[:20]}")
         if len([key for key in keys if key.startswith(f"{prefix}w:")]) > len(self._workers):
