@@ -16,17 +16,24 @@ class _Side(asyncio.Protocol):
         self._opened = opened
         self.other: Optional[_Side] = None
         self.lost = False
+        self._early = bytearray()
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         if self._opened is not None:
-            transport.pause_reading()
             self._opened(self)
 
+    def join(self, other: _Side) -> None:
+        """From now on `other` is the other one; it gets what has come already."""
+        self.other, other.other = other, self
+        other.transport.write(bytes(self._early))
+
     def data_received(self, data: bytes) -> None:
-        if self.other is not None and not self.other.lost:
+        if self.other is None:
+            self._early += data
+        elif not self.other.lost:
             self.other.transport.write(data)
 
     def pause_writing(self) -> None:
@@ -103,7 +110,6 @@ class Balancer:
             if side.lost:
                 there.transport.abort()
                 return
-            side.other, there.other = there, side
-            side.transport.resume_reading()
+            side.join(there)
             return
         side.reset()
