@@ -14,17 +14,27 @@ import asyncio
 import math
 from collections import defaultdict
 from time import monotonic
-from typing import Any, AsyncGenerator, DefaultDict, Dict, List, NamedTuple, Sequence, Union
+from typing import (
+    Any,
+    AsyncGenerator,
+    DefaultDict,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
 
 from ..errors import ReplayUnavailable, WorkerLost
 from ..logs import logger
 from ..models import Done, Error
 from ..stores import Command, SharedRedis, StoreUnavailable, StoreUnreadable, Verdict, command
 from .live import GAP, LiveReply
-from .protocol import Entry
+from .protocol import Entry, Piece
 from .pulse import Pulse
 from .pump import AGAIN_SECONDS, Pump
-from .stored import END, Begin, End, Entries, Lives, encode_end, pieces_after, read_entries
+from .stored import END, Begin, End, Lives, encode_end, pieces_after, read_entries
 
 LOST = Error(WorkerLost.code, "The server that produced this reply is gone")
 UNAVAILABLE = Error(ReplayUnavailable.code, "The rest of this reply cannot be read now; try again")
@@ -40,6 +50,10 @@ at all."""
 ANNOUNCE_SECONDS = 0.4
 ANNOUNCED = 100
 """How often a worker is told that its replies are read, and how many in one message."""
+
+READS = 4
+"""How many may get what is stored at once. That is up to a MiB for each, over the connection on
+which the process shows that it lives."""
 
 HELD_BYTES = 64 * 1024
 """How much text a mirror holds for those who come next."""
@@ -61,9 +75,13 @@ class Mirror(LiveReply):
 
 
 class _Stored(NamedTuple):
-    """What the store has behind a position, and the position at which it ends there."""
+    """What the store has behind a position, and the position at which it ends there.
 
-    entries: Entries
+    `pieces` is None if something is missing. The last one comes first.
+    """
+
+    pieces: Optional[List[Piece]]
+    end: Optional[End]
     length: int
 
 
@@ -77,10 +95,11 @@ class Following:
         self._lives = lives
         self._mirrors: Dict[str, Mirror] = {}
         self._asked: List[Mirror] = []  # in the round that is on its way
-        self._told: List[str] = []  # so were these workers
         self._singly = False  # one of the keys is unreadable
         self._news: DefaultDict[str, Dict[str, int]] = defaultdict(dict)
         self._announced = self._checked = -math.inf
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._reads: Any = None  # the places of those who get what is stored
 
     async def read(self, reply_id: str, begin: Begin, after: int) -> AsyncGenerator[Entry, None]:
         """See Kept: a reply that is stored, and perhaps still produced by another worker."""
@@ -96,15 +115,14 @@ class Following:
                 yield UNAVAILABLE
                 return
             else:
-                pieces = pieces_after(stored.entries.parts, after)
-                if pieces is None or stored.entries.forgotten:
+                if stored.pieces is None:
                     yield GAP
                     return
-                for piece in pieces:
-                    after += len(piece)
-                    yield piece
-                if stored.entries.end is not None:
-                    yield _last(stored.entries.end, after)
+                while stored.pieces:  # they are let go of, as their reader may be slow
+                    after += len(stored.pieces[-1])
+                    yield stored.pieces.pop()
+                if stored.end is not None:
+                    yield _last(stored.end, after)
                     return
                 if stored.length >= after and self._mirrored_from(reply_id) <= after:
                     break
@@ -121,17 +139,23 @@ class Following:
 
     async def _behind(self, key: str, position: int) -> _Stored:
         """What is stored behind a position. Raises StoreFailure."""
-        entries, newest = await self._redis.batch(
-            [
-                command("XRANGE", key, f"({position}-1", "+"),
-                command("XREVRANGE", key, "+", "-", "COUNT", 1),
-            ]
-        )
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._reads = loop, asyncio.Semaphore(READS)
+        async with self._reads:
+            entries, newest = await self._redis.batch(
+                [
+                    command("XRANGE", key, f"({position}-1", "+"),
+                    command("XREVRANGE", key, "+", "-", "COUNT", 1),
+                ]
+            )
         for answer in (entries, newest):
             if isinstance(answer, StoreUnreadable):
                 raise answer
         length = int(newest[0][0].partition(b"-")[0]) if newest else -1
-        return _Stored(read_entries(entries), length)
+        read = read_entries(entries)
+        pieces = None if read.forgotten else pieces_after(read.parts, position)
+        return _Stored(pieces and pieces[::-1], read.end, length)
 
     def _mirrored_from(self, reply_id: str) -> int:
         mirror = self._mirrors.get(reply_id)

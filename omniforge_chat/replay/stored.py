@@ -15,13 +15,14 @@ have declared dead.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import msgspec
 
 from ..models import Done, Error, Thought
 from ..stores import Keys, Script, StoreUnreadable
 from .protocol import Piece
+from .text import TAKEN_BYTES
 
 GONE, CLOSED, FORGOTTEN, WRONG = -1, -2, -3, -4
 """The answers of ADD in place of a position: there is no such reply; it has ended; it was deleted;
@@ -208,7 +209,10 @@ def read_entries(entries: Any) -> Entries:
 
 
 def pieces_after(parts: Sequence[Part], position: int) -> Optional[List[Piece]]:
-    """The pieces behind `position`, one for each run of a kind; None if something is missing."""
+    """The pieces behind `position`; None if something is missing.
+
+    There is one for each run of a kind, or several for a long run.
+    """
     runs: List[Tuple[type, List[str]]] = []
     for end, piece in parts:
         if end <= position:
@@ -221,5 +225,10 @@ def pieces_after(parts: Sequence[Part], position: int) -> Optional[List[Piece]]:
             runs.append((type(piece), []))
         runs[-1][1].append(text[known:] if known else text)
         position = end
-    joined = ((kind, "".join(texts)) for kind, texts in runs)
-    return [Thought(text) if kind is Thought else text for kind, text in joined]
+    return [piece for kind, texts in runs for piece in _parted(kind, "".join(texts))]
+
+
+def _parted(kind: type, text: str) -> Iterator[Piece]:
+    for first in range(0, len(text), TAKEN_BYTES):
+        part = text[first : first + TAKEN_BYTES]
+        yield Thought(part) if kind is Thought else part

@@ -18,6 +18,9 @@ from .protocol import Piece
 RUN_BYTES = 200
 """The memory that a run takes besides its text, rounded up."""
 
+TAKEN_BYTES = 64 * 1024
+"""The largest piece that a reader gets. It holds that, and its frames, until its client reads."""
+
 
 class Run:
     """Text, or thoughts, without the other between. `start` is its position in the reply."""
@@ -53,14 +56,19 @@ class Cursor:
         self.position = position
 
     def take(self) -> Optional[Piece]:
-        """The rest of a run; None if there is no more."""
+        """The rest of a run, or a large part of it; None if there is no more."""
         run = self._run
         while len(run.data) == self._offset:
             if run.next is None:
                 return None
             self._run = run = run.next
             self._offset = 0
-        text = (run.data[self._offset :] if self._offset else run.data).decode()
-        self._offset = len(run.data)
+        end = len(run.data)
+        if end - self._offset > TAKEN_BYTES:
+            end = self._offset + TAKEN_BYTES
+            while run.data[end] & 0xC0 == 0x80:  # within a character
+                end -= 1
+        text = run.data[self._offset : end].decode()
+        self._offset = end
         self.position += len(text)
         return text if run.kind is str else Thought(text)

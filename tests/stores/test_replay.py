@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omniforge_chat.models import Error, Thought
 from omniforge_chat.replay import Keyed, Replay
 from omniforge_chat.replay.memory import MemoryReplay
+from omniforge_chat.replay.text import TAKEN_BYTES
 
 from ..support.constants import PATIENCE
 from ..support.replays import DONE, Reader, found, recorded, reply_id, spread, until, whole
@@ -125,6 +126,22 @@ def test_missed_text_is_one_piece_and_then_it_comes_as_it_is_made(in_store: Stor
         await reader.until("token " * 99 + "live")
         recording.end(DONE)
         assert await reader.end() == DONE
+
+    in_store(test)
+
+
+def test_a_long_text_comes_in_pieces_that_a_slow_reader_can_hold(in_store: Stores) -> None:
+    """A reader that does not read holds one of them, and not all of the reply."""
+    text = "aé€😀" * 20_000
+
+    async def test(here: Replay, there: Replay) -> None:
+        name, recording = recorded(here, text[:7], Thought(text), text)
+        recording.end(DONE)
+        for replay in (here, there):
+            got = await whole(replay, name)
+            assert spread(got) == spread([text[:7], Thought(text), text, DONE])
+            pieces = [piece for piece in got if isinstance(piece, (str, Thought))]
+            assert max(map(len, pieces)) <= TAKEN_BYTES
 
     in_store(test)
 

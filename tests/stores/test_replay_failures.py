@@ -534,6 +534,30 @@ def test_all_who_read_here_share_what_is_asked_of_the_server(one_redis_server: R
     in_two_workers(one_redis_server, test)
 
 
+def test_a_worker_shows_its_life_while_a_crowd_reads_what_is_stored(
+    one_redis_server: RedisServer,
+) -> None:
+    """They come at once when a balancer was started anew. If they kept the connection busy, others
+    would take the worker for dead, and all of its own replies with it."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        name, recording = recorded(here, "x" * 1_000_000)
+        recording.end(DONE)
+        await there.keyed("", "k")  # it is connected
+        kept = [await found(there, name) for _ in range(40)]
+        worst, began = 0.0, monotonic()
+        crowd = [Reader(each.read(0)) for each in kept]
+        while not all(reader.got for reader in crowd):
+            asked = monotonic()
+            await there.keyed("", "k")
+            worst = max(worst, monotonic() - asked)
+        assert worst < (monotonic() - began) / 2
+        for reader in crowd:
+            assert await reader.end() == DONE
+
+    in_two_workers(one_redis_server, test)
+
+
 # What others do to the keys
 
 
