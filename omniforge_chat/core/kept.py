@@ -53,7 +53,13 @@ class Position(NamedTuple):
         return f"{self.reply_id}.{self.characters}"
 
 
+_is_id = re.compile(r"[A-Za-z0-9_-]{22}").fullmatch
 _match = re.compile(r"([A-Za-z0-9_-]{22})\.(0|[1-9][0-9]{0,15})").fullmatch
+
+
+def is_reply_id(text: str) -> bool:
+    """Whether `text` could be the id of a reply. Anything else need not be looked for."""
+    return _is_id(text) is not None
 
 
 def read_position(text: str) -> Optional[Position]:

@@ -10,7 +10,7 @@ from anyio import sleep
 from starlette.types import Receive, Scope, Send
 
 from ..core.frames import Frames
-from ..core.kept import OVER, KeptReply, Position, read_position
+from ..core.kept import OVER, KeptReply, Position, is_reply_id, read_position
 from ..core.reply import Reply
 from ..dialects import all_errors
 from ..errors import ChatError, InvalidHeader, KeyReused, ReplyExpired, ReplyNotFound
@@ -130,7 +130,7 @@ class Replies:
             position = read_position(last_event_id)
         if position is None or position.reply_id != reply_id:
             raise InvalidHeader("Last-Event-ID: must be the id of a frame of this reply")
-        kept = await self.replay.find(reply_id, owner)
+        kept = await self.replay.find(reply_id, owner) if is_reply_id(reply_id) else None
         if kept is None:
             raise ReplyNotFound("No such reply is kept")
         found = Found(kept, position)

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..conversations.protocol import History, StoredConversations
+from ..core.kept import is_reply_id
 from ..dialects import Dialect, make_dialect, refusal
 from ..errors import ConversationNotFound, ReplyNotFound, RequestError
 from ..logs import logger
@@ -136,7 +137,7 @@ class _Replies:
 
     async def _stop(self, reply_id: Optional[str], owner: str) -> Response:
         running = None
-        if reply_id is not None:
+        if reply_id is not None and is_reply_id(reply_id):
             running = await self._replies.replay.stop(reply_id, owner)
         if running is None:
             raise ReplyNotFound("No such reply is kept")

@@ -6,7 +6,7 @@ All over sockets: a client cuts its connection, and asks for the rest over anoth
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Dict, List, Set, Tuple, Union
+from typing import Any, AsyncIterator, Dict, List, Optional, Set, Tuple, Union
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from omniforge_chat import ChatError, Finish, Settings, Thought, Turn, Usage, create_app
 from omniforge_chat.core.kept import OVER
 from omniforge_chat.core.sse import MAX_TEXT_BYTES, Decoder
+from omniforge_chat.replay import MemoryReplay
+from omniforge_chat.replay.live import LiveReply
 from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import refusal, text
@@ -430,6 +432,22 @@ def test_a_reply_that_is_not_there_is_not_found(port: int, name: str) -> None:
     headers = {"Last-Event-ID": f"{UNKNOWN}.1"}
     status, *_ = refusal(*ask(port, f"{CHAT}/replies/{name}", headers=headers))
     assert status == (404 if name == UNKNOWN else 400)
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 10_000, "a.b", "A" * 21 + "\n", "A" * 21 + "é"])
+def test_an_id_that_no_reply_can_have_is_not_looked_for(name: str) -> None:
+    """A store on another machine has to do with ids alone that could be its own."""
+    app = create_app(saying("Hi"), settings=Settings(), replay=Nowhere())
+    for method in ("GET", "DELETE"):
+        answer = call(app, method=method, path=f"{CHAT}/replies/{name}")
+        assert refusal(*answer.json())[:2] == (404, "reply_not_found")
+
+
+class Nowhere(MemoryReplay):
+    """A store in which nobody may look for anything."""
+
+    async def find(self, reply_id: str, owner: str) -> Optional[LiveReply]:
+        raise AssertionError(reply_id)
 
 
 def test_an_expired_reply_is_not_found() -> None:
