@@ -106,9 +106,10 @@ class SQLHistory:
     async def read(self, conversation_id: str, owner: str) -> Sequence[StoredMessage]:
         """See StoredConversations."""
         values = {**self._bounds, "id": conversation_id, "owner": owner.encode()}
-        [*_, rows] = await self._run(sql_statements.read(values))
+        [*_, rows, abandoned] = await self._run(sql_statements.read(values))
         try:
             stored = _stored(rows)
+            stored += [_Stored(Message("user", text.decode()), at) for text, at in abandoned]
         except ValueError as error:
             self._refuse(conversation_id, error)
         if not stored or rows[0][0] != values["owner"]:

@@ -96,6 +96,10 @@ _LOAD = (
     f" ON m.conversation = c.id AND c.owner = :owner AND m.n >= {_FIRST}"
     " WHERE c.id = :id ORDER BY m.n"
 )
+_ABANDONED = (
+    "SELECT message, turn_until FROM omniforge_conversations"
+    " WHERE id = :id AND owner = :owner AND turn_until < {now}"
+)
 _IS_MINE = "EXISTS (SELECT 1 FROM omniforge_conversations WHERE id = :id AND turn = :turn)"
 _REMOVE = (
     "DELETE FROM omniforge_messages WHERE conversation = :id AND n IN"
@@ -191,8 +195,12 @@ def _renewal(names: Sequence[str], turns: Mapping[str, str], lease: float) -> St
 
 
 def read(values: Mapping[str, Any]) -> List[Statement]:
-    """The last rows are the conversation: see `_LOAD`."""
-    return [(text, values) for text in (_FORGET, _LOCK, _ADD_ABANDONED, _FREE, _LOAD)]
+    """The last rows but one are the conversation: see `_LOAD`. The last ones are the message of a
+    claim whose process seems to have died, and when.
+
+    That claim stays: perhaps only the database was away, and the turn has yet to end.
+    """
+    return [(text, values) for text in (_FORGET, _LOCK, _LOAD, _ABANDONED)]
 
 
 def delete(values: Mapping[str, Any]) -> List[Statement]:

@@ -102,6 +102,27 @@ def test_many_claims_are_renewed_in_few_statements(
     processes.run(test)
 
 
+def test_whoever_reads_a_conversation_takes_no_turn_away(
+    processes: Processes, stores: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database may be away for longer than a lease. A page that is loaded then must not cost its
+    user the reply that still runs."""
+    monkeypatch.setattr(sql, "RENEW_SECONDS", PATIENCE)
+
+    async def test() -> None:
+        history, other = processes(), processes()
+        await keep(history, "1", "2")
+        claim = turn(message="3")
+        await history.begin_turn(claim)
+        stores.execute("UPDATE omniforge_conversations SET turn_until = 0")
+        for _ in range(2):
+            assert [each.content for each in await other.read("a", "")] == ["1", "2", "3"]
+        await history.end_turn(claim, said("3", "4"))
+        assert [each.content for each in await other.read("a", "")] == ["1", "2", "3", "4"]
+
+    processes.run(test)
+
+
 # What is out of reach
 
 
