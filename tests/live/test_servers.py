@@ -101,7 +101,11 @@ async def respond(turn):
 
 
 settings = Settings(
-    max_streams=8, send_timeout=1.0, cleanup_timeout=0.5, drain_timeout=float(os.environ["DRAIN"])
+    max_streams=8,
+    send_timeout=1.0,
+    cleanup_timeout=0.5,
+    drain_timeout=float(os.environ["DRAIN"]),
+    replay=os.environ.get("REPLAY", "off"),
 )
 app = create_app(respond, settings=settings)
 listener = listen("127.0.0.1", 0)
@@ -178,9 +182,10 @@ GRANIAN = _server("granian", needs=("granian",))
 SERVERS = [HYPERCORN, GRANIAN]
 
 
-def _start(directory: Path, arguments: List[str], drain: str = "0.3") -> Any:
+def _start(directory: Path, arguments: List[str], drain: str = "0.3", **variables: str) -> Any:
     (directory / "serve.py").write_text(SERVE)
-    return running(directory, command=[sys.executable, "serve.py", *arguments], DRAIN=drain)
+    command = [sys.executable, "serve.py", *arguments]
+    return running(directory, command=command, DRAIN=drain, **variables)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -356,6 +361,34 @@ def test_a_client_that_does_not_read_is_given_up_and_slows_its_responder(
         assert yields * 4096 < 20_000_000
         service.wait_for(f"request_id={name} .*outcome=stalled")
         client.head()  # what was sent before is still there
+
+
+@pytest.mark.parametrize("arguments", SERVERS)
+def test_a_kept_reply_goes_on_when_its_client_has_left(
+    tmp_path: Path, arguments: List[str]
+) -> None:
+    """The request's task runs on: no server of these cancels it, or holds its sends."""
+    with _start(tmp_path, arguments, REPLAY="memory") as service:
+        for how in ("close", "reset"):
+            for verb, on_disconnect, outcome in (
+                ("moment", "continue", "done"),
+                ("say", 0.1, "abandoned"),
+                ("endless", 0.1, "abandoned"),
+            ):
+                name = f"{verb}-{how}"
+                client = Client(service.port, receive_bytes=4096)
+                body = {"message": f"{verb} {name}", "on_disconnect": on_disconnect}
+                client.post(body, headers={"X-Request-ID": name})
+                _, headers = client.head()
+                if verb != "say":
+                    client.frame()
+                getattr(client, how)()
+                service.wait_for(rf"request_id={name} .*outcome={outcome} .*away_ms=[1-9]")
+                if verb == "moment":
+                    with Client(service.port) as again:
+                        again.ask(headers["location"])
+                        again.head()
+                        assert text(again.frames()) == "one"
 
 
 # The end
