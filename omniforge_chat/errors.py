@@ -114,6 +114,7 @@ class ConversationNotFound(NotFound):
     """No conversation with this id is stored for who asks."""
 
     code = "conversation_not_found"
+    refuses_chat = True
 
 
 class ReplyNotFound(NotFound):

@@ -45,6 +45,7 @@ class Native(Dialect):
             Event("done", Done),
             Event("error", Error),
         ),
+        numbered=True,
     )
 
     def __init__(self, settings: Settings, parts: Collection[str]) -> None:

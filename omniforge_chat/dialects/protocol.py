@@ -89,6 +89,8 @@ class Operation(NamedTuple):
     """The Struct of a refusal; None if that is plain text."""
     headers: Mapping[str, str] = MappingProxyType({})
     """The headers that it reads besides X-Request-ID, each with its description."""
+    numbered: bool = False
+    """Whether the events of a kept reply have ids."""
 
 
 class Resource(NamedTuple):

@@ -128,11 +128,13 @@ class Replies:
         position: Optional[Position] = Position(reply_id, 0)
         if last_event_id is not None:
             position = read_position(last_event_id)
-        if position is None or position.reply_id != reply_id:
-            raise InvalidHeader("Last-Event-ID: must be the id of a frame of this reply")
+        if position is None:
+            raise InvalidHeader("Last-Event-ID: must be the id of a frame")
         kept = await self.replay.find(reply_id, owner) if is_reply_id(reply_id) else None
         if kept is None:
             raise ReplyNotFound("No such reply is kept")
+        if position.reply_id != reply_id:
+            raise InvalidHeader("Last-Event-ID: must be the id of a frame of this reply")
         found = Found(kept, position)
         found.check()
         return found

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ..conversations.protocol import History
+from ..conversations.protocol import History, StoredConversations
 from ..core.responder import Responder
 from ..dialects import Dialect, Resource, make_dialect
 from ..errors import InvalidFields, RequestError
@@ -21,6 +21,7 @@ from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
 from .chat import ChatEndpoint
 from .openapi import LATEST, VERSIONS, document
+from .openapi_parts import Features
 from .paths import ChatRoute, mount_path
 from .replies import Replies
 from .reply_routes import reply_routes
@@ -50,6 +51,8 @@ def chat_routes(
     parts = parts_taken(check_responder(responder))
     dialects = [make_dialect(name, settings, parts) for name in settings.dialects]
     replies = None if replay is None else Replies(replay, settings, lifecycle)
+    stored = isinstance(history, StoredConversations)
+    features = Features(replay is not None, history is not None, stored)
     page = _page("docs.html")
 
     async def health(request: Request) -> Response:
@@ -67,7 +70,8 @@ def chat_routes(
             error = InvalidFields(f"version: must be {expected}, not {version!r}")
             lifecycle.refusals.note(error, request_id(request.scope))
             return error_response(error)
-        shown = document(dialects, mount_path(request.scope, "/openapi.json"), version)
+        root_path = mount_path(request.scope, "/openapi.json")
+        shown = document(dialects, root_path, version, features)
         return json_response(shown, headers=ASK_AGAIN)
 
     async def docs(request: Request) -> Response:

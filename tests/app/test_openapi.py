@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 import sys
-from typing import Any, AsyncIterator, Awaitable, Iterator, List
+from typing import Any, AsyncIterator, Awaitable, Iterator, List, Set
 
 import jsonschema  # type: ignore[import-untyped] # it has no type annotations
 import openapi_spec_validator
@@ -373,3 +374,147 @@ def test_the_other_formats_are_as_the_document_says(case: Any, speaking_service:
     """With the checks that are left, and the documents that a format has besides the chat."""
     lenient = [positive_data_acceptance, negative_data_rejection]
     case.call_and_validate(base_url=speaking_service, excluded_checks=lenient)
+
+
+# A service that keeps replies and conversations
+
+keeping = create_app(
+    answer_even_messages,
+    settings=Settings(history="memory", replay="memory", dialects=("native", "ai_sdk")),
+)
+KEPT = document_of(keeping)
+REPLIES, CONVERSATIONS = f"{CHAT}/replies/{{reply_id}}", "/api/v1/conversations/{conversation_id}"
+
+
+@pytest.mark.parametrize("query", [pytest.param("", marks=reads_3_2), pytest.param("version=3.1")])
+def test_the_document_of_a_service_that_keeps_things_is_valid(query: str) -> None:
+    """By the meta-schema of the version that it claims."""
+    openapi_spec_validator.validate(document_of(keeping, query=query))
+
+
+@pytest.mark.parametrize(
+    ("kept", "added"),
+    [
+        ({"history": "memory"}, {CONVERSATIONS}),
+        ({"replay": "memory"}, {REPLIES, f"{CONVERSATIONS}/stop", f"{CONVERSATIONS}/stream"}),
+    ],
+)
+def test_the_document_has_what_the_service_has(kept: Any, added: Set[str]) -> None:
+    """And no more: a client that is made of it believes what it says."""
+    app = create_app(answer_even_messages, settings=Settings(**kept))
+    document = document_of(app)
+    assert set(document["paths"]) - set(DOCUMENT["paths"]) == added
+    assert document["paths"]["/ready"] == DOCUMENT["paths"]["/ready"]
+    for path, methods in document["paths"].items():
+        for method in methods:
+            path = path.replace("{reply_id}", "A" * 22).replace("{conversation_id}", CONVERSATION)
+            assert call(app, b"", method=method.upper(), path=path).status != 405
+    codes = {code for code in _codes(document) if code not in set(_codes(DOCUMENT))}
+    assert codes == (
+        {"conversation_not_found", "history_unavailable"}
+        if "history" in kept
+        else {"reply_not_found", "reply_expired", "idempotency_key_reused", "replay_unavailable",
+              "conversation_not_found"}
+    )  # fmt: skip
+
+
+def _codes(node: Any) -> Iterator[str]:
+    """The codes of refusals anywhere in a document."""
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if name == "code" and isinstance(value, dict):
+            yield from value.get("enum", ())
+        elif isinstance(value, (dict, list)):
+            yield from _codes(value)
+
+
+def test_the_chat_of_a_service_that_keeps_replies_has_its_headers_and_ids() -> None:
+    """What a generated client cannot see it does not use."""
+    chat, plain = KEPT["paths"][CHAT]["post"], DOCUMENT["paths"][CHAT]["post"]
+    names = [parameter["name"] for parameter in chat["parameters"]]
+    assert names == ["X-Request-ID", "Last-Event-ID", "Idempotency-Key"]
+    answer = call(keeping, {"message": "hell"})
+    described = chat["responses"]["200"]
+    assert {name.lower() for name in described["headers"]} <= set(answer.headers)
+    assert set(described["headers"]) - set(plain["responses"]["200"]["headers"]) == {
+        *("X-Reply-ID", "Location")
+    }
+    for event in described["content"]["text/event-stream"]["itemSchema"]["oneOf"]:
+        assert {"id", "retry"} <= set(event["properties"])
+        assert event["required"] == ["event", "data"]
+    for event in KEPT["paths"]["/api/chat"]["post"]["responses"]["200"]["content"][
+        "text/event-stream"
+    ]["itemSchema"]["anyOf"]:
+        assert set(event["properties"]) == {"data"}
+
+
+def _fits(answer: HandDrivenRequest, path: str, method: str) -> Any:
+    """The body of `answer`, which is as the document says."""
+    described = KEPT["paths"][path][method]["responses"][str(answer.status)]
+    assert {name.lower() for name in described["headers"]} <= set(answer.headers)
+    if "content" not in described:
+        assert answer.body == b""
+        return None
+    body = json.loads(answer.body)
+    schema = described["content"]["application/json"]["schema"]
+    whole = {**schema, "components": KEPT["components"]}
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    validator = jsonschema.Draft202012Validator(whole, format_checker=checker)
+    assert [error.message for error in validator.iter_errors(body)] == []
+    return body
+
+
+def test_what_is_kept_is_answered_as_it_is_described() -> None:
+    """Tools that make up ids never see more of it than that it is not found."""
+    said = call(keeping, {"message": "hell", "conversation_id": CONVERSATION})
+    name = said.headers["x-reply-id"]
+    path = REPLIES.format(reply_id=name)
+    read = call(keeping, b"", method="GET", path=path)
+    described = KEPT["paths"][REPLIES]["get"]["responses"]["200"]
+    assert {header.lower() for header in described["headers"]} <= set(read.headers)
+    assert read.frames[-1].event == "done"
+    over = {"Last-Event-ID": read.frames[-1].id}
+    for parameter in KEPT["paths"][REPLIES]["get"]["parameters"][:3]:
+        value = name if parameter["name"] == "reply_id" else over["Last-Event-ID"]
+        assert re.search(parameter["schema"]["pattern"], value)
+    for frame in read.frames:
+        assert event_problems(frame) == []
+        assert re.search(
+            KEPT["paths"][CHAT]["post"]["parameters"][1]["schema"]["pattern"], frame.id
+        )
+    _fits(call(keeping, b"", method="GET", path=path, headers=over), REPLIES, "get")
+    assert _fits(call(keeping, b"", method="DELETE", path=path), REPLIES, "delete") == {
+        "status": "ended"
+    }
+    stop, kept = f"{CONVERSATIONS}/stop", CONVERSATIONS.format(conversation_id=CONVERSATION)
+    assert _fits(call(keeping, b"", path=f"{kept}/stop"), stop, "post") == {"status": "ended"}
+    running = call(keeping, b"", method="GET", path=f"{kept}/stream")
+    _fits(running, f"{CONVERSATIONS}/stream", "get")
+    shown = _fits(call(keeping, b"", method="GET", path=kept), CONVERSATIONS, "get")
+    assert len(shown["messages"]) == 2
+    for status in (204, 404):
+        deleted = call(keeping, b"", method="DELETE", path=kept)
+        assert deleted.status == status
+        _fits(deleted, CONVERSATIONS, "delete")
+
+
+kept = readable(KEPT)
+
+
+@pytest.fixture(scope="module")
+def keeping_service() -> Iterator[str]:
+    """Where the service is that keeps what it can."""
+    with UvicornThread(keeping) as live:
+        yield live.url
+
+
+@kept.parametrize()
+@settings(max_examples=20)
+def test_a_service_that_keeps_things_is_as_the_document_says(
+    case: Any, keeping_service: str
+) -> None:
+    """With ids, positions and keys that are well-formed, and with others."""
+    lenient = [*unreliable_checks]
+    if case.operation.path in (CHAT, REPLIES, "/api/chat"):
+        # It makes headers without a look at their patterns; with an id a body means nothing.
+        lenient += [positive_data_acceptance, negative_data_rejection]
+    case.call_and_validate(base_url=keeping_service, excluded_checks=lenient)
