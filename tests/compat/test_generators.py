@@ -23,18 +23,19 @@ from ..support.servers import UvicornThread
 from .clients import node
 from .table import MODULES, Recorder, npm_package, package
 
+ALL = Settings(dialects=DIALECTS, history="memory", replay="memory")
+"""All that the document can have."""
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[UvicornThread]:
-    with UvicornThread(
-        create_app(saying("Hello ", "there"), settings=Settings(dialects=DIALECTS))
-    ) as live:
+    with UvicornThread(create_app(saying("Hello ", "there"), settings=ALL)) as live:
         yield live
 
 
 def _document(directory: Path, version: str = "3.1") -> Path:
     answer = call(
-        create_app(settings=Settings(dialects=DIALECTS)),
+        create_app(settings=ALL),
         method="GET",
         path="/openapi.json",
         query_string=f"version={version}".encode(),
