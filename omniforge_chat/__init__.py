@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     )
     from .http.routes import chat_routes
     from .models import Finish, Message, StoredMessage, Thought, Turn, Usage
+    from .replay.memory import MemoryReplay
+    from .replay.protocol import Replay
     from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
     from .responders.providers.openai import OpenAIResponder as OpenAIResponder
     from .rules import SettingsError
@@ -48,8 +50,10 @@ __all__ = [
     "Item",
     "Lifecycle",
     "MemoryHistory",
+    "MemoryReplay",
     "Message",
     "PostgresHistory",
+    "Replay",
     "Responder",
     "SQLiteHistory",
     "Settings",
@@ -79,6 +83,8 @@ _HOMES = {
     "InvalidParameter UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",
     "models": "Finish Message StoredMessage Thought Turn Usage",
+    "replay.memory": "MemoryReplay",
+    "replay.protocol": "Replay",
     "responders.providers.anthropic": "AnthropicResponder",
     "responders.providers.openai": "OpenAIResponder",
     "rules": "SettingsError",

@@ -39,6 +39,7 @@ from .http import (
 )
 from .logs import logger
 from .replay import Replay, make_replay
+from .replay.protocol import check_replay
 from .request_id import RequestIDMiddleware, request_id
 from .responders import load_responder
 from .settings import Settings
@@ -200,8 +201,8 @@ def create_app(
     `history` stores conversations, and `replay` keeps replies for clients that come back. Without
     them there are those that `settings.history` and `settings.replay` name.
 
-    Raises TypeError if `responder` or `history` cannot be one, and SettingsError for a value that
-    makes no sense.
+    Raises TypeError if `responder`, `history` or `replay` cannot be one, and SettingsError for a
+    value that makes no sense.
     """
     if settings is None:
         settings = Settings.from_env(os.environ)
@@ -212,6 +213,8 @@ def create_app(
         responder = load_responder(settings.responder, settings)
     if history is not None:
         check_history(history)
+    if replay is not None:
+        check_replay(replay)
     redis = make_redis(settings)
     if history is None:
         history = make_history(settings, redis)

@@ -51,8 +51,6 @@ def chat_routes(
     parts = parts_taken(check_responder(responder))
     dialects = [make_dialect(name, settings, parts) for name in settings.dialects]
     replies = None if replay is None else Replies(replay, settings, lifecycle)
-    stored = isinstance(history, StoredConversations)
-    features = Features(replay is not None, history is not None, stored)
     page = _page("docs.html")
 
     async def health(request: Request) -> Response:
@@ -71,7 +69,7 @@ def chat_routes(
             lifecycle.refusals.note(error, request_id(request.scope))
             return error_response(error)
         root_path = mount_path(request.scope, "/openapi.json")
-        shown = document(dialects, root_path, version, features)
+        shown = document(dialects, root_path, version, _features(history, replay))
         return json_response(shown, headers=ASK_AGAIN)
 
     async def docs(request: Request) -> Response:
@@ -90,6 +88,11 @@ def chat_routes(
         ChatRoute("/docs", docs, middleware=middleware),
         ChatRoute("/reader.js", _script("reader.js"), middleware=middleware),
     ]
+
+
+def _features(history: Optional[History], replay: Optional[Replay]) -> Features:
+    stored = isinstance(history, StoredConversations)
+    return Features(replay is not None, history is not None, stored)
 
 
 def _page(name: str) -> str:

@@ -13,7 +13,16 @@ reach, its replies go on, and are stored when it is back.
 
 from __future__ import annotations
 
-from typing import AsyncGenerator, Callable, NamedTuple, Optional, Protocol, Union
+import inspect
+from typing import (
+    AsyncGenerator,
+    Callable,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Union,
+    runtime_checkable,
+)
 
 from ..core.kept import Recorder
 from ..models import Done, Error, Thought
@@ -70,6 +79,7 @@ class Keyed(NamedTuple):
     reply_id: str
 
 
+@runtime_checkable
 class Replay(Protocol):
     """A store of replies. An id of a reply, or of its conversation, is nothing without the owner.
 
@@ -102,3 +112,9 @@ class Replay(Protocol):
 
     async def aclose(self) -> None:
         """Store what is not stored yet, within a few seconds, and let go of everything."""
+
+
+def check_replay(replay: object) -> None:
+    """Raises TypeError if `replay` is no Replay, but its class, say, or the name of a setting."""
+    if inspect.isclass(replay) or not isinstance(replay, Replay):
+        raise TypeError(f"replay is no store of replies: {replay!r}")

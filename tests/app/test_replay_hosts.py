@@ -25,9 +25,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omniforge_chat import Claim, MemoryHistory, Settings, chat_routes, create_app
+from omniforge_chat import (
+    Claim,
+    MemoryHistory,
+    MemoryReplay,
+    Replay,
+    Settings,
+    chat_routes,
+    create_app,
+)
 from omniforge_chat.core.responder import Responder
-from omniforge_chat.replay import MemoryReplay
 
 from ..support.answers import refusal, text
 from ..support.app import HandDrivenRequest, call
@@ -183,6 +190,21 @@ def test_no_other_path_is_one_of_ours(path: str) -> None:
     """Whoever guards a part of the paths would guard less than there is."""
     answer = call(_app(saying("Hi")), b"", method="GET", path=path, root_path="/y")
     assert refusal(*answer.json())[:2] == (404, "not_found")
+
+
+@pytest.mark.parametrize("replay", ["memory", MemoryReplay, object(), MemoryHistory()])
+def test_what_is_no_store_of_replies_is_refused_at_the_start(replay: Any) -> None:
+    """The name of the setting, and a class in place of an object, are easy mistakes."""
+    with pytest.raises(TypeError, match="replay is no store of replies: "):
+        create_app(saying("Hi"), settings=Settings(), replay=replay)
+
+
+def test_a_store_of_replies_that_is_passed_is_the_one() -> None:
+    """Two apps of one process may share it: what one has produced the other reads."""
+    replay: Replay = MemoryReplay()
+    apps = [create_app(saying("Hi"), settings=Settings(), replay=replay) for _ in range(2)]
+    location = call(apps[0]).headers["location"]
+    assert text(call(apps[1], b"", method="GET", path=location).frames) == "Hi"
 
 
 # Whose they are

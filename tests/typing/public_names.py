@@ -21,8 +21,10 @@ from omniforge_chat import (
     Item,
     Lifecycle,
     MemoryHistory,
+    MemoryReplay,
     Message,
     OpenAIResponder,
+    Replay,
     Responder,
     Settings,
     SettingsError,
@@ -109,6 +111,10 @@ def apps() -> List[ASGIApp]:
         Settings(port="x")  # type: ignore[arg-type]  # no int
     except SettingsError as error:
         assert_type((error.name, error.expected), "tuple[str, str]")
-    lifecycle = Lifecycle(max_streams=5)
-    routes = chat_routes(counted, lifecycle=lifecycle, history=MemoryHistory(ttl=60))
+    lifecycle, replay = Lifecycle(max_streams=5), MemoryReplay(keep=60)
+    kept: Replay = replay
+    create_app(counted, replay=kept)
+    create_app(counted, replay="memory")  # type: ignore[arg-type]  # the setting, and no store
+    history = MemoryHistory(ttl=60)
+    routes = chat_routes(counted, lifecycle=lifecycle, history=history, replay=replay)
     return [app, Starlette(routes=routes)]
