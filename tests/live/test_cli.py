@@ -261,6 +261,11 @@ def test_a_command_comes_first(directory: Path) -> None:
             {"CHAT_REPLAY": "memory"},
             "CHAT_REPLAY='memory': expected off, or one worker (WEB_CONCURRENCY=1): each of 2",
         ),
+        (
+            [],
+            {"CHAT_HISTORY": "postgresql://host:port/chat"},
+            "CHAT_HISTORY='postgresql://host:port/chat': expected a URL such as postgresql://USER",
+        ),
         ([], {"REDIS_URL": "host:6379"}, "REDIS_URL='host:6379': expected redis://HOST:PORT/NUM"),
         (
             [],

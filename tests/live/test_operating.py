@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import ContextManager, Dict, List, NamedTuple
 
@@ -267,6 +268,14 @@ class Store(NamedTuple):
     """A store that is shared: the variables by which a service and a command find it."""
 
     variables: Dict[str, str]
+    redis: RedisServer
+
+    def wait_for_reply(self, reply_id: str) -> None:
+        """Wait until this reply is stored, which is a moment after its first piece was sent."""
+        deadline = time.monotonic() + PATIENCE
+        while not any(reply_id in key for key in self.redis.client.scan_iter()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def running(self, directory: Path, **options: str) -> ContextManager[ServiceProcess]:
         (directory / "mine.py").write_text(RESPONDER)
@@ -290,10 +299,11 @@ async def respond(turn):
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each store that processes share; replies are in Redis."""
     variables = {"CHAT_REPLAY": "redis", "CHAT_HISTORY": request.param}
-    variables["REDIS_URL"] = request.getfixturevalue("one_redis_server").url
+    redis: RedisServer = request.getfixturevalue("one_redis_server")
+    variables["REDIS_URL"] = redis.url
     if request.param == "postgresql":
         variables["CHAT_HISTORY"] = request.getfixturevalue("postgres_server").url
-    return Store(variables)
+    return Store(variables, redis)
 
 
 def test_a_conversation_is_shown_to_people(command: Command, store: Store, tmp_path: Path) -> None:
@@ -337,13 +347,19 @@ def test_a_conversation_is_deleted_with_its_replies(
         client.post({"message": "Hello", "conversation_id": CONVERSATION})
         _, headers = client.head()
         assert last(client.frames())[0] == "done"
+        store.wait_for_reply(headers["x-reply-id"])
         delete = ("conversations", "delete", CONVERSATION)
         done = command(*delete, **store.variables)
         assert done.out == f"{CONVERSATION}: deleted 2 messages and the replies that were kept\n"
         assert (done.status, done.err) == (0, "")
-        for path in (f"/api/v1/conversations/{CONVERSATION}", headers["location"]):
-            client.ask(path)
-            assert client.json()[0] == 404
+        client.ask(f"/api/v1/conversations/{CONVERSATION}")
+        assert client.json()[0] == 404
+        status, deadline = 200, time.monotonic() + PATIENCE
+        while status != 404:  # the service hears of it a moment later
+            assert time.monotonic() < deadline
+            with service.connect() as reader:
+                reader.ask(headers["location"])
+                status, _ = reader.head()
         for again in (delete, ("conversations", "show", CONVERSATION)):
             done = command(*again, **store.variables)
             assert "No conversation with this id is stored" in done.err
@@ -356,12 +372,11 @@ def test_a_running_reply_ends_with_its_conversation(
     """And it stores nothing, though it was answered by a process that nobody has told."""
     with store.running(tmp_path) as service, service.connect() as client:
         client.post({"message": "wait", "conversation_id": CONVERSATION})
-        client.head()
+        _, headers = client.head()
         client.frame()
-        while True:  # its first piece may not be stored yet
-            done = command("conversations", "delete", CONVERSATION, **store.variables)
-            if "replies" in done.out:
-                break
+        store.wait_for_reply(headers["x-reply-id"])
+        done = command("conversations", "delete", CONVERSATION, **store.variables)
+        assert done.out == f"{CONVERSATION}: deleted the replies that were kept\n"
         assert client.frames()[-1].event == "done"
         client.ask(f"/api/v1/conversations/{CONVERSATION}")
         assert client.json()[0] == 404
@@ -407,7 +422,7 @@ def test_replies_in_the_memory_of_a_service_are_told_of(
     """Whoever has to delete all of it waits for that, or restarts the service."""
     variables = {"CHAT_HISTORY": "redis", "REDIS_URL": one_redis_server.url}
     variables["CHAT_REPLAY"] = "memory"
-    with Store(variables).running(tmp_path) as service:
+    with Store(variables, one_redis_server).running(tmp_path) as service:
         service.reply("Hello", conversation_id=CONVERSATION)
         done = command("conversations", "delete", CONVERSATION, **variables)
     assert done.out == f"{CONVERSATION}: deleted 2 messages\n"
@@ -418,7 +433,7 @@ def test_replies_in_the_memory_of_a_service_are_told_of(
 def test_nobody_needs_to_read_the_output(tmp_path: Path, one_redis_server: RedisServer) -> None:
     """`| head -1` ends it, without a traceback."""
     variables = {"CHAT_HISTORY": "redis", "REDIS_URL": one_redis_server.url}
-    with Store(variables).running(tmp_path) as service:
+    with Store(variables, one_redis_server).running(tmp_path) as service:
         service.reply("Hello", conversation_id=CONVERSATION)
     reader, writer = os.pipe()
     os.close(reader)
