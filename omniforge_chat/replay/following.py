@@ -31,6 +31,7 @@ from ..logs import logger
 from ..models import Done, Error
 from ..stores import Command, SharedRedis, StoreUnavailable, StoreUnreadable, Verdict, command
 from .live import GAP, LiveReply
+from .mirror import Mirror
 from .protocol import Entry, Piece
 from .pulse import Pulse
 from .pump import AGAIN_SECONDS, Pump
@@ -59,21 +60,6 @@ HELD_BYTES = 64 * 1024
 """How much text a mirror holds for those who come next."""
 
 
-class Mirror(LiveReply):
-    """What comes of a reply of another worker."""
-
-    __slots__ = ("heard_at", "key", "missing_since", "worker")
-
-    patient = True
-
-    def __init__(self, home: Following, reply_id: str, key: str, begin: Begin, start: int) -> None:
-        super().__init__(home, reply_id, begin.conversation_id, begin.owner, start)
-        self.key = key
-        self.worker = begin.worker
-        self.heard_at = monotonic()
-        self.missing_since = math.inf
-
-
 class _Stored(NamedTuple):
     """What the store has behind a position, and the position at which it ends there.
 
@@ -98,6 +84,7 @@ class Following:
         self._singly = False  # one of the keys is unreadable
         self._news: DefaultDict[str, Dict[str, int]] = defaultdict(dict)
         self._announced = self._checked = -math.inf
+        self._closed = False
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._reads: Any = None  # the places of those who get what is stored
 
@@ -105,6 +92,9 @@ class Following:
         """See Kept: a reply that is stored, and perhaps still produced by another worker."""
         key, until = self._redis.keys.reply(reply_id), monotonic() + PATIENCE_SECONDS
         while True:
+            if self._closed:
+                yield UNAVAILABLE
+                return
             trouble = GAP
             try:
                 stored = await self._behind(key, after)
@@ -121,6 +111,7 @@ class Following:
                 while stored.pieces:  # they are let go of, as their reader may be slow
                     after += len(stored.pieces[-1])
                     yield stored.pieces.pop()
+                    until = monotonic() + PATIENCE_SECONDS  # and has not waited for us
                 if stored.end is not None:
                     yield _last(stored.end, after)
                     return
@@ -172,6 +163,10 @@ class Following:
 
     def aclose(self) -> None:
         """Let all who read here go."""
+        self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         for mirror in list(self._mirrors.values()):
             mirror.end(UNAVAILABLE)
 
@@ -223,7 +218,7 @@ class Following:
 
     def failed(self) -> None:
         if monotonic() - self._pump.failing_since > PATIENCE_SECONDS:
-            self.aclose()
+            self._let_go()
             self._news.clear()
 
     async def check(self) -> None:

@@ -392,7 +392,42 @@ def test_a_full_server_keeps_no_new_reply_and_says_so_once(redis_server: RedisSe
     assert len([text for text in log.troubles if "maxmemory" in text]) == 1, log.troubles
 
 
+def test_a_deleted_reply_ends_though_its_worker_does_not_hear_of_it(
+    one_redis_server: RedisServer,
+) -> None:
+    """Else its worker would put in again what was deleted."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        name, recording = recorded(here, "Hello")
+        stopped: List[int] = []
+        recording.stop = lambda: stopped.append(1)
+        await found(there, name)
+        one_redis_server.client.client_kill_filter(_type="pubsub")
+        await there.forget("c", "")
+        recording.add([" you"])
+        await until(lambda: stopped)
+        assert [await each.find(name, "") for each in (here, there)] == [None, None]
+
+    in_two_workers(one_redis_server, test)
+
+
 # The bounds
+
+
+def test_any_number_of_replies_is_stored(one_redis_server: RedisServer) -> None:
+    """After an outage all that run have something to send at once."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        replies = [recorded(here, "Hello") for _ in range(5000)]
+        await found(there, replies[0][0])
+        for _, recording in replies:
+            recording.add([" you"])
+            recording.end(DONE)
+        for name, _ in replies[::500]:
+            *texts, last = await whole(there, name)
+            assert ("".join(map(str, texts)), last) == ("Hello you", DONE)
+
+    in_two_workers(one_redis_server, test)
 
 
 def test_a_reply_that_is_too_long_is_not_kept_anywhere(one_redis_server: RedisServer) -> None:
@@ -554,6 +589,32 @@ def test_a_worker_shows_its_life_while_a_crowd_reads_what_is_stored(
         assert worst < (monotonic() - began) / 2
         for reader in crowd:
             assert await reader.end() == DONE
+
+    in_two_workers(one_redis_server, test)
+
+
+def test_a_slow_reader_gets_all_of_it_though_others_were_faster(
+    monkeypatch: pytest.MonkeyPatch, one_redis_server: RedisServer
+) -> None:
+    """What is held here for those who read is bounded, so the slow one asks the store again."""
+    monkeypatch.setattr("omniforge_chat.replay.following.PATIENCE_SECONDS", 0.2)
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        name, recording = recorded(here, "Hello")
+        kept = await found(there, name)
+        slow, text = kept.read(0), "Hello"
+        got = [await slow.__anext__()]
+        quick = Reader(kept.read(0))
+        for _ in range(4):
+            recording.add(["x" * 50 * KIB])
+            text += "x" * 50 * KIB
+            await quick.until(text)
+        await asyncio.sleep(0.3)
+        recording.end(DONE)
+        assert await quick.end() == DONE
+        got += [entry async for entry in slow]
+        assert "".join(map(str, got[:-1])) == text
+        assert got[-1] == DONE
 
     in_two_workers(one_redis_server, test)
 
