@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Type
+from typing import Any, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Type
 
 from ..stores import StoreUnavailable
 from ..stores.health import Health
@@ -28,7 +27,6 @@ CLOSE_SECONDS = 1.0
 """How long `aclose` waits for threads."""
 
 Rows = List[Tuple[Any, ...]]
-Texts = Mapping[str, str]
 
 
 class Connection(Protocol):
@@ -65,10 +63,19 @@ class Driver(Protocol):
 
 
 class _Job(NamedTuple):
+    """A transaction, and who waits for it."""
+
     statements: Optional[Sequence[Statement]]
     """None ends the thread."""
 
-    done: Future[List[Rows]]
+    undo: Sequence[Statement] = ()
+    """Another one, if that failed, or nobody has waited for its end."""
+
+    answer: Optional[asyncio.Future[List[Rows]]] = None
+
+    @property
+    def wanted(self) -> bool:
+        return self.answer is None or not self.answer.done()
 
 
 class Database:
@@ -117,30 +124,20 @@ class Database:
         self, statements: Sequence[Statement], undo: Sequence[Statement] = ()
     ) -> List[Rows]:
         """The same, but nothing is logged."""
-        job = self.submit(statements)
-        answer = asyncio.wrap_future(job)
-        worked = False
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        self._put(_Job(statements, undo, answer))
+        timer = loop.call_later(ANSWER_SECONDS, _give_up, answer)
         try:
-            # Not wait_for, which may lose a cancellation before Python 3.12.
-            done, _ = await asyncio.wait([answer], timeout=ANSWER_SECONDS)
-            if not done:
-                text = f"no answer within {ANSWER_SECONDS:g} s; see whether it is overloaded"
-                raise StoreUnavailable("TIMEOUT", text)
-            rows = answer.result()
-            worked = True
+            rows: List[Rows] = await answer
         except self._driver.errors as error:
             raise self._driver.failure(error) from error
         finally:
-            job.cancel()  # unless it is being done
-            answer.cancel()  # or the thread would call an event loop that may be closed by then
-            if undo and not worked and not job.cancelled():
-                job.add_done_callback(lambda _: self.submit(undo))
+            timer.cancel()
         return rows
 
-    def submit(self, statements: Sequence[Statement]) -> Future[List[Rows]]:
-        """Begin a transaction. Nobody has to wait for it."""
+    def _put(self, job: _Job) -> None:
         self._begin_after_a_fork()
-        job = _Job(statements, Future())
         with self._lock:
             self._unfinished += 1
             if self._threads < min(self._unfinished, self._driver.connections):
@@ -150,21 +147,18 @@ class Database:
                     target=self._work, args=(self._jobs,), name="history", daemon=True
                 ).start()
             self._jobs.put(job)
-        return job.done
 
     async def aclose(self) -> None:
         """Close the connections after all that was begun. A thread that hangs is left."""
         self._begin_after_a_fork()
+        loop = asyncio.get_running_loop()
         with self._lock:
-            ends = [_Job(None, Future()) for _ in range(self._threads)]
-            for end in ends:
-                self._jobs.put(end)
+            ended = [loop.create_future() for _ in range(self._threads)]
+            for each in ended:
+                self._jobs.put(_Job(None, answer=each))
             self._threads, self._jobs = 0, SimpleQueue()
-        if ends:
-            waiting = [asyncio.wrap_future(end.done) for end in ends]
-            _, late = await asyncio.wait(waiting, timeout=CLOSE_SECONDS)
-            for each in late:
-                each.cancel()  # the thread may outlive the event loop, which it would call
+        if ended:
+            await asyncio.wait(ended, timeout=CLOSE_SECONDS)
 
     def _begin_after_a_fork(self) -> None:
         """Threads do not come through a fork, and connections must not be used after it."""
@@ -183,11 +177,11 @@ class Database:
         """Do a job. Whether there is another one."""
         if job.statements is None:
             line.close()
-            job.done.set_result([])
+            self._tell(job, [], None)
             return False
         error: Optional[BaseException] = None
         rows: List[Rows] = []
-        wanted = job.done.set_running_or_notify_cancel()
+        wanted = job.wanted
         if wanted:
             try:
                 rows = line.run(job.statements)
@@ -195,11 +189,36 @@ class Database:
                 error = raised
         with self._lock:
             self._unfinished -= 1
-        if error is not None:
-            job.done.set_exception(error)
-        elif wanted:
-            job.done.set_result(rows)
+        if wanted:
+            self._tell(job, rows, error)
         return True
+
+    def _tell(self, job: _Job, rows: List[Rows], error: Optional[BaseException]) -> None:
+        """Tell whoever waits for a job how it has ended, from its thread."""
+        if job.answer is not None:
+            try:
+                job.answer.get_loop().call_soon_threadsafe(self._answer, job, rows, error)
+            except RuntimeError:  # the event loop is closed
+                self._undo(job)
+
+    def _answer(self, job: _Job, rows: List[Rows], error: Optional[BaseException]) -> None:
+        if error is not None or not job.wanted:
+            self._undo(job)
+        if job.answer is not None and job.wanted:
+            if error is not None:
+                job.answer.set_exception(error)
+            else:
+                job.answer.set_result(rows)
+
+    def _undo(self, job: _Job) -> None:
+        if job.undo:
+            self._put(_Job(job.undo))
+
+
+def _give_up(answer: asyncio.Future[List[Rows]]) -> None:
+    if not answer.done():
+        text = f"no answer within {ANSWER_SECONDS:g} s; see whether it is overloaded"
+        answer.set_exception(StoreUnavailable("TIMEOUT", text))
 
 
 class _Line:

@@ -183,7 +183,7 @@ def test_a_connection_that_breaks_in_the_middle_doubles_nothing(
         history = processes()
         breaking = asyncio.ensure_future(break_connections())
         expected: List[str] = []
-        while len(expected) < 60:
+        while len(expected) < 40:
             claim = turn(message=str(len(expected)))
             try:
                 messages = await history.begin_turn(claim)
