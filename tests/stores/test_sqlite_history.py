@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -12,12 +13,15 @@ from typing import Any
 
 import pytest
 
-from omniforge_chat import HistoryUnavailable, Settings, SettingsError, SQLiteHistory
+from omniforge_chat import HistoryUnavailable, Settings, SettingsError, SQLiteHistory, create_app
 from omniforge_chat.conversations import make_history, sqlite
 from omniforge_chat.stores import StoreUnavailable
 
-from ..support.constants import PATIENCE
+from ..support.answers import last, refusal
+from ..support.app import call
+from ..support.constants import CONVERSATION, PATIENCE
 from ..support.histories import InSQLite, Processes, contents, keep, turn
+from ..support.responders import saying
 
 
 @pytest.fixture
@@ -131,6 +135,22 @@ def test_what_is_no_database_is_not_touched(
     assert record.getMessage() == (
         f"sqlite {file.path}: it is no SQLite database; name another file"
     )
+
+
+def test_a_chat_is_refused_while_its_conversation_cannot_be_found(file: InSQLite) -> None:
+    """An answer that has forgotten it would look like a right one; unless that is wanted."""
+    Path(file.path).write_text("no database" * 100)
+    body = {"message": "hi", "conversation_id": CONVERSATION}
+    app = create_app(saying("hello"), settings=Settings(history=file.setting))
+    answer = call(app, body)
+    assert refusal(*answer.json())[:2] == (503, "history_unavailable")
+    assert answer.headers["retry-after"] == "1"
+    asyncio.run(app.aclose())
+    settings = Settings(history=file.setting, history_required=False)
+    app = create_app(saying("hello"), settings=settings)
+    event, data = last(call(app, body).frames)
+    assert (event, "history" in data) == ("done", False)
+    asyncio.run(app.aclose())
 
 
 def test_a_file_that_another_program_has_locked_is_waited_for(
