@@ -155,8 +155,9 @@ class ChatApp(Starlette):
             async with create_task_group() as group:
                 for part in self._parts:
                     group.start_soon(_close, part)
+        with move_on_after(seconds) as below:  # also if they were late
             await _close(self._below)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught or below.cancelled_caught:
             logger.error("the app did not close within %g s", seconds)
 
 

@@ -216,7 +216,8 @@ class SQLHistory:
         """Renew the claims of this process, as long as there are any; and sweep meanwhile."""
         while self._held:
             await self._sweep()
-            await asyncio.sleep(RENEW_SECONDS)
+            # Once the database is back, before others ask it for an expired claim.
+            await asyncio.sleep(RENEW_SECONDS if self._database.available else AGAIN_SECONDS)
             if self._held:
                 with contextlib.suppress(StoreUnavailable):
                     await self._database.run(sql_statements.renew(self._held, LEASE_SECONDS))

@@ -27,6 +27,10 @@ from .whole import WholeReply
 STOPPED = "stopped"
 """The reason why a reply has ended that was stopped."""
 
+FOLLOWED_SECONDS = 2.0
+"""How long after the last sign of a reader a reply counts as being read: some are at other workers,
+which tell of theirs now and then."""
+
 Headers = Sequence[Tuple[bytes, bytes]]
 
 
@@ -75,6 +79,16 @@ class KeptStream(EventStream):
         """End the reply as complete, with what there is of it."""
         self._act(self._state.end(monotonic(), Stopped("The reply was stopped")))
 
+    @property
+    def followed(self) -> bool:
+        """Whether somebody reads the reply now, as far as is known here."""
+        return monotonic() - self._recording.followed_at < FOLLOWED_SECONDS
+
+    def give_way(self) -> None:
+        """End the reply, as its place is needed and nobody reads it."""
+        cause = Abandoned("Nobody was there for the reply when its place was needed")
+        self._act(self._state.end(monotonic(), cause))
+
     def _not_sent(self, error: BaseException, last: bool) -> bool:
         state, ours = self._state, self._cancellation
         if isinstance(error, asyncio.CancelledError):
@@ -119,6 +133,7 @@ class KeptStream(EventStream):
             return
         self._left = True
         self._send = _to_nobody
+        self._lifecycle.went_away(self)
         if self._beat is not None and not self._beat.done():
             self._beat.cancel()  # a piece may wait for it
         elif sending and self._cancellation is not None:
@@ -153,6 +168,7 @@ class KeptStream(EventStream):
             reply.frames(last=True)  # nobody gets them, but they are known to have an encoding
             reply.sent()
         super()._release()
+        self._lifecycle.ended(self)
         recording.stop = _nothing  # it would keep this stream
         if reply.last is not None:
             recording.end(reply.last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Protocol, Set
+from typing import Dict, Optional, Protocol, Set
 
 from anyio import Event, move_on_after
 
@@ -15,6 +15,17 @@ class Waiting(Protocol):
 
     def shut_down(self) -> None:
         """End soon, with `shutting_down`. It may be called at any time, more than once."""
+
+
+class Away(Protocol):
+    """A stream whose client has left."""
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody reads its reply."""
+
+    def give_way(self) -> None:
+        """End soon, as the place is needed."""
 
 
 class Lifecycle:
@@ -30,18 +41,36 @@ class Lifecycle:
         self.refusals = Refusals()
         self._time_is_up = False
         self._waiting: Set[Waiting] = set()
+        self._away: Dict[Away, None] = {}  # who left first comes first
         self._emptied: Optional[Event] = None
 
     def admit(self) -> None:
         """Take a place; `release` gives it back.
 
-        Raises ShuttingDown while the app drains, and Overloaded if every place is taken.
+        If every place is taken, a reply gives way that nobody reads: that whose client left first.
+        Raises ShuttingDown while the app drains, and Overloaded if there is no such reply.
         """
         if self.draining:
             raise ShuttingDown("Server is shutting down")
         if self.open_streams >= self.max_streams:
-            raise Overloaded("Too many open streams")
+            self._make_room()
         self.open_streams += 1
+
+    def _make_room(self) -> None:
+        for stream in self._away:
+            if not stream.followed:
+                del self._away[stream]
+                stream.give_way()
+                return
+        raise Overloaded("Too many open streams")
+
+    def went_away(self, stream: Away) -> None:
+        """Note that the client of `stream` has left, and its reply goes on."""
+        self._away[stream] = None
+
+    def ended(self, stream: Away) -> None:
+        """Note that `stream` is not away any more."""
+        self._away.pop(stream, None)
 
     def release(self) -> None:
         """Give a place back."""

@@ -214,3 +214,27 @@ def test_readers_that_are_cut_anywhere_get_each_piece_once() -> None:
             thread.join(PATIENCE)
         assert results == [whole] * 21
         service.rest()
+
+
+def test_replies_that_nobody_reads_give_way_to_new_chats() -> None:
+    """Clients that leave at once could else fill a service without a connection of theirs."""
+    with Stage({}, max_streams=2, replay_grace=600.0) as stage:
+        service, conductor = stage.service, stage.conductor
+        for name in ("first", "second"):
+            with chat(service.port, name, on_disconnect="continue") as reading:
+                conductor.reply(name).say("Hello")
+                reading.until("Hello")
+            service.until(lambda: service.connections == 0)
+        with chat(service.port, "third") as third:
+            assert conductor.reply("first").closed.wait(PATIENCE)
+            service.until(lambda: service.app.open_streams == 2)
+            assert not conductor.reply("second").closed.is_set()
+            with chat(service.port, "fourth") as fourth:
+                assert conductor.reply("second").closed.wait(PATIENCE)
+                refused = Client(service.port)
+                refused.post({"message": "fifth"})
+                assert refused.head()[0] == 503
+                refused.close()
+                for name, left in (("third", third), ("fourth", fourth)):
+                    conductor.reply(name).say("Hi", None)
+                    assert left.end()[0] == "done"
