@@ -316,12 +316,23 @@ def test_the_readme_s_responder_answers(examples: Path) -> None:
         ("two", "/shout/api/v1/chat", "HI"),
         ("table", "/api/v1/chat", "hi "),
         ("drained", "/assistant/api/v1/chat", "hi "),
+        ("kept", "/assistant/api/v1/chat", "hi "),
+        ("users", "/assistant/api/v1/chat", "hi "),
         ("greeting", "/assistant/api/v1/chat", "Hello, Ada"),
     ],
 )
 def test_a_host_of_the_docs_answers(examples: Path, module: str, path: str, answer: str) -> None:
     """People copy these as they are."""
     assert reply(importlib.import_module(module).app, path, "hi") == answer
+
+
+def test_the_users_of_the_docs_are_told_apart(examples: Path) -> None:
+    """Each has replies of their own, and one without a token has none of theirs."""
+    app = importlib.import_module("users").app
+    ann = {"Authorization": "Bearer sesame"}
+    location = call(app, path="/assistant/api/v1/chat", headers=ann).headers["location"]
+    for headers, status in ((ann, 200), ({"Authorization": "Bearer open"}, 404), ({}, 404)):
+        assert call(app, b"", method="GET", path=location, headers=headers).status == status
 
 
 def test_the_lock_of_the_docs_locks_all_that_is_under_its_path(examples: Path) -> None:
