@@ -111,11 +111,12 @@ class Judge:
     def _lost(self, run: Run, outcome: Outcome) -> bool:
         """Its producer was killed, or others had to think so."""
         record, made, when = self._record, self._made(run), outcome.when
-        lost = record.lost_data(run.began)  # then nobody else knows how it ended
+        # If its worker has ended in good order, but could not store that, nobody knows.
+        unknown = record.lost_data(run.began) or record.troubled(run.began - SETTLES, when)
         if any(
             record.killed_at(each.pid) < when
             or record.hung(each.pid, run.began, when)
-            or (lost and record.terminated(each.pid))
+            or (unknown and record.terminated(each.pid))
             for each in made
         ):
             return True
