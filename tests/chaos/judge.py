@@ -88,10 +88,14 @@ class Judge:
         return self._record.any(kinds, outcome.when - 1.0, outcome.when)
 
     def _troubled(self, run: Run, outcome: Outcome) -> bool:
-        return self._record.troubled(outcome.when - SETTLES, outcome.when)
+        return self._away(outcome.when - SETTLES, outcome.when)
 
     def _told(self, run: Run, outcome: Outcome) -> bool:
-        return self._record.troubled(outcome.when - TOLD, outcome.when)
+        return self._away(outcome.when - TOLD, outcome.when)
+
+    def _away(self, since: float, until: float) -> bool:
+        """Whether Redis may have seemed to be away: it was, or who asked it was asleep."""
+        return self._record.troubled(since, until) or self._record.any([HUNG], since, until)
 
     def _busy(self, run: Run, outcome: Outcome) -> bool:
         """Somebody speaks, or has just died, or it is said for the first time."""
