@@ -91,6 +91,7 @@ class Writer:
         reply = Produced(self, reply_id, key, conversation_id, owner)
         self.replies.add(reply)
         self.changed(reply)
+        self._pump.hurry()  # until it is stored, other workers neither find nor delete it
         return reply
 
     def heard_stop(self, reply_id: str) -> None:
