@@ -98,7 +98,8 @@ class RedisReplay:
         self._writer = Writer(redis.keys, self._pump, self._pulse, self._lives, total_bytes)
         self._following = Following(redis, self._pump, self._pulse, self._lives)
         self._requests = Requests(redis, self._pump)
-        self._pump.parts += [self._writer, self._following, self._requests]
+        # A key is told first: who finds it untold may rely on that there is no reply.
+        self._pump.parts += [self._requests, self._writer, self._following]
         self._closed = False
         redis.hear("stop", self._writer.heard_stop)
         redis.hear("forget", self._writer.heard_forget)
@@ -117,10 +118,13 @@ class RedisReplay:
 
     def record(self, reply_id: str, conversation_id: str, owner: str) -> Optional[Recording]:
         """See Replay."""
+        if self._closed:
+            return None
+        self._requests.begun(reply_id)
         works = self._pump.healthy and self._redis.available
         # A request that was just noted has a reply to find, and the store takes writes.
         noted = monotonic() - self._requests.noted_at < JUST_SECONDS
-        if self._closed or not (works or noted):
+        if not (works or noted):
             return None
         return self._writer.record(reply_id, conversation_id, owner)
 

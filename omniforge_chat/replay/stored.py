@@ -117,6 +117,11 @@ UNKEY = Script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """)
 
+BEGUN = Script("""
+-- Note that the reply to a request has begun, if the key still holds ARGV[1].
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end
+""")
+
 
 class Lives(NamedTuple):
     """How long a reply lives while it runs, and after its end, in milliseconds."""

@@ -10,12 +10,17 @@ from itertools import count
 from time import monotonic
 from typing import Any, Awaitable, Callable, Iterator, List
 
+import msgspec
 import pytest
 
-from omniforge_chat.errors import ReplayUnavailable
+from omniforge_chat.errors import ReplayUnavailable, ReplyExpired
+from omniforge_chat.http.idempotency import Attempt
+from omniforge_chat.http.replies import Replies
 from omniforge_chat.replay import Keyed
 from omniforge_chat.replay.live import MAX_BYTES
 from omniforge_chat.replay.redis import RedisReplay
+from omniforge_chat.settings import Settings
+from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.constants import PATIENCE
 from ..support.logs import Records
@@ -704,5 +709,106 @@ def test_an_unreadable_request_refuses_its_retries_alone(one_redis_server: Redis
             with pytest.raises(ReplayUnavailable):
                 await attempt
         assert await there.begin_once("", "other", keyed) is None
+
+    in_two_workers(one_redis_server, test)
+
+
+NOTER = """
+import asyncio, os, signal, sys
+from omniforge_chat.replay import Keyed
+from omniforge_chat.replay.redis import RedisReplay
+from omniforge_chat.stores import SharedRedis
+
+async def note(url, prefix, name, stored):
+    replay = RedisReplay(SharedRedis(url, prefix))
+    assert await replay.begin_once("", "k", Keyed(b"1", name)) is None
+    if stored == "stored":
+        recording = replay.record(name, "c", "")
+        recording.add(["Hello"])
+        while recording.stored < 5:
+            await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(note(*sys.argv[1:]))
+"""
+
+
+async def noted_and_killed(server: RedisServer, name: str, stored: str) -> None:
+    """A worker notes the key "k" for a reply, stores that or not, and is killed."""
+    arguments = [sys.executable, "-c", NOTER, server.url, PREFIX, name, stored]
+    process = await asyncio.create_subprocess_exec(*arguments, env=environment())
+    assert await process.wait() == -signal.SIGKILL
+
+
+def test_a_key_whose_worker_is_killed_before_the_reply_is_stored_is_free_again(
+    one_redis_server: RedisServer,
+) -> None:
+    """Else all retries would be told for a day that a reply has expired which never was."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        for look_first in (True, False):
+            await noted_and_killed(one_redis_server, reply_id(), "not stored")
+            if look_first:
+                both = [here.keyed("", "k"), there.keyed("", "k")]
+                assert await asyncio.gather(*both) == [None, None]
+            mine, other = Keyed(b"1", reply_id()), Keyed(b"1", reply_id())
+            begun = [here.begin_once("", "k", mine), there.begin_once("", "k", other)]
+            answers = tuple(await asyncio.gather(*begun))
+            assert answers in [(None, mine), (other, None)]
+            winner = answers[0] or mine
+            assert await there.keyed("", "k") == await here.keyed("", "k") == winner
+            [key] = one_redis_server.client.keys(f"{PREFIX}i:*")
+            one_redis_server.client.delete(key)
+
+    in_two_workers(one_redis_server, test)
+
+
+def test_a_key_whose_reply_was_stored_is_kept_when_the_worker_is_dead_and_the_reply_expired(
+    one_redis_server: RedisServer,
+) -> None:
+    """The client may have had that reply: a late retry must not make a second one in silence."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        name = reply_id()
+        await noted_and_killed(one_redis_server, name, "stored")
+        assert await there.keyed("", "k") == Keyed(b"1", name)
+        assert await code(there, name) == LOST
+        while await there.find(name, "") is not None:
+            pass
+        replies = Replies(there, Settings(), Lifecycle(max_streams=1))
+        for joined in (replies.joined, lambda attempt: replies.begin_once(attempt, "new")):
+            with pytest.raises(ReplyExpired):
+                await joined(Attempt("", "k", b"1"))
+        [key] = one_redis_server.client.keys(f"{PREFIX}i:*")
+        assert 0 < one_redis_server.client.pttl(key) <= 86_400_000
+
+    in_two_workers(one_redis_server, test, keep=0.5)
+
+
+def test_a_key_whose_worker_lives_is_kept_before_the_reply_is_stored(
+    one_redis_server: RedisServer,
+) -> None:
+    """Its reply is to come, however long the worker takes to begin it."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        keyed = Keyed(b"1", reply_id())
+        assert await here.begin_once("", "k", keyed) is None
+        for _ in range(3):
+            assert await there.keyed("", "k") == keyed
+            assert await there.begin_once("", "k", Keyed(b"1", reply_id())) == keyed
+
+    in_two_workers(one_redis_server, test)
+
+
+def test_a_key_that_an_older_version_noted_is_kept(one_redis_server: RedisServer) -> None:
+    """It does not tell which worker noted it."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        keyed = Keyed(b"1", reply_id())
+        await here.begin_once("", "k", Keyed(b"2", reply_id()))
+        [key] = one_redis_server.client.keys(f"{PREFIX}i:*")
+        one_redis_server.client.set(key, msgspec.msgpack.encode(keyed))
+        assert await there.keyed("", "k") == keyed
+        assert await there.begin_once("", "k", Keyed(b"1", reply_id())) == keyed
 
     in_two_workers(one_redis_server, test)
