@@ -104,7 +104,9 @@ class Chaos:
         until = monotonic() + seconds
         faults = Faults(self._seed, self.record, self._workers, balancer, self._store)
         living = [Reader(number, self.world).live(until) for number in range(readers)]
+        watching = asyncio.ensure_future(self.record.watch())
         await asyncio.gather(faults.run(seconds), *living)
+        watching.cancel()
         pids = {worker.pid for worker in self._workers}
 
         def is_quiet() -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 from time import monotonic
 from typing import Iterable, List
+
+BREATH = 0.2
 
 LEASE = 4.5
 """A worker that hangs for longer, in seconds, may be taken for dead. That is a little less than
@@ -25,8 +28,9 @@ KILLED, TERMINATED, HUNG, CUT = "worker killed", "worker terminated", "worker hu
 PAUSED, RESTARTED, DISCONNECTED = "redis paused", "redis restarted", "redis disconnected"
 LOST_NEWEST, LOST_ALL, FLUSHED = "redis lost its newest writes", "redis lost all", "redis flushed"
 FORGOT = "redis forgot its scripts"
+STALLED = "all stood still"
 
-_OF_REDIS = {PAUSED, RESTARTED, DISCONNECTED, LOST_NEWEST, LOST_ALL, FLUSHED, FORGOT}
+_OF_REDIS = {PAUSED, RESTARTED, DISCONNECTED, LOST_NEWEST, LOST_ALL, FLUSHED, FORGOT, STALLED}
 _LOSSES = {LOST_NEWEST, LOST_ALL, FLUSHED}
 
 
@@ -45,6 +49,15 @@ class Record:
         """It begins now."""
         self.faults.append(Fault(kind, pid))
         return self.faults[-1]
+
+    async def watch(self) -> None:
+        """Note when this machine has no time for anybody: to a worker Redis seems away then."""
+        while True:
+            before = monotonic()
+            await asyncio.sleep(BREATH)
+            if monotonic() - before > 5 * BREATH:
+                fault = self.add(STALLED)
+                fault.began, fault.ended = before, monotonic()
 
     def any(self, kinds: Iterable[str], since: float, until: float, pid: int = 0) -> bool:
         """Whether there was one of these, between two times."""
