@@ -126,12 +126,17 @@ class Database:
         """The same, but nothing is logged."""
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
-        self._put(_Job(statements, undo, answer))
+        job = _Job(statements, undo, answer)
+        self._put(job)
         timer = loop.call_later(ANSWER_SECONDS, _give_up, answer)
         try:
             rows: List[Rows] = await answer
         except self._driver.errors as error:
             raise self._driver.failure(error) from error
+        except asyncio.CancelledError:
+            if not answer.cancelled():  # it came in the same moment
+                self._undo(job)
+            raise
         finally:
             timer.cancel()
         return rows
