@@ -146,19 +146,21 @@ SHAPES: Dict[str, Tuple[str, str]] = {
     "and again, with it in the path": ("/api", "/api"),
     "a last slash, stripped": ("", "/a/"),
     "encoded": ("/café a", "/caf%C3%A9%20a"),
+    "the first slash last, as Litestar has it": ("", "/a"),
 }
 
 
 @pytest.mark.parametrize("slash", ["", "/"], ids=["", "slash"])
 @pytest.mark.parametrize(("before", "root_path"), SHAPES.values(), ids=SHAPES)
 def test_each_route_is_found_by_any_path_that_can_only_mean_it(
-    before: str, root_path: str, slash: str
+    request: pytest.FixtureRequest, before: str, root_path: str, slash: str
 ) -> None:
     """As those of the service without parameters are."""
     app = _app(saying("Hi"))
+    moved = "Litestar" in request.node.name
 
     def ask(path: str, method: str = "GET", body: object = b"") -> HandDrivenRequest:
-        path = before + path + slash
+        path = f"{path[1:]}/" if moved else before + path + slash
         return call(app, body, method=method, path=path, root_path=root_path, raw_path=b"")
 
     said = ask(CHAT, "POST", {"message": "hi", "conversation_id": CONVERSATION})

@@ -322,6 +322,24 @@ def test_a_reply_that_goes_on_without_its_client_is_remembered(
     assert stored(port, conversation)[1] == ("assistant", "Hello", True)
 
 
+def test_a_reply_for_which_nobody_comes_back_is_remembered_as_far_as_it_came(
+    conductor: Conductor, service: ServiceThread, message: str, conversation: str
+) -> None:
+    """The user has seen that much, and may ask about it."""
+    port = service.port
+    body = {"conversation_id": conversation, "on_disconnect": 0.01}
+    with chat(port, message, **body) as reading:
+        reply = conductor.reply(message)
+        reply.say("Hel")
+        name = reading.until("Hel").reply_id
+    assert reply.closed.wait(PATIENCE)
+    service.until(lambda: service.app.open_streams == 0)
+    assert stored(port, conversation) == [("user", message, True), ("assistant", "Hel", False)]
+    with resume(port, name) as late:
+        event, data = late.end()
+        assert (event, data["code"], late.said) == ("error", "abandoned", "Hel")
+
+
 # The routes that there are
 
 
