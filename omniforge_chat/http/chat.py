@@ -93,7 +93,7 @@ class ChatEndpoint:
                 response: Optional[Response] = self._nothing_more(scope)
             else:
                 try:
-                    self._lifecycle.admit()
+                    self._lifecycle.admit(reads=resumes)
                 except RequestError as error:
                     response = self._refuse(error, scope)
                 else:

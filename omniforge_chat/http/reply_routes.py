@@ -56,7 +56,7 @@ class _Endpoint:
         response: Optional[Response] = None
         if self._streams and scope["method"] == "GET":
             try:
-                self._lifecycle.admit()
+                self._lifecycle.admit(reads=True)
             except RequestError as error:
                 response = self._refuse(error, scope)
             else:

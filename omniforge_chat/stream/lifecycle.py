@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Protocol, Set
+from typing import Dict, Iterable, Optional, Protocol, Set
 
 from anyio import Event, move_on_after
 
@@ -44,20 +44,22 @@ class Lifecycle:
         self._away: Dict[Away, None] = {}  # who left first comes first
         self._emptied: Optional[Event] = None
 
-    def admit(self) -> None:
+    def admit(self, *, reads: bool = False) -> None:
         """Take a place; `release` gives it back.
 
         If every place is taken, a reply gives way that nobody reads: that whose client left first.
-        Raises ShuttingDown while the app drains, and Overloaded if there is no such reply.
+        Whoever `reads` a kept reply does not push one out, which may be the same; but replies whose
+        client has left take no place from them. Raises ShuttingDown while the app drains, and
+        Overloaded if there is no room.
         """
         if self.draining:
             raise ShuttingDown("Server is shutting down")
-        if self.open_streams >= self.max_streams:
-            self._make_room()
+        if self.open_streams >= self.max_streams + (len(self._away) if reads else 0):
+            self._make_room(() if reads else self._away)
         self.open_streams += 1
 
-    def _make_room(self) -> None:
-        for stream in self._away:
+    def _make_room(self, away: Iterable[Away]) -> None:
+        for stream in away:
             if not stream.followed:
                 del self._away[stream]
                 stream.give_way()

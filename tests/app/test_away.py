@@ -131,18 +131,44 @@ async def test_a_short_grace_costs_no_timers_while_somebody_reads() -> None:
 @timeless
 async def test_a_reply_ends_without_its_client_as_with_it() -> None:
     """The pieces are kept as they come, nobody gets a heartbeat, and the place is held."""
-    line = KeptLine(
-        Script("a", 20, "b", 1000, "c"), heartbeat_interval=15, replay_grace=10_000, max_streams=1
-    )
+    line = KeptLine(Script("a", 20, "b", 1000, "c"), heartbeat_interval=15, replay_grace=10_000)
     await line.until_away(10)
     messages = len(line.sent)
-    refused = HandDrivenRequest()
-    await refused.run(line.app)
-    assert refusal(*refused.json())[:2] == (503, "overloaded")
+    assert line.app.open_streams == 1
     assert await line.end() == 1020
     assert len(line.sent) == messages
     assert (line.ended["outcome"], line.ended["chunks"]) == ("done", 3)
     assert await line.kept() == ("abc", "done")
+
+
+@timeless
+async def test_who_comes_back_to_a_full_service_finds_a_place_and_pushes_no_reply_out() -> None:
+    """It would be their own, or that of another one who is about to come back."""
+    line = KeptLine(Script("a", 100, "b", FOREVER), replay_grace=10_000, max_streams=1)
+    await line.until_away(10)
+    first = line.follow()
+    by_post = HandDrivenRequest(headers={"Last-Event-ID": f"{line.reply_id}.1"})
+    second = asyncio.ensure_future(by_post.run(line.app))
+    await settle()
+    # One reply is without its client, so one more may be open than there are places.
+    assert first.said == "a"
+    assert refusal(*by_post.json())[:2] == (503, "overloaded")
+    await second
+    chat = HandDrivenRequest()
+    await chat.run(line.app)  # somebody reads the only one that could give way
+    assert refusal(*chat.json())[:2] == (503, "overloaded")
+    await line.at(150)
+    assert first.said == "ab"
+    await first.leave()
+    await line.at(160)
+    chat = HandDrivenRequest({"message": "hi", "on_disconnect": "cancel"})
+    answering = asyncio.ensure_future(chat.run(line.app))
+    await asyncio.wait([line.task])
+    assert line.since() == 160
+    assert await line.kept() == ("ab", "abandoned")
+    chat.gone.set()
+    await answering
+    await line.end()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ..support.client import Client
 from ..support.conducted import Conductor, Reading, ask, chat, resume
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.responders import saying
+from ..support.servers import ServiceThread
 
 SETTINGS = Settings(
     history="memory", replay="memory", dialects=DIALECTS, heartbeat_interval=None, replay_grace=60
@@ -327,7 +328,7 @@ def test_a_reply_for_which_nobody_comes_back_is_remembered_as_far_as_it_came(
 ) -> None:
     """The user has seen that much, and may ask about it."""
     port = service.port
-    body = {"conversation_id": conversation, "on_disconnect": 0.01}
+    body: Dict[str, Any] = {"conversation_id": conversation, "on_disconnect": 0.01}
     with chat(port, message, **body) as reading:
         reply = conductor.reply(message)
         reply.say("Hel")
