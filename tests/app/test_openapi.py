@@ -507,6 +507,10 @@ def keeping_service() -> Iterator[str]:
         yield live.url
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 10),
+    reason="the last schemathesis for Python 3.9 sends other headers and paths than it has made",
+)
 @kept.parametrize()
 @settings(max_examples=20)
 def test_a_service_that_keeps_things_is_as_the_document_says(
