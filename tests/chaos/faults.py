@@ -79,7 +79,8 @@ class Faults:
         """Do each of them once, and then any, until the time is up."""
         left = dice.sample(deeds, len(deeds))
         while monotonic() < until:
-            await asyncio.sleep(min(dice.uniform(0.2, 1.5), max(0.0, until - monotonic())))
+            pause = dice.choice([0.3, 1.0, 3.0])  # after the last, all is as if nothing had been
+            await asyncio.sleep(min(pause, max(0.0, until - monotonic())))
             await (left.pop() if left else dice.choice(deeds))()
 
     # Workers and connections

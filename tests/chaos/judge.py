@@ -21,6 +21,9 @@ SETTLES = 4.0
 TOLD = 9.0
 """The same for those who read: they are told when it lasts for five seconds."""
 
+PUT_IN = 2.0
+"""Seconds within which a reply that runs is in Redis again, if that has lost it."""
+
 YOUNG = 0.5
 """Seconds within which a reply is stored."""
 
@@ -134,8 +137,8 @@ class Judge:
         if any(record.any([HUNG], each.began - 1.0, when, each.pid) for each in self._made(run)):
             return True  # before it was stored
         runs = any(each.began < when < self._ended(each) for each in self._made(run))
-        if runs and not record.troubled(when - SETTLES, when):
-            return False  # it would have been put in again
+        if runs and not self._away(when - PUT_IN, when):
+            return False  # its worker has put it in again
         if record.lost_data(run.began):
             return True
         unsaved = any(record.terminated(each.pid) for each in self._made(run))

@@ -118,6 +118,7 @@ class Rest:
                 self._world.trouble(f"GET of {conversation_id}: {status} {body}")
             judge.remembered(conversation_id, body["messages"] if status == 200 else [])
         if self._store is not None:
+            self._lives(self._store)
             await self._claims(self._store)
         for conversation_id, (status, body) in zip(known, await self._all("DELETE", known)):
             if status not in (204, 404):
@@ -166,12 +167,21 @@ class Rest:
             if status != 200:
                 self._world.trouble(f"{conversation_id} is claimed: {status}")
 
+    def _lives(self, store: Store) -> None:
+        """Each key ends by itself."""
+        keys = store.all_keys()
+        with store.client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.ttl(key)
+            lives = pipeline.execute()
+        immortal = [key for key, life in zip(keys, lives) if life == -1]
+        print(f"redis: {len(keys)} keys")
+        if immortal:
+            self._world.trouble(f"{len(immortal)} keys have no end: {immortal[:20]}")
+
     async def _keys(self, store: Store) -> None:
         prefix = "omniforge:"
         keys = store.all_keys()
-        immortal = [key for key in keys if store.client.ttl(key) == -1]
-        if immortal:
-            self._world.trouble(f"keys without an end: {immortal}")
         known = [key for key in keys if key.startswith((f"{prefix}i:", f"{prefix}w:"))]
         others = [key for key in keys if key not in known and not _is_sign(store, key)]
         if others:
