@@ -283,6 +283,25 @@ def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon(log: Log)
     )
 
 
+def test_the_line_of_a_reader_waits_with_those_of_chats(log: Log) -> None:
+    """After a cut there are as many readers as there were chats."""
+
+    async def main() -> None:
+        chat_ended("ref-1", CONVERSATION, "done", 1, 1, 0.5, 1.5, "reply-1", 2, None)
+        chat_ended("ref-2", CONVERSATION, "reply-1", "done", 5, 1.5)
+        assert log.writes == 0
+        await log.until_written()
+
+    log.run(main())
+    assert log.writes == 1
+    first, second = log.lines
+    assert first.endswith(" total_ms=1.5 reply_id=reply-1 followers=2 away_ms=None")
+    assert second.endswith(
+        f"reply read request_id=ref-2 conversation_id={CONVERSATION} reply_id=reply-1 outcome=done"
+        " after=5 total_ms=1.5"
+    )
+
+
 def test_any_other_line_takes_those_along_that_wait(log: Log) -> None:
     """The order of what happened is kept, and what went wrong is seen at once."""
 
