@@ -535,6 +535,52 @@ def test_a_post_with_an_id_of_a_format_without_ids_is_still_no_request_for_a_rep
         assert answer(client)[0] == 204
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_client_that_leaves_while_it_asks_for_the_rest_is_no_failure(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its body never came, so there is nobody to answer."""
+
+    async def run() -> int:
+        replay = create_app(saying("Hi"), settings=SETTINGS)
+        first = HandDrivenRequest()
+        await first.run(replay)
+        path = f"{CHAT}/replies/{first.headers['x-reply-id']}" if method == "GET" else CHAT
+        headers = {"Last-Event-ID": first.frames[0].id}
+        half: List[Any] = [{"type": "http.request", "body": b"{", "more_body": True}]
+        late = HandDrivenRequest(method=method, path=path, headers=headers, parts=half)
+        late.gone.set()
+        await late.run(replay)
+        return len(late.sent) + replay.open_streams
+
+    assert asyncio.run(run()) == 0
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+def test_a_server_that_fails_to_send_the_rest_hears_of_it_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is the server's failure: nothing more is sent, and the log has it under the id."""
+
+    class Failing(HandDrivenRequest):
+        async def send(self, message: Any) -> None:
+            if message.get("more_body") is False:
+                raise LookupError("a bug of the server's")
+            await super().send(message)
+
+    async def run() -> None:
+        replay = create_app(saying("Hi"), settings=SETTINGS)
+        first = HandDrivenRequest()
+        await first.run(replay)
+        path = f"{CHAT}/replies/{first.headers['x-reply-id']}"
+        await Failing(b"", method="GET", path=path).run(replay)
+
+    with pytest.raises(LookupError):
+        asyncio.run(run())
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("request failed request_id=")
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [

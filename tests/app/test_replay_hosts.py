@@ -265,6 +265,13 @@ class Identified(BaseUser):
     identity = "17"
 
 
+class Named(BaseUser):
+    """A user who has a name alone, as Starlette's own had before."""
+
+    is_authenticated = True
+    display_name = "ann"
+
+
 class Nobody:
     """A user of a framework that knows no such thing."""
 
@@ -278,6 +285,7 @@ class Nobody:
         ("ann", ""),
         ({"name": "ann"}, ""),
         (SimpleUser("ann"), "ann"),
+        (Named(), "ann"),
         (Identified(), "17"),
     ],
 )
@@ -292,6 +300,16 @@ def test_the_owner_is_the_identity_of_an_authenticated_user(user: Any, owner: st
 
     call(create_app(saying("Hi"), settings=SETTINGS, history=Noting()), user=user)
     assert owners == [owner]
+
+
+def test_a_user_without_any_name_is_an_error_and_not_everybody() -> None:
+    """Whoever sees to it that users are known would else share one memory among them."""
+
+    class Nameless:
+        is_authenticated = True
+
+    answer = call(create_app(saying("Hi"), settings=SETTINGS), user=Nameless())
+    assert refusal(*answer.json())[:2] == (500, "internal_error")
 
 
 # Pages of other origins
