@@ -148,15 +148,15 @@ async def test_who_comes_back_to_a_full_service_finds_a_place_and_pushes_no_repl
     await line.until_away(10)
     first = line.follow()
     by_post = HandDrivenRequest(headers={"Last-Event-ID": f"{line.reply_id}.1"})
-    second = asyncio.ensure_future(by_post.run(line.app))
+    chat = HandDrivenRequest()
+    others = [asyncio.ensure_future(each.run(line.app)) for each in (by_post, chat)]
     await settle()
-    # One reply is without its client, so one more may be open than there are places.
+    # One reply is without its client, so one more may be open than there are places. It gives no
+    # way while somebody reads it.
     assert first.said == "a"
     assert refusal(*by_post.json())[:2] == (503, "overloaded")
-    await second
-    chat = HandDrivenRequest()
-    await chat.run(line.app)  # somebody reads the only one that could give way
     assert refusal(*chat.json())[:2] == (503, "overloaded")
+    await asyncio.wait(others)
     await line.at(150)
     assert first.said == "ab"
     await first.leave()
