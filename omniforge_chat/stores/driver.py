@@ -10,7 +10,7 @@ from typing import Any, Dict, Tuple, Type
 from ..rules import SettingsError
 from .health import address_of
 
-CONNECT_SECONDS = 0.5
+CONNECT_SECONDS = 1.0
 """How long a connection may take to be made."""
 
 ANSWER_SECONDS = 1.0
