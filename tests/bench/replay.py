@@ -196,6 +196,10 @@ def main() -> None:
         server.flush()
         print(f"memory     memory: {asyncio.run(memory(MemoryReplay())):.0f} bytes a reply")
         print(f"memory     redis: {asyncio.run(in_redis(server.url, memory)):.0f} bytes a reply")
+        sizes = [server.client.memory_usage(key) for key in server.client.keys(f"{PREFIX}r:*")]
+        texts = 200 * len(f"{time.monotonic():.4f} ")
+        each = sum(size or 0 for size in sizes) / len(sizes)
+        print(f"           in the server: {each:.0f} bytes a reply, of which {texts} are its text")
         server.flush()
         with producer(server.url) as process:
             found = asyncio.run(following(server.url, process.kill))
