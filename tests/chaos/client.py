@@ -139,6 +139,7 @@ class Client:
             self._run.conversation_id = answer.headers.get("x-conversation-id")
         if self.reply_id is not None and reply_id != self.reply_id:
             self._run.told("another reply", over=False)  # it was made twice
+            self._end_id = None
         if reply_id is None:
             self._run.told("no ids", over=False)
         self.reply_id = reply_id
