@@ -211,8 +211,6 @@ def reply_routes(
         streams: bool = False,
     ) -> None:
         endpoint = _Endpoint(lifecycle, handlers, dialect, streams=streams)
-        # A client's own id of a conversation may have slashes in it. No store keeps such a one.
-        path = path.replace("{conversation_id}/", "{conversation_id:path}/")
         route = ChatRoute(path, endpoint, methods=list(handlers), name=name)
         if route.methods is not None:
             route.methods.discard("HEAD")  # Starlette adds it to GET; it would run a stream

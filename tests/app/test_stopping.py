@@ -192,12 +192,11 @@ def test_the_running_reply_of_a_conversation_is_joined(
     assert (status, headers["cache-control"]) == (204, "no-store")
 
 
-@pytest.mark.parametrize("slashes", ["", "/a", "/stop"])
 def test_use_chat_joins_a_running_reply_in_its_own_format(
-    conductor: Conductor, port: int, message: str, slashes: str
+    conductor: Conductor, port: int, message: str
 ) -> None:
     """`resume: true` asks at the address of the chat, with the chat's id below it."""
-    chat_id = f"{uuid.uuid4()}{slashes}"
+    chat_id = str(uuid.uuid4())
     path = f"/api/chat/{chat_id}/stream"
     assert ask(port, path)[0] == 204
     with Client(port) as first, Client(port) as second:
@@ -212,7 +211,6 @@ def test_use_chat_joins_a_running_reply_in_its_own_format(
         assert (status, headers["x-vercel-ai-ui-message-stream"]) == (200, "v1")
         reply.say("lo", None)
         sent = second.content(headers)
-        assert ask(port, f"{CONVERSATIONS}/{chat_id}/stop", method="POST")[2] == {"status": "ended"}
         assert begun.startswith(b'data: {"type":"start","messageId":"msg-')
         assert sent.startswith(b'data: {"type":"start","messageId":"msg-')
         assert re.findall(rb'"delta":"(.*?)"', sent) in ([b"Hel", b"lo"], [b"Hello"])
