@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Most tests wait for events, so three at a time suit two cores as well.
-PARALLEL := -n 3 --dist worksteal
+# Most tests wait for events, so five at a time suit two cores as well.
+PARALLEL := -n 5 --dist worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 PACKAGE := --editable '.[fast,providers,redis,postgres]'
+
+# Containers often set it. The tests start hundreds of processes, which would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \

@@ -344,7 +344,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @schema.parametrize()
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_the_service_is_as_the_document_says(case: Any, service: str) -> None:
     """With every check: statuses, headers, types, schemas, each event, good data and bad."""
     case.call_and_validate(base_url=service, excluded_checks=unreliable_checks)

@@ -474,7 +474,6 @@ def test_each_request_has_a_context_of_its_own(wire: Dict[str, Any], pipelined: 
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

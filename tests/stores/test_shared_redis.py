@@ -232,7 +232,8 @@ def test_a_cluster_is_refused() -> None:
             with pytest.raises(StoreUnavailable, match="it is a cluster, which is not supported"):
                 await redis.check()
 
-    with RedisServer(program("redis"), "--cluster-enabled", "yes") as server:
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with RedisServer(program("redis"), *cluster) as server:
         asyncio.run(run())
 
 

@@ -233,9 +233,10 @@ def test_threads_end_with_the_store(processes: Processes) -> None:
     """An app that is made and closed leaves nothing behind."""
 
     async def test() -> None:
+        others = threading.enumerate()
         history = processes()
         await keep(history, "1", "2")
-        [thread] = [each for each in threading.enumerate() if each.name == "history"]
+        [thread] = [each for each in threading.enumerate() if each not in others]
         await history.aclose()
         thread.join(PATIENCE)
         assert not thread.is_alive()

@@ -106,7 +106,7 @@ class PostgresServer(Server):
         return "is still in use" in self.log
 
     def _processes(self) -> List[int]:
-        # Each connection has a process. A new one cannot come after the first here is stopped.
+        # Each connection has a process.
         if sys.platform != "linux":
             return [self.pid]
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()

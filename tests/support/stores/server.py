@@ -148,9 +148,13 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Let it do nothing: connections stay, and no answer comes."""
-        for pid in self._processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        while True:  # the first one may have begun another in this moment
+            running = [pid for pid in self._processes() if pid not in self._stopped]
+            if not running:
+                return
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
                 self._stopped.add(pid)
 
     def resume(self) -> None:
