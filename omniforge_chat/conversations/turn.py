@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, AsyncIterator, Coroutine, List, Optional, Sequence, Set
 
 from ..core.responder import Item, Responder, close, iterate
+from ..errors import HistoryUnavailable
 from ..logs import logger
 from ..models import Message, Turn
 from .protocol import ABANDONED_SECONDS, Claim, History
@@ -40,9 +41,9 @@ def _is_complete(messages: Sequence[Message]) -> bool:
     return len(messages) > 0 and all(message.complete for message in messages)
 
 
-def late_history(seconds: float) -> TimeoutError:
+def late_history(seconds: float) -> HistoryUnavailable:
     """The error if `begin_turn` of a history takes longer than `seconds`."""
-    return TimeoutError(f"the history did not answer within {seconds:g} seconds")
+    return HistoryUnavailable(f"The store of conversations did not answer within {seconds:g} s")
 
 
 class ConversationTurn:

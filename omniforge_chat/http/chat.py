@@ -29,7 +29,7 @@ from ..settings import Settings
 from ..stream.deadline import Deadline
 from ..stream.lifecycle import Lifecycle
 from . import body
-from .idempotency import Attempt, read_attempt
+from .idempotency import HEADER, Attempt, read_attempt
 from .owner import owner_of
 from .replies import Found, Replies, owner_and_id
 from .responses import error_response, internal_error
@@ -89,11 +89,12 @@ class ChatEndpoint:
         try:
             headers = dict(scope["headers"])  # the last of a name counts
             resumes = b"last-event-id" in headers
+            reads = resumes or (self._replies is not None and HEADER in headers)
             if resumes and (self._replies is None or not self.dialect.resumable):
                 response: Optional[Response] = self._nothing_more(scope)
             else:
                 try:
-                    self._lifecycle.admit(reads=resumes)
+                    self._lifecycle.admit(reads=reads)
                 except RequestError as error:
                     response = self._refuse(error, scope)
                 else:
@@ -157,45 +158,51 @@ class ChatEndpoint:
 
         Neither, if nothing is remembered.
         """
-        replies, conversation, found = self._replies, None, None
-        if replies is not None and attempt is not None:
-            found = await replies.joined(attempt)
-        if self._history is not None and found is None:
-            # The responder's own clean-up may need the other half of the time.
-            timeout = self._settings.cleanup_timeout / 2
-            conversation = ConversationTurn(self._history, claim, timeout=timeout)
-            try:
-                await self._recall(conversation, request)
-            except ConversationBusy:
-                if replies is not None and attempt is not None:
-                    found = await replies.joined_soon(attempt)
-                if found is None:
-                    raise
-            except HistoryUnavailable:
-                if self._settings.history_required:
-                    raise
-                conversation = None
-        if replies is not None and attempt is not None and found is None:
-            try:
-                found = await replies.begin_once(attempt, claim.turn_id)
-            except BaseException:
-                if conversation is not None:
-                    await conversation.end()
+        replies = self._replies
+        if replies is None or attempt is None:
+            return await self._claim(claim, request), None
+        found = await replies.joined(attempt)
+        if found is not None:
+            return None, found
+        self._lifecycle.reads_nothing()
+        try:
+            conversation = await self._claim(claim, request)
+        except ConversationBusy:
+            found = await replies.joined_soon(attempt)
+            if found is None:
                 raise
+            return None, found
+        try:
+            found = await replies.begin_once(attempt, claim.turn_id)
+        except BaseException:
+            if conversation is not None:
+                await conversation.end()
+            raise
         if found is not None and conversation is not None:
             await conversation.end()
             conversation = None
         return conversation, found
 
-    def _recall(self, conversation: ConversationTurn, request: Request) -> Awaitable[None]:
+    async def _claim(self, claim: Claim, request: Request) -> Optional[ConversationTurn]:
+        """Claim the conversation, or None if there is no store, or it may be done without."""
+        if self._history is None:
+            return None
         settings = self._settings
+        # The responder's own clean-up may need the other half of the time.
+        timeout = settings.cleanup_timeout / 2
+        conversation = ConversationTurn(self._history, claim, timeout=timeout)
         beginning = conversation.begin(
             context_chars=settings.context_chars,
             regenerate=request.regenerate,
             edits=request.edits,
         )
-        deadline = Deadline(settings.body_timeout, late_history, self._lifecycle)
-        return deadline.run(beginning)
+        try:
+            await Deadline(settings.body_timeout, late_history, self._lifecycle).run(beginning)
+        except HistoryUnavailable:
+            if settings.history_required:
+                raise
+            return None
+        return conversation
 
     def _body(
         self, headers: Mapping[bytes, bytes], receive: Receive, limit: int

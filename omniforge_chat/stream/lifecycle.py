@@ -58,6 +58,14 @@ class Lifecycle:
             self._make_room(() if reads else self._away)
         self.open_streams += 1
 
+    def reads_nothing(self) -> None:
+        """Whoever was admitted to read a kept reply has found none, and a new one begins.
+
+        What `admit` left out for it happens now. Raises Overloaded, and the place is still held.
+        """
+        if self.open_streams > self.max_streams:
+            self._make_room(self._away)
+
     def _make_room(self, away: Iterable[Away]) -> None:
         for stream in away:
             if not stream.followed:

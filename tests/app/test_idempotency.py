@@ -292,6 +292,62 @@ def test_a_request_that_was_refused_may_be_sent_again(
     asyncio.run(run())
 
 
+def test_at_a_full_service_a_request_that_is_sent_again_does_not_push_its_own_reply_out(
+    key: Dict[str, str],
+) -> None:
+    """Nobody reads that, and so it would give way."""
+    goes_on = asyncio.Event()
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "Hello, "
+        await goes_on.wait()
+        yield turn.message
+
+    async def run() -> None:
+        app = create_app(respond, settings=Settings(replay="memory", max_streams=1))
+        first = HandDrivenRequest({"message": "you"}, headers=key)
+        producing = asyncio.ensure_future(first.run(app))
+        await asyncio.sleep(0.01)
+        first.gone.set()
+        await asyncio.sleep(0.01)
+        again = HandDrivenRequest({"message": "you"}, headers=key)
+        reading = asyncio.ensure_future(again.run(app))
+        await asyncio.sleep(0.01)
+        assert app.open_streams == 2
+        another = HandDrivenRequest(headers={**key, "Idempotency-Key": "another"})
+        await another.run(app)
+        assert refusal(*another.json())[:2] == (503, "overloaded")
+        goes_on.set()
+        await asyncio.gather(producing, reading)
+        assert text(again.frames) == "Hello, you"
+
+    asyncio.run(run())
+
+
+def test_at_a_full_service_a_first_request_with_a_key_takes_a_place_that_nobody_needs(
+    key: Dict[str, str],
+) -> None:
+    """As every new chat does."""
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "Hello"
+        await asyncio.sleep(3600.0 if turn.message == "first" else 0.0)
+
+    async def run() -> None:
+        app = create_app(respond, settings=Settings(replay="memory", max_streams=1))
+        first = HandDrivenRequest({"message": "first"})
+        producing = asyncio.ensure_future(first.run(app))
+        await asyncio.sleep(0.01)
+        first.gone.set()
+        await asyncio.sleep(0.01)
+        made = HandDrivenRequest({"message": "second"}, headers=key)
+        await asyncio.gather(made.run(app), producing)
+        assert text(made.frames) == "Hello"
+        assert app.open_streams == 0
+
+    asyncio.run(run())
+
+
 class Slow(MemoryHistory):
     """A store on another machine: the claim is there before the answer to it."""
 
