@@ -33,10 +33,7 @@ def command(*words: Word) -> Command:
 
 
 class Script:
-    """A script in Lua. Calling it makes a Command.
-
-    All its keys must have one hash tag: a cluster would refuse others.
-    """
+    """A script in Lua. Calling it makes a Command."""
 
     def __init__(self, source: str) -> None:
         self._source = source
