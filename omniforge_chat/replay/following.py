@@ -188,7 +188,7 @@ class Following:
     def busy(self) -> bool:
         return bool(self._mirrors or self._news)
 
-    def commands(self, worker: str) -> Sequence[Command]:
+    async def commands(self, worker: str) -> Sequence[Command]:
         for mirror in list(self._mirrors.values()):
             if not mirror.reading:
                 del self._mirrors[mirror.reply_id]

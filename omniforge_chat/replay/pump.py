@@ -34,7 +34,7 @@ class Part(Protocol):
     def busy(self) -> bool:
         """Whether there is to be a next round."""
 
-    def commands(self, worker: str) -> Sequence[Command]:
+    async def commands(self, worker: str) -> Sequence[Command]:
         """What to send in this round; `worker` is the name of this one."""
 
     def answered(self, answers: Sequence[Any]) -> None:
@@ -127,7 +127,7 @@ class Pump:
         try:
             presence = self._redis.presence
             await presence.begin()
-            each = [part.commands(presence.worker) for part in self.parts]
+            each = [await part.commands(presence.worker) for part in self.parts]
             commands = [command for commands in each for command in commands]
             answers = await self._redis.batch(commands) if commands else []
             for part, sent in zip(self.parts, each):

@@ -101,7 +101,7 @@ class Requests:
     def busy(self) -> bool:
         return bool(self._later)
 
-    def commands(self, worker: str) -> Sequence[Command]:
+    async def commands(self, worker: str) -> Sequence[Command]:
         self._sent = list(self._later)
         return list(self._later.values())
 

@@ -3,6 +3,7 @@
     recording  300 replies get a token every 50 ms each, which an asyncio program makes and adds to
                a recording. CPU is what its process used for a token, above what it uses if it makes
                them alone: of each the least of some rounds, as whatever disturbs it adds to it
+    pauses     how late the event loop is meanwhile, looked at each millisecond
     memory     what a reply of 200 tokens takes in the process that produces it
     following  another worker produces these replies, and 500 readers follow them here, 2 of them
                for some: they begin at the start of a reply, 2 ms apart. CPU is the share of a core
@@ -68,6 +69,22 @@ async def recording(replay: Optional[Replay]) -> float:
         if each is not None:
             each.end(Done("c", Usage(1)))
     return used
+
+
+async def pauses(replay: Optional[Replay]) -> float:
+    """The p99 of the seconds that the event loop is late while it records."""
+    late: List[float] = []
+
+    async def look() -> None:
+        while True:
+            at = time.perf_counter() + 0.001
+            await asyncio.sleep(0.001)
+            late.append(time.perf_counter() - at)
+
+    looking = asyncio.ensure_future(look())
+    await recording(replay)
+    looking.cancel()
+    return sorted(late)[int(len(late) * 0.99)]
 
 
 async def memory(replay: Replay) -> float:
@@ -193,6 +210,8 @@ def main() -> None:
             )
         commands = after["total_commands_processed"] - before["total_commands_processed"]
         print(f"           {commands / tokens:.2f} commands a token, those of scripts too")
+        alone, kept = asyncio.run(pauses(None)), asyncio.run(in_redis(server.url, pauses))
+        print(f"pauses     redis: p99 {kept * 1e3:.2f} ms, without {alone * 1e3:.2f}")
         server.flush()
         print(f"memory     memory: {asyncio.run(memory(MemoryReplay())):.0f} bytes a reply")
         print(f"memory     redis: {asyncio.run(in_redis(server.url, memory)):.0f} bytes a reply")

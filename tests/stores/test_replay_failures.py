@@ -8,7 +8,9 @@ import subprocess
 import sys
 from itertools import count
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any, Awaitable, Callable, Iterator, List
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -16,9 +18,10 @@ import pytest
 from omniforge_chat.errors import ReplayUnavailable, ReplyExpired
 from omniforge_chat.http.idempotency import Attempt
 from omniforge_chat.http.replies import Replies
-from omniforge_chat.replay import Keyed
+from omniforge_chat.replay import Keyed, writer
 from omniforge_chat.replay.live import MAX_BYTES
 from omniforge_chat.replay.redis import RedisReplay
+from omniforge_chat.replay.writer import AT_ONCE
 from omniforge_chat.settings import Settings
 from omniforge_chat.stream.lifecycle import Lifecycle
 
@@ -431,6 +434,32 @@ def test_any_number_of_replies_is_stored(one_redis_server: RedisServer) -> None:
         for name, _ in replies[::500]:
             *texts, last = await whole(there, name)
             assert ("".join(map(str, texts)), last) == ("Hello you", DONE)
+
+    in_two_workers(one_redis_server, test)
+
+
+def test_a_reply_that_is_deleted_while_a_round_is_prepared_stays_deleted(
+    one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round lets others go on in between, and was to store the reply for the first time."""
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        conversation = str(uuid4())
+        name = reply_id()
+        assert here.record(name, conversation, "") is not None
+        others = [recorded(here, "Hello") for _ in range(AT_ONCE)]
+        deletions: List[asyncio.Future[None]] = []
+
+        async def give_way(seconds: float) -> None:
+            if not deletions:
+                deletions.append(asyncio.ensure_future(here.forget(conversation, "")))
+                await asyncio.wait(deletions)
+
+        monkeypatch.setattr(writer, "asyncio", SimpleNamespace(sleep=give_way))
+        await found(there, others[-1][0])
+        await deletions[0]
+        assert await here.find(name, "") is None
+        assert await there.find(name, "") is None
 
     in_two_workers(one_redis_server, test)
 
