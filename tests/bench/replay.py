@@ -11,8 +11,8 @@
                and the delay of a token is from its making to its reader. Then the other worker is
                killed, and the readers wait until they hear so
 
-The server, Redis, is on this machine. There is no HTTP in it: a reader that writes to a client
-costs as much as any stream. The machine must be quiet.
+The server, Redis, is on this machine, on another core. There is no HTTP in it: a reader that
+writes to a client costs as much as any stream. The machine must be quiet. It needs Linux.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import subprocess
 import sys
 import time
@@ -162,10 +163,11 @@ async def following(url: str, kill: Any) -> Dict[str, Any]:
 
 
 @contextlib.contextmanager
-def producer(url: str) -> Iterator[subprocess.Popen[bytes]]:
+def producer(url: str, core: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", __spec__.name, url]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
+        os.sched_setaffinity(process.pid, {core})
         process.stdout.readline()
         time.sleep(2.0)
         try:
@@ -192,6 +194,9 @@ async def in_redis(url: str, measured: Any) -> float:
 
 def main() -> None:
     with RedisServer(program("redis")) as server:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(server.pid, {cores[-1]})
+        os.sched_setaffinity(0, {cores[0]})
         rounds = []
         before: Dict[str, Any] = server.client.info()
         for _ in range(ROUNDS):
@@ -220,7 +225,7 @@ def main() -> None:
         each = sum(size or 0 for size in sizes) / len(sizes)
         print(f"           in the server: {each:.0f} bytes a reply, of which {texts} are its text")
         server.flush()
-        with producer(server.url) as process:
+        with producer(server.url, cores[-1]) as process:
             found = asyncio.run(following(server.url, process.kill))
         print(f"following  {found['cpu'] * 100:.1f} % of a core for {READERS} readers")
         for name in ("first", "delay", "lost"):
