@@ -8,7 +8,7 @@ from .loading import make_history
 from .memory import MemoryHistory
 from .protocol import Claim, History, StoredConversations
 from .redis import RedisHistory
-from .turn import ConversationTurn, late_history
+from .turn import ConversationTurn
 
 __all__ = [
     "Claim",
@@ -17,6 +17,5 @@ __all__ = [
     "MemoryHistory",
     "RedisHistory",
     "StoredConversations",
-    "late_history",
     "make_history",
 ]

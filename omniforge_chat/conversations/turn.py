@@ -41,11 +41,6 @@ def _is_complete(messages: Sequence[Message]) -> bool:
     return len(messages) > 0 and all(message.complete for message in messages)
 
 
-def late_history(seconds: float) -> HistoryUnavailable:
-    """The error if `begin_turn` of a history takes longer than `seconds`."""
-    return HistoryUnavailable(f"The store of conversations did not answer within {seconds:g} s")
-
-
 class ConversationTurn:
     """One turn of a stored conversation: one `begin_turn`, then exactly one `end_turn`.
 
@@ -100,6 +95,17 @@ class ConversationTurn:
         least = min(context_chars, LEAST_CHARACTERS)
         self.earlier = window(turns, context_chars - len(message), least)
 
+    def late(self, seconds: float) -> HistoryUnavailable:
+        """The error if `begin` takes longer than `seconds`, which is logged."""
+        self._warn(seconds)
+        return HistoryUnavailable(f"The store of conversations did not answer within {seconds:g} s")
+
+    def _warn(self, seconds: float) -> None:
+        logger.warning(
+            "history has not answered within %g s conversation_id=%s",
+            *(seconds, self._claim.conversation_id),
+        )
+
     async def _release_when_claimed(self, beginning: asyncio.Future[Sequence[Message]]) -> None:
         await asyncio.wait([beginning], timeout=ABANDONED_SECONDS)
         if not beginning.done():
@@ -148,10 +154,7 @@ class ConversationTurn:
             raise
         if not ending.done():
             # The client has its reply. It is not kept waiting for `done`.
-            logger.warning(
-                "history has not answered within %g s conversation_id=%s",
-                *(self._timeout, self._claim.conversation_id),
-            )
+            self._warn(self._timeout)
 
     async def _end(self, messages: Sequence[Message]) -> None:
         replaced = self._replaced if messages else ()

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..conversations.protocol import Claim, History
-from ..conversations.turn import ConversationTurn, late_history
+from ..conversations.turn import ConversationTurn
 from ..core.kept import new_reply_id
 from ..core.responder import Responder
 from ..dialects import Dialect, Request
@@ -94,7 +94,7 @@ class ChatEndpoint:
                 response: Optional[Response] = self._nothing_more(scope)
             else:
                 try:
-                    self._lifecycle.admit(reads=reads)
+                    full = self._lifecycle.admit(reads=reads)
                 except RequestError as error:
                     response = self._refuse(error, scope)
                 else:
@@ -102,7 +102,9 @@ class ChatEndpoint:
                         if resumes:
                             response = await self._resume(scope, receive, send)
                         else:
-                            response = await self._answer(scope, headers, receive, send, limit)
+                            response = await self._answer(
+                                scope, headers, receive, send, limit, full
+                            )
                     finally:
                         self._lifecycle.release()
             if response is not None:
@@ -152,7 +154,7 @@ class ChatEndpoint:
         return response
 
     async def _begin(
-        self, claim: Claim, request: Request, attempt: Optional[Attempt]
+        self, claim: Claim, request: Request, attempt: Optional[Attempt], full: bool
     ) -> Tuple[Optional[ConversationTurn], Optional[Found]]:
         """Begin the turn: what claims the conversation, or the reply that answered it before.
 
@@ -164,7 +166,8 @@ class ChatEndpoint:
         found = await replies.joined(attempt)
         if found is not None:
             return None, found
-        self._lifecycle.reads_nothing()
+        if full:
+            self._lifecycle.produce()
         try:
             conversation = await self._claim(claim, request)
         except ConversationBusy:
@@ -197,7 +200,7 @@ class ChatEndpoint:
             edits=request.edits,
         )
         try:
-            await Deadline(settings.body_timeout, late_history, self._lifecycle).run(beginning)
+            await Deadline(settings.body_timeout, conversation.late, self._lifecycle).run(beginning)
         except HistoryUnavailable:
             if settings.history_required:
                 raise
@@ -220,8 +223,12 @@ class ChatEndpoint:
         receive: Receive,
         send: Send,
         limit: int,
+        full: bool,
     ) -> Optional[Response]:
-        """Stream the answer, or return the response that refuses the request."""
+        """Stream the answer, or return the response that refuses the request.
+
+        `full` says whether every place was taken when it came.
+        """
         conversation: Optional[ConversationTurn] = None
         found: Optional[Found] = None
         claim: Optional[Claim] = None
@@ -237,7 +244,7 @@ class ChatEndpoint:
                     if self._replies is not None:
                         attempt = read_attempt(headers, owner, self.dialect.path, data)
                     if self._history is not None or attempt is not None:
-                        conversation, found = await self._begin(claim, request, attempt)
+                        conversation, found = await self._begin(claim, request, attempt, full)
                 del data  # a stream would hold it for minutes
             except ClientDisconnect:
                 return None

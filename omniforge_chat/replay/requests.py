@@ -133,15 +133,22 @@ class Requests:
             await self._redis.run(UNKEY([name], value))
 
     async def _is_left(self, noted: _Noted) -> bool:
-        """Whether a worker died before anything of the reply was stored."""
+        """Whether a worker died before anything of the reply was stored.
+
+        One that seems to live may just have died, so it has some time to store it.
+        """
         reply, until = self._redis.keys.reply(noted.reply_id), monotonic() + UNSURE_SECONDS
         while True:
             if await self._redis.run(command("EXISTS", reply)):
                 return False
             verdict = (await self._redis.presence.verdicts([noted.worker]))[noted.worker]
-            if verdict is not Verdict.UNSURE:
-                return verdict is Verdict.DEAD
-            if monotonic() > until:
+            if verdict is Verdict.DEAD:
+                return True
+            is_late = monotonic() > until
+            is_own = noted.worker == self._redis.presence.worker
+            if verdict is Verdict.ALIVE and (is_own or is_late):
+                return False
+            if is_late:
                 raise StoreUnavailable("SILENT", "the worker does not answer")
             await asyncio.sleep(ASK_SECONDS)
 

@@ -44,7 +44,7 @@ REPLY_CHARACTERS = 200
 """How much one round stores at most, besides the last of its replies; and how many characters a
 reply counts as, besides its own."""
 
-AT_ONCE = 25
+AT_ONCE = 100
 """How many replies a round prepares before the event loop goes on with others. All 300 at once hold
 every stream up for 1.4 ms (`python -m tests.bench.replay`, pauses)."""
 
@@ -60,11 +60,15 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class _Job(NamedTuple):
-    """What a round stores of a reply: the text up to a position, and perhaps its end."""
+    """What a round stores of a reply: the text up to a position, and perhaps its end.
+
+    `added` is that for ADD.
+    """
 
     reply: Produced
     position: int
     ends: bool
+    added: Tuple[Any, ...]
 
 
 class _Note(NamedTuple):
@@ -72,6 +76,7 @@ class _Note(NamedTuple):
 
     reply: Produced
     loses: bool
+    command: Command
 
 
 class Writer:
@@ -179,9 +184,7 @@ class Writer:
         return bool(self._dirty or self._unknown)
 
     async def commands(self, worker: str) -> Sequence[Command]:
-        jobs: List[Tuple[_Job, Any]] = []
-        notes: List[Tuple[_Note, Command]] = []
-        room = ROUND_CHARACTERS
+        self._jobs, self._notes, room = [], [], ROUND_CHARACTERS
         for number, reply in enumerate(list(self._dirty)):
             if room <= 0:
                 self._pump.hurry()
@@ -195,32 +198,28 @@ class Writer:
             position, begin = reply.length, None
             if reply.lost or not reply.begun:
                 begin = Begin(worker, reply.conversation_id, reply.owner)
-                notes.append(self._note(reply, begin))
+                self._notes.append(self._note(reply, begin))
             if not reply.lost:
                 room -= REPLY_CHARACTERS + position - reply.stored
                 last = reply.last and encode_end(reply.last, position)
                 added = (reply.stored, reply.take(position), begin or False, last or False)
-                jobs.append((_Job(reply, position, last is not None), added))
+                self._jobs.append(_Job(reply, position, last is not None, added))
         # What others have deleted while this was prepared must not be there again.
-        jobs = [each for each in jobs if each[0].reply in self.replies]
-        notes = [each for each in notes if each[0].reply in self.replies]
-        self._jobs, self._notes = [job for job, _ in jobs], [note for note, _ in notes]
-        adds = [
-            ADD(
-                [job.reply.key for job, _ in jobs[first : first + TOGETHER]],
-                _pack([added for _, added in jobs[first : first + TOGETHER]]),
-                *self._lives,
-            )
-            for first in range(0, len(jobs), TOGETHER)
-        ]
-        return [*adds, *(command for _, command in notes), *self._ends()]
+        self._jobs = [job for job in self._jobs if job.reply in self.replies]
+        self._notes = [note for note in self._notes if note.reply in self.replies]
+        adds = []
+        for first in range(0, len(self._jobs), TOGETHER):
+            jobs = self._jobs[first : first + TOGETHER]
+            packed = _pack([job.added for job in jobs])
+            adds.append(ADD([job.reply.key for job in jobs], packed, *self._lives))
+        return [*adds, *(note.command for note in self._notes), *self._ends()]
 
-    def _note(self, reply: Produced, begin: Begin) -> Tuple[_Note, Command]:
-        note = _Note(reply, reply.lost)
+    def _note(self, reply: Produced, begin: Begin) -> _Note:
         if reply.lost:
-            return note, LOSE([reply.key], *begin, encode_end(GAP, None), self._lives.running)
+            gap = encode_end(GAP, None)
+            return _Note(reply, True, LOSE([reply.key], *begin, gap, self._lives.running))
         index = list_key(self._keys, reply.conversation_id, reply.owner)
-        return note, LIST([index], reply.reply_id, sum(self._lives))
+        return _Note(reply, False, LIST([index], reply.reply_id, sum(self._lives)))
 
     def _ends(self) -> List[Command]:
         """End what is not produced here any more. Most have an end already, and are left alone.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, Optional, Protocol, Set
+from typing import Dict, Optional, Protocol, Set
 
 from anyio import Event, move_on_after
 
 from ..errors import Overloaded, ShuttingDown
 from .refusals import Refusals
+
+_FULL = "Too many open streams"
 
 
 class Waiting(Protocol):
@@ -44,35 +46,40 @@ class Lifecycle:
         self._away: Dict[Away, None] = {}  # who left first comes first
         self._emptied: Optional[Event] = None
 
-    def admit(self, *, reads: bool = False) -> None:
+    def admit(self, *, reads: bool = False) -> bool:
         """Take a place; `release` gives it back.
 
         If every place is taken, a reply gives way that nobody reads: that whose client left first.
         Whoever `reads` a kept reply does not push one out, which may be the same; but replies whose
-        client has left take no place from them. Raises ShuttingDown while the app drains, and
-        Overloaded if there is no room.
+        client has left take no place from them. The result says whether every place was taken.
+        Raises ShuttingDown while the app drains, and Overloaded if there is no room.
         """
         if self.draining:
             raise ShuttingDown("Server is shutting down")
-        if self.open_streams >= self.max_streams + (len(self._away) if reads else 0):
-            self._make_room(() if reads else self._away)
+        full = self.open_streams >= self.max_streams
+        if full and not reads:
+            self._make_room()
+        elif full and self.open_streams >= self.max_streams + len(self._away):
+            raise Overloaded(_FULL)
         self.open_streams += 1
+        return full
 
-    def reads_nothing(self) -> None:
-        """Whoever was admitted to read a kept reply has found none, and a new one begins.
+    def produce(self) -> None:
+        """Whoever was admitted as a reader, when every place was taken, begins a reply.
 
-        What `admit` left out for it happens now. Raises Overloaded, and the place is still held.
+        Unless there is room by now, one that nobody reads gives way for it. Raises Overloaded; the
+        place is still held then.
         """
         if self.open_streams > self.max_streams:
-            self._make_room(self._away)
+            self._make_room()
 
-    def _make_room(self, away: Iterable[Away]) -> None:
-        for stream in away:
+    def _make_room(self) -> None:
+        for stream in self._away:
             if not stream.followed:
                 del self._away[stream]
                 stream.give_way()
                 return
-        raise Overloaded("Too many open streams")
+        raise Overloaded(_FULL)
 
     def went_away(self, stream: Away) -> None:
         """Note that the client of `stream` has left, and its reply goes on."""

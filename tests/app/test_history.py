@@ -549,6 +549,21 @@ async def test_a_claim_that_nobody_waited_for_is_given_back(cause: str) -> None:
 
 
 @timeless
+async def test_where_memory_is_not_required_a_late_store_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each chat waits for it in vain, and nothing else tells of that."""
+    settings = Settings(history_required=False)
+    history = Slow()
+    made, chat = begin(create_app(recall, settings=settings, history=history))
+    await asyncio.wait([chat], timeout=SETTINGS.body_timeout + 1)
+    assert last(made.frames)[1]["remembered"] is False
+    history.arrives.set()
+    await settle()
+    assert f"history has not answered within {SETTINGS.body_timeout:g} s" in caplog.text
+
+
+@timeless
 async def test_a_store_that_never_answers_is_left_at_last() -> None:
     """A task for each chat that was refused would stay for ever."""
     await begin(create_app(recall, settings=SETTINGS, history=Slow()))[1]

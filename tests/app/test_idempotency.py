@@ -348,6 +348,54 @@ def test_at_a_full_service_a_first_request_with_a_key_takes_a_place_that_nobody_
     asyncio.run(run())
 
 
+class Late(HandDrivenRequest):
+    """A request whose body comes when the test lets it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.arrives = asyncio.Event()
+
+    async def receive(self) -> Any:
+        await self.arrives.wait()
+        return await super().receive()
+
+
+def test_a_request_with_a_key_that_found_a_place_keeps_it_when_readers_come(
+    key: Dict[str, str],
+) -> None:
+    """They have places of their own, beyond the others, before its body is there."""
+    goes_on = asyncio.Event()
+
+    async def respond(turn: Turn) -> AsyncIterator[str]:
+        yield "Hello"
+        if turn.message == "first":
+            await goes_on.wait()
+
+    async def run() -> None:
+        app = create_app(respond, settings=Settings(replay="memory", max_streams=2))
+        first = HandDrivenRequest({"message": "first"})
+        producing = asyncio.ensure_future(first.run(app))
+        await asyncio.sleep(0.01)
+        first.gone.set()
+        await asyncio.sleep(0.01)
+        slow = Late({"message": "second"}, headers=key)
+        chatting = asyncio.ensure_future(slow.run(app))
+        await asyncio.sleep(0.01)
+        path = f"/api/v1/chat/replies/{first.headers['x-reply-id']}"
+        reader = HandDrivenRequest(method="GET", path=path)
+        reading = asyncio.ensure_future(reader.run(app))
+        await asyncio.sleep(0.01)
+        assert app.open_streams == 3
+        slow.arrives.set()
+        await chatting
+        assert text(slow.frames) == "Hello"
+        goes_on.set()
+        await asyncio.gather(producing, reading)
+        assert text(reader.frames) == "Hello"
+
+    asyncio.run(run())
+
+
 class Slow(MemoryHistory):
     """A store on another machine: the claim is there before the answer to it."""
 

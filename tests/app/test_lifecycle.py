@@ -43,6 +43,47 @@ class Waiter:
 # Room
 
 
+class Left:
+    """A stream whose client has left."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self.followed = False
+        self.gives_way = False
+        lifecycle.admit()
+        lifecycle.went_away(self)
+
+    def give_way(self) -> None:
+        self.gives_way = True
+
+
+def test_who_may_read_a_reply_pushes_none_out_before_it_begins_one() -> None:
+    """The one that it reads could be the one that gives way."""
+    lifecycle = Lifecycle(max_streams=1)
+    left = Left(lifecycle)
+    assert lifecycle.admit(reads=True)
+    assert not left.gives_way
+    lifecycle.produce()
+    assert left.gives_way
+    assert lifecycle.open_streams == 2
+
+
+def test_who_found_every_place_taken_is_refused_if_no_reply_gives_way() -> None:
+    """Somebody may have come to read it meanwhile."""
+    lifecycle = Lifecycle(max_streams=1)
+    left = Left(lifecycle)
+    assert lifecycle.admit(reads=True)
+    left.followed = True
+    with pytest.raises(Overloaded):
+        lifecycle.produce()
+    lifecycle.release()
+    assert lifecycle.open_streams == 1
+
+
+def test_who_found_a_place_needs_no_other() -> None:
+    lifecycle = Lifecycle(max_streams=1)
+    assert not lifecycle.admit(reads=True)
+
+
 def test_there_is_room_for_so_many_and_a_place_given_back_is_free() -> None:
     """One more would be one too many for the memory that was planned."""
     lifecycle = Lifecycle(max_streams=2)

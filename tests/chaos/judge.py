@@ -68,7 +68,7 @@ class Judge:
                 if rule is None or not rule(run, outcome):
                     self._trouble(f"{outcome.code} has no excuse", run, outcome.when)
             made = self._made(run)
-            if len(made) > 1 and not (run.key and self._record.lost_data(made[0].began)):
+            if len(made) > 1 and not (run.key and self._was_lost(made[0])):
                 self._trouble(f"it was made {len(made)} times", run, made[-1].began)
         for generations in self._of_conversation.values():
             self._one_at_a_time(generations)
@@ -113,7 +113,12 @@ class Judge:
         return min(generation.ended, self._record.killed_at(generation.pid))
 
     def _repeated(self, run: Run, outcome: Outcome) -> bool:
-        return self._record.lost_data(run.began)
+        return any(map(self._was_lost, self._made(run)))
+
+    def _was_lost(self, generation: Generation) -> bool:
+        """Whether Redis has lost it, or its worker had no time to store anything of it."""
+        killed = self._record.killed_at(generation.pid)
+        return self._record.lost_data(generation.began) or killed < generation.began + YOUNG
 
     def _lost(self, run: Run, outcome: Outcome) -> bool:
         """Its producer was killed, or others had to think so."""
@@ -136,8 +141,9 @@ class Judge:
             return True
         if any(record.any([HUNG], each.began - 1.0, when, each.pid) for each in self._made(run)):
             return True  # before it was stored
-        runs = any(each.began < when < self._ended(each) for each in self._made(run))
-        if runs and not self._away(when - PUT_IN, when):
+        # If it was made again, perhaps it is the first one that is gone, which is over.
+        runs = [each.began < when < self._ended(each) for each in self._made(run)]
+        if runs and all(runs) and not self._away(when - PUT_IN, when):
             return False  # its worker has put it in again
         if record.lost_data(run.began):
             return True

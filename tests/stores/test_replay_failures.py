@@ -9,7 +9,7 @@ import sys
 from itertools import count
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any, Awaitable, Callable, Iterator, List
+from typing import Any, Awaitable, Callable, Dict, Iterator, List, Sequence
 from uuid import uuid4
 
 import msgspec
@@ -23,6 +23,8 @@ from omniforge_chat.replay.live import MAX_BYTES
 from omniforge_chat.replay.redis import RedisReplay
 from omniforge_chat.replay.writer import AT_ONCE
 from omniforge_chat.settings import Settings
+from omniforge_chat.stores import Verdict
+from omniforge_chat.stores.presence import Presence
 from omniforge_chat.stream.lifecycle import Lifecycle
 
 from ..support.constants import PATIENCE
@@ -814,14 +816,37 @@ def test_a_key_whose_reply_was_stored_is_kept_when_the_worker_is_dead_and_the_re
     in_two_workers(one_redis_server, test, keep=0.5)
 
 
+def test_a_key_whose_worker_dies_while_others_wait_for_the_reply_is_free_again(
+    one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They came a moment before, when it was still alive."""
+    verdicts = Presence.verdicts
+    looks: List[Verdict] = []
+
+    async def alive_at_first(self: Presence, workers: Sequence[str]) -> Dict[str, Verdict]:
+        found = await verdicts(self, workers)
+        looks.append(found[workers[0]])
+        return found if len(looks) > 1 else dict.fromkeys(workers, Verdict.ALIVE)
+
+    async def test(here: RedisReplay, there: RedisReplay) -> None:
+        await noted_and_killed(one_redis_server, reply_id(), "not stored")
+        monkeypatch.setattr(Presence, "verdicts", alive_at_first)
+        assert await there.keyed("", "k") is None
+        assert len(looks) > 1
+
+    in_two_workers(one_redis_server, test)
+
+
 def test_a_key_whose_worker_lives_is_kept_before_the_reply_is_stored(
-    one_redis_server: RedisServer,
+    one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reply is to come, however long the worker takes to begin it."""
+    monkeypatch.setattr("omniforge_chat.replay.requests.UNSURE_SECONDS", 0.05)
 
     async def test(here: RedisReplay, there: RedisReplay) -> None:
         keyed = Keyed(b"1", reply_id())
         assert await here.begin_once("", "k", keyed) is None
+        assert await here.keyed("", "k") == keyed
         for _ in range(3):
             assert await there.keyed("", "k") == keyed
             assert await there.begin_once("", "k", Keyed(b"1", reply_id())) == keyed
