@@ -296,14 +296,15 @@ def test_at_a_full_service_a_request_that_is_sent_again_does_not_push_its_own_re
     key: Dict[str, str],
 ) -> None:
     """Nobody reads that, and so it would give way."""
-    goes_on = asyncio.Event()
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        yield "Hello, "
-        await goes_on.wait()
-        yield turn.message
 
     async def run() -> None:
+        goes_on = asyncio.Event()
+
+        async def respond(turn: Turn) -> AsyncIterator[str]:
+            yield "Hello, "
+            await goes_on.wait()
+            yield turn.message
+
         app = create_app(respond, settings=Settings(replay="memory", max_streams=1))
         first = HandDrivenRequest({"message": "you"}, headers=key)
         producing = asyncio.ensure_future(first.run(app))
@@ -364,14 +365,15 @@ def test_a_request_with_a_key_that_found_a_place_keeps_it_when_readers_come(
     key: Dict[str, str],
 ) -> None:
     """They have places of their own, beyond the others, before its body is there."""
-    goes_on = asyncio.Event()
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        yield "Hello"
-        if turn.message == "first":
-            await goes_on.wait()
 
     async def run() -> None:
+        goes_on = asyncio.Event()
+
+        async def respond(turn: Turn) -> AsyncIterator[str]:
+            yield "Hello"
+            if turn.message == "first":
+                await goes_on.wait()
+
         app = create_app(respond, settings=Settings(replay="memory", max_streams=2))
         first = HandDrivenRequest({"message": "first"})
         producing = asyncio.ensure_future(first.run(app))
