@@ -29,6 +29,9 @@ ASK_SECONDS = 0.1
 UNSURE_SECONDS = 2.0
 """How often, and for how long, somebody asks whether a worker lives."""
 
+LIVING_SECONDS = 0.5
+"""How long one that seems to live has for storing the beginning of a reply."""
+
 
 class _Noted(NamedTuple):
     """What a key holds."""
@@ -137,18 +140,18 @@ class Requests:
 
         One that seems to live may just have died, so it has some time to store it.
         """
-        reply, until = self._redis.keys.reply(noted.reply_id), monotonic() + UNSURE_SECONDS
+        reply, began = self._redis.keys.reply(noted.reply_id), monotonic()
         while True:
             if await self._redis.run(command("EXISTS", reply)):
                 return False
             verdict = (await self._redis.presence.verdicts([noted.worker]))[noted.worker]
             if verdict is Verdict.DEAD:
                 return True
-            is_late = monotonic() > until
+            waited = monotonic() - began
             is_own = noted.worker == self._redis.presence.worker
-            if verdict is Verdict.ALIVE and (is_own or is_late):
+            if verdict is Verdict.ALIVE and (is_own or waited > LIVING_SECONDS):
                 return False
-            if is_late:
+            if waited > UNSURE_SECONDS:
                 raise StoreUnavailable("SILENT", "the worker does not answer")
             await asyncio.sleep(ASK_SECONDS)
 

@@ -369,7 +369,7 @@ def speaking_service() -> Iterator[str]:
 
 
 @others.parametrize()
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_the_other_formats_are_as_the_document_says(case: Any, speaking_service: str) -> None:
     """With the checks that are left, and the documents that a format has besides the chat."""
     lenient = [positive_data_acceptance, negative_data_rejection]

@@ -262,8 +262,12 @@ def test_of_a_conversation_that_is_forgotten_nothing_is_left(in_store: Stores) -
     in_store(test)
 
 
-def test_of_many_requests_with_one_key_one_is_the_first(in_store: Stores) -> None:
+def test_of_many_requests_with_one_key_one_is_the_first(
+    in_store: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six retries of one click, and one reply to pay for."""
+    # No reply begins here.
+    monkeypatch.setattr("omniforge_chat.replay.requests.LIVING_SECONDS", 0.0)
 
     async def test(here: Replay, there: Replay) -> None:
         assert await there.keyed("", "key") is None

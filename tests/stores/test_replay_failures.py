@@ -18,7 +18,7 @@ import pytest
 from omniforge_chat.errors import ReplayUnavailable, ReplyExpired
 from omniforge_chat.http.idempotency import Attempt
 from omniforge_chat.http.replies import Replies
-from omniforge_chat.replay import Keyed, writer
+from omniforge_chat.replay import Keyed, requests, writer
 from omniforge_chat.replay.live import MAX_BYTES
 from omniforge_chat.replay.redis import RedisReplay
 from omniforge_chat.replay.writer import AT_ONCE
@@ -772,9 +772,10 @@ async def noted_and_killed(server: RedisServer, name: str, stored: str) -> None:
 
 
 def test_a_key_whose_worker_is_killed_before_the_reply_is_stored_is_free_again(
-    one_redis_server: RedisServer,
+    one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else all retries would be told for a day that a reply has expired which never was."""
+    monkeypatch.setattr(requests, "LIVING_SECONDS", 0.0)
 
     async def test(here: RedisReplay, there: RedisReplay) -> None:
         for look_first in (True, False):
@@ -841,7 +842,7 @@ def test_a_key_whose_worker_lives_is_kept_before_the_reply_is_stored(
     one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reply is to come, however long the worker takes to begin it."""
-    monkeypatch.setattr("omniforge_chat.replay.requests.UNSURE_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "LIVING_SECONDS", 0.0)
 
     async def test(here: RedisReplay, there: RedisReplay) -> None:
         keyed = Keyed(b"1", reply_id())
