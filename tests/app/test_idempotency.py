@@ -21,6 +21,7 @@ from ..support.client import Client
 from ..support.conducted import Conductor, Reading, chat
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.responders import saying
+from ..support.timeless import settle, timeless
 
 SETTINGS = Settings(
     history="memory", replay="memory", dialects=DIALECTS, heartbeat_interval=None, replay_grace=60
@@ -292,63 +293,6 @@ def test_a_request_that_was_refused_may_be_sent_again(
     asyncio.run(run())
 
 
-def test_at_a_full_service_a_request_that_is_sent_again_does_not_push_its_own_reply_out(
-    key: Dict[str, str],
-) -> None:
-    """Nobody reads that, and so it would give way."""
-
-    async def run() -> None:
-        goes_on = asyncio.Event()
-
-        async def respond(turn: Turn) -> AsyncIterator[str]:
-            yield "Hello, "
-            await goes_on.wait()
-            yield turn.message
-
-        app = create_app(respond, settings=Settings(replay="memory", max_streams=1))
-        first = HandDrivenRequest({"message": "you"}, headers=key)
-        producing = asyncio.ensure_future(first.run(app))
-        await asyncio.sleep(0.01)
-        first.gone.set()
-        await asyncio.sleep(0.01)
-        again = HandDrivenRequest({"message": "you"}, headers=key)
-        reading = asyncio.ensure_future(again.run(app))
-        await asyncio.sleep(0.01)
-        assert app.open_streams == 2
-        another = HandDrivenRequest(headers={**key, "Idempotency-Key": "another"})
-        await another.run(app)
-        assert refusal(*another.json())[:2] == (503, "overloaded")
-        goes_on.set()
-        await asyncio.gather(producing, reading)
-        assert text(again.frames) == "Hello, you"
-
-    asyncio.run(run())
-
-
-def test_at_a_full_service_a_first_request_with_a_key_takes_a_place_that_nobody_needs(
-    key: Dict[str, str],
-) -> None:
-    """As every new chat does."""
-
-    async def respond(turn: Turn) -> AsyncIterator[str]:
-        yield "Hello"
-        await asyncio.sleep(3600.0 if turn.message == "first" else 0.0)
-
-    async def run() -> None:
-        app = create_app(respond, settings=Settings(replay="memory", max_streams=1))
-        first = HandDrivenRequest({"message": "first"})
-        producing = asyncio.ensure_future(first.run(app))
-        await asyncio.sleep(0.01)
-        first.gone.set()
-        await asyncio.sleep(0.01)
-        made = HandDrivenRequest({"message": "second"}, headers=key)
-        await asyncio.gather(made.run(app), producing)
-        assert text(made.frames) == "Hello"
-        assert app.open_streams == 0
-
-    asyncio.run(run())
-
-
 class Late(HandDrivenRequest):
     """A request whose body comes when the test lets it."""
 
@@ -361,41 +305,87 @@ class Late(HandDrivenRequest):
         return await super().receive()
 
 
-def test_a_request_with_a_key_that_found_a_place_keeps_it_when_readers_come(
+class Full:
+    """A service with a place for each of `max_streams`, of which a reply without client has one."""
+
+    def __init__(self, max_streams: int, key: Optional[Dict[str, str]] = None) -> None:
+        self.goes_on = asyncio.Event()
+        settings = Settings(replay="memory", max_streams=max_streams)
+        self.app = create_app(self._respond, settings=settings)
+        self.first = HandDrivenRequest({"message": "first"}, headers=key)
+
+    async def _respond(self, turn: Turn) -> AsyncIterator[str]:
+        yield "Hello, "
+        if turn.message == "first":
+            await self.goes_on.wait()
+        yield turn.message
+
+    async def __aenter__(self) -> Full:
+        self.producing = await self.begin(self.first)
+        self.first.gone.set()
+        await settle()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.goes_on.set()
+        await self.producing
+        assert self.app.open_streams == 0
+
+    async def begin(self, request: HandDrivenRequest) -> asyncio.Future[None]:
+        """The task that answers, which has come as far as it can."""
+        task = asyncio.ensure_future(request.run(self.app))
+        await settle()
+        return task
+
+
+@timeless
+async def test_at_a_full_service_a_request_that_is_sent_again_does_not_push_its_own_reply_out(
+    key: Dict[str, str],
+) -> None:
+    """Nobody reads that, and so it would give way."""
+    async with Full(1, key) as service:
+        again = HandDrivenRequest({"message": "first"}, headers=key)
+        reading = await service.begin(again)
+        assert service.app.open_streams == 2
+        another = HandDrivenRequest(headers={**key, "Idempotency-Key": "another"})
+        await another.run(service.app)
+        assert refusal(*another.json())[:2] == (503, "overloaded")
+        service.goes_on.set()
+        await reading
+        assert text(again.frames) == "Hello, first"
+
+
+@timeless
+async def test_at_a_full_service_a_first_request_with_a_key_takes_a_place_that_nobody_needs(
+    key: Dict[str, str],
+) -> None:
+    """As every new chat does."""
+    async with Full(1) as service:
+        made = HandDrivenRequest({"message": "second"}, headers=key)
+        await made.run(service.app)
+        assert text(made.frames) == "Hello, second"
+        await service.producing
+        assert not service.goes_on.is_set()
+
+
+@timeless
+async def test_a_request_with_a_key_that_found_a_place_keeps_it_when_readers_come(
     key: Dict[str, str],
 ) -> None:
     """They have places of their own, beyond the others, before its body is there."""
-
-    async def run() -> None:
-        goes_on = asyncio.Event()
-
-        async def respond(turn: Turn) -> AsyncIterator[str]:
-            yield "Hello"
-            if turn.message == "first":
-                await goes_on.wait()
-
-        app = create_app(respond, settings=Settings(replay="memory", max_streams=2))
-        first = HandDrivenRequest({"message": "first"})
-        producing = asyncio.ensure_future(first.run(app))
-        await asyncio.sleep(0.01)
-        first.gone.set()
-        await asyncio.sleep(0.01)
-        slow = Late({"message": "second"}, headers=key)
-        chatting = asyncio.ensure_future(slow.run(app))
-        await asyncio.sleep(0.01)
-        path = f"/api/v1/chat/replies/{first.headers['x-reply-id']}"
+    async with Full(2) as service:
+        late = Late({"message": "second"}, headers=key)
+        chatting = await service.begin(late)
+        path = f"/api/v1/chat/replies/{service.first.headers['x-reply-id']}"
         reader = HandDrivenRequest(method="GET", path=path)
-        reading = asyncio.ensure_future(reader.run(app))
-        await asyncio.sleep(0.01)
-        assert app.open_streams == 3
-        slow.arrives.set()
+        reading = await service.begin(reader)
+        assert service.app.open_streams == 3
+        late.arrives.set()
         await chatting
-        assert text(slow.frames) == "Hello"
-        goes_on.set()
-        await asyncio.gather(producing, reading)
-        assert text(reader.frames) == "Hello"
-
-    asyncio.run(run())
+        assert text(late.frames) == "Hello, second"
+        service.goes_on.set()
+        await reading
+        assert text(reader.frames) == "Hello, first"
 
 
 class Slow(MemoryHistory):
