@@ -364,8 +364,8 @@ async def test_at_a_full_service_a_first_request_with_a_key_takes_a_place_that_n
         made = HandDrivenRequest({"message": "second"}, headers=key)
         await made.run(service.app)
         assert text(made.frames) == "Hello, second"
-        await service.producing
-        assert not service.goes_on.is_set()
+        await settle()
+        assert service.producing.done()  # and nobody had to wait for that
 
 
 @timeless
