@@ -9,7 +9,18 @@ and not `| None`, which Python 3.9 does not have.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Dict, Mapping, NoReturn, Optional, Tuple, Type, Union
+from typing import (
+    Annotated,
+    Any,
+    Dict,
+    FrozenSet,
+    Mapping,
+    NoReturn,
+    Optional,
+    Tuple,
+    Type,
+    Union,
+)
 
 import msgspec
 from msgspec import Meta
@@ -116,6 +127,52 @@ class Parameters(Dict[str, Any]):
     clear = pop = popitem = setdefault = update = _refuse
 
 
+class Rate(msgspec.Struct, frozen=True, gc=False):
+    """So many chats in so many seconds. They may come all at once, if none came before."""
+
+    chats: int
+    seconds: int
+
+    def __str__(self) -> str:
+        units = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
+        return f"{self.chats}/{units.get(self.seconds, f'{self.seconds}s')}"
+
+
+class Allowance(msgspec.Struct, frozen=True, gc=False):
+    """How much one caller may have. None is no limit.
+
+    - `rate`: chats per time.
+    - `streams`: chats that are being answered at once, and as many readers of kept replies.
+    - `tokens_per_day`: tokens of prompts and replies, as their usage tells, from midnight UTC on.
+    """
+
+    rate: Optional[Rate] = None
+    streams: Optional[int] = None
+    tokens_per_day: Optional[int] = None
+
+
+class Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who asks. Conversations, replies, keys of requests and limits belong to the caller.
+
+    - `id`: tells callers apart; 1 to 256 printable characters.
+    - `may`: what the caller is allowed to do. "chat" is chats, and what is kept of one's own;
+      "metrics" is the page of metrics. Other words are a host's own.
+    - `allowance`: how much, in place of what the settings say; None leaves it to them.
+    - `claims`: what else is known, such as the claims of a token; read-only.
+
+    Raises ValueError for an `id` that is none.
+    """
+
+    id: str
+    may: FrozenSet[str] = frozenset({"chat"})
+    allowance: Optional[Allowance] = None
+    claims: Mapping[str, Any] = Parameters()
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.id, str) and 0 < len(self.id) <= 256 and self.id.isprintable()):
+            raise ValueError("the id of a Caller must be 1 to 256 printable characters")
+
+
 class Turn(msgspec.Struct, frozen=True, gc=False):
     """One message to answer: the argument of a responder.
 
@@ -132,6 +189,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
       Nothing has checked them; read-only.
     - `parts`: the parts of the message that are no text, in the form of their format. There are
       some only if the responder declares that it takes their type.
+    - `caller`: who asks, or None if nobody is asked who they are.
     """
 
     message: str
@@ -143,6 +201,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     dialect: str = "native"
     parameters: Mapping[str, Any] = Parameters()
     parts: Tuple[Mapping[str, Any], ...] = ()
+    caller: Optional[Caller] = None
 
 
 class Thought(msgspec.Struct, frozen=True, gc=False):

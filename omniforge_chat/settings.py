@@ -9,6 +9,7 @@ from typing import Annotated, Any, Dict, Mapping, Optional, Tuple, get_type_hint
 import msgspec
 
 from . import rules
+from .models import Allowance, Rate
 from .rules import DIALECTS, SettingsError, check, shown
 
 
@@ -38,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: Annotated[float, rules.SECONDS, "KEEP_ALIVE"] = 75.0
     ssl_certfile: Annotated[str, rules.FILE, "SSL_CERTFILE"] = ""
     ssl_keyfile: Annotated[str, rules.FILE, "SSL_KEYFILE"] = ""
-    ssl_keyfile_password: Annotated[str, rules.ANY_TEXT, "SSL_KEYFILE_PASSWORD"] = ""
+    ssl_keyfile_password: Annotated[str, rules.SECRET, "SSL_KEYFILE_PASSWORD"] = ""
     ssl_ca_certs: Annotated[str, rules.FILE, "SSL_CA_CERTS"] = ""
     ssl_cert_reqs: Annotated[int, rules.whole(0, 2), "SSL_CERT_REQS"] = 0
     ssl_ciphers: Annotated[str, rules.ANY_TEXT, "SSL_CIPHERS"] = ""
@@ -81,13 +82,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: Annotated[str, rules.REDIS_URL, "REDIS_URL"] = "redis://127.0.0.1:6379/0"
     redis_prefix: Annotated[str, rules.KEY_PREFIX, "REDIS_PREFIX"] = "omniforge:"
 
+    api_keys_file: Annotated[str, rules.FILE] = ""
+    api_keys: Annotated[str, rules.API_KEYS] = ""
+    jwt_issuer: Annotated[str, rules.ANY_TEXT] = ""
+    jwt_audience: Annotated[str, rules.ANY_TEXT] = ""
+    jwt_jwks: Annotated[str, rules.HTTP_URL] = ""
+    jwt_secret: Annotated[str, rules.SECRET] = ""
+    jwt_scope: Annotated[str, rules.ANY_TEXT] = ""
+    rate_limit: Annotated[Optional[Rate], rules.RATE] = None
+    caller_streams: Annotated[Optional[int], rules.AT_LEAST_ONE_OR_OFF] = None
+    tokens_per_day: Annotated[Optional[int], rules.AT_LEAST_ONE_OR_OFF] = None
+    limits: Annotated[str, rules.one_of("memory", "redis")] = "memory"
+    limits_required: Annotated[bool, rules.SWITCH] = False
+    metrics: Annotated[str, rules.METRICS] = "off"
+    tracing: Annotated[bool, rules.SWITCH] = False
+    trace_content: Annotated[bool, rules.SWITCH] = False
+
     def __post_init__(self) -> None:
         for field, (rule, *_) in _TABLE.items():
             check(field, getattr(self, field), rule)
 
     def __repr__(self) -> str:
         values = {field: getattr(self, field) for field in self.__struct_fields__}
-        values["ssl_keyfile_password"] = "***"
+        values.update((field, "***") for field in values if is_secret(field))
         return f"Settings({', '.join(f'{name}={shown(value)}' for name, value in values.items())})"
 
     @property
@@ -105,6 +122,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             self.cleanup_timeout,
         )
         return min(limit for limit in limits if limit is not None)
+
+    @property
+    def allowance(self) -> Allowance:
+        """How much a caller may have who has no allowance of their own."""
+        return Allowance(self.rate_limit, self.caller_streams, self.tokens_per_day)
 
     def listening_on(self, address: object) -> Settings:
         """The settings of a service that listens on `address`, as `getsockname` of a socket has it.
@@ -125,10 +147,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The settings in `environ`, and the defaults of those that are not in it.
 
         They are those of a service. So without `CORS_ORIGINS` pages of every origin may call it,
-        without credentials; without `CHAT_DIALECTS` it speaks all of them; and it has its page.
+        without credentials; without `CHAT_DIALECTS` it speaks all of them; it has its page; and it
+        traces if the variables of OpenTelemetry say so.
         Raises SettingsError with the variable, its value and the values that it may have.
         """
         values: Dict[str, Any] = {"cors_origins": ("*",), "dialects": DIALECTS, "page": True}
+        values["tracing"] = _exports_traces(environ)
         for field in cls.__struct_fields__:
             if variable(field) in environ:
                 values[field] = read(field, environ)
@@ -140,6 +164,26 @@ _TABLE: Dict[str, Tuple[Any, ...]] = {
     for field, hint in get_type_hints(Settings, include_extras=True).items()
 }
 """For each field its Rule and, for some, the name of its variable."""
+
+
+def is_secret(field: str) -> bool:
+    """Whether nobody may see the value of `field` of Settings."""
+    rule: rules.Rule = _TABLE[field][0]
+    return rule.is_secret
+
+
+def _exports_traces(environ: Mapping[str, str]) -> bool:
+    """Whether the variables of OpenTelemetry ask for traces.
+
+    https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if exporter:
+        return exporter != "none"
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return any(environ.get(name, "").strip() for name in names)
 
 
 def variable(field: str) -> str:

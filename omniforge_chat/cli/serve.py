@@ -22,7 +22,7 @@ from ..server import (
     serve_reloading,
     serve_workers,
 )
-from ..settings import Settings, variable
+from ..settings import Settings, is_secret, variable
 from ..stdio import open_standard_streams
 from .environment import check_settings, find_own_modules, read_settings, told
 from .flags import Options, parse
@@ -123,7 +123,7 @@ def _summary(settings: Settings, options: Options) -> str:
     for field in settings.__struct_fields__:
         value = getattr(settings, field)
         if value != getattr(defaults, field):
-            written = "***" if field == "ssl_keyfile_password" else masked(_written(value))
+            written = "***" if is_secret(field) else masked(_written(value))
             lines.append(f"  {variable(field)}={written}")
     return "\n".join(lines)
 
@@ -132,6 +132,8 @@ def _written(value: object) -> str:
     """A value as its variable has it."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if value is None:
+        return "off"
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -28,6 +28,8 @@ from ..settings import Settings
 
 E = TypeVar("E", bound=ChatError)
 
+_ERRORS = ChatError.__module__.rpartition(".")[0]
+
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A decoded request; each format derives its own.
@@ -159,5 +161,5 @@ def all_errors(base: Type[E]) -> Iterator[Type[E]]:
     if "code" in vars(base):
         yield base
     for child in base.__subclasses__():
-        if child.__module__ == ChatError.__module__:
+        if child.__module__.startswith(f"{_ERRORS}."):
             yield from all_errors(child)

@@ -33,7 +33,7 @@ def error_response(
 ) -> Response:
     """`error` in place of a stream, in the one shape of errors or in that of a wire format."""
     body, media_type = shape(error)
-    headers = {"Cache-Control": "no-store", **(headers or {})}
+    headers = {"Cache-Control": "no-store", **error.headers, **(headers or {})}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Response(body, error.status, headers=headers, media_type=media_type)

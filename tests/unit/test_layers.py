@@ -14,9 +14,9 @@ EXPORTED = omniforge_chat.dialects.__all__
 PACKAGE = Path(omniforge_chat.__file__).parent
 
 FLOORS: Tuple[Set[str], ...] = (
-    {"errors", "models", "rules", "settings", "logs", "request_id", "stdio"},
+    {"errors", "models", "rules", "settings", "logs", "observer", "request_id", "stdio"},
     {"core", "stores"},
-    {"responders", "conversations", "replay", "dialects", "reader"},
+    {"responders", "conversations", "replay", "dialects", "access", "observe", "reader"},
     {"stream"},
     {"http"},
     {"app"},
@@ -25,13 +25,21 @@ FLOORS: Tuple[Set[str], ...] = (
 )
 """From the bottom up. The rooms of one floor do not know each other."""
 
-GROUND_FLOOR = {("settings", "rules")}
+GROUND_FLOOR = {
+    ("settings", "rules"),
+    ("settings", "models"),
+    ("rules", "models"),
+    ("observer", "errors"),
+    ("observer", "logs"),
+    ("observer", "models"),
+}
 """Who may import whom on the ground floor, which is no room: these are modules that all know."""
 
 TRANSPORT_FREE = (
     "errors",
     "logs",
     "models",
+    "observer",
     "rules",
     "settings",
     "core",
@@ -40,6 +48,8 @@ TRANSPORT_FREE = (
     "conversations",
     "replay",
     "dialects",
+    "access",
+    "observe",
 )
 NO_ASYNCIO = (
     "errors",

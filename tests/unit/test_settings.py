@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniforge_chat import Settings
+from omniforge_chat.models import Rate
 from omniforge_chat.rules import DIALECTS, SettingsError
 from omniforge_chat.settings import variable
 
@@ -67,6 +68,13 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "history_bytes": st.integers(1024, 2**40),
         "history_total_bytes": st.integers(1024, 2**40),
         "replay_total_bytes": st.integers(1024, 2**40),
+        "api_keys": st.sampled_from(["", "a:0123456789abcdef,b@c.d:fedcba9876543210"]),
+        "jwt_jwks": st.sampled_from(["", "https://issuer.example/keys", "http://[::1]:8000/k"]),
+        "rate_limit": st.sampled_from([None, Rate(60, 60), Rate(1, 1), Rate(100, 30)]),
+        "caller_streams": st.sampled_from([None, 1, 50]),
+        "tokens_per_day": st.sampled_from([None, 1, 10**9]),
+        "limits": st.sampled_from(["memory", "redis"]),
+        "metrics": st.sampled_from(["on", "off", "127.0.0.1:9464", "[::1]:9464"]),
     }
     if field in special:
         return special[field]
@@ -106,20 +114,22 @@ def test_without_an_environment_the_defaults_hold() -> None:
     assert DEFAULTS["max_body_bytes"] == 131072
 
 
-def test_the_password_of_a_key_is_not_shown() -> None:
+def test_a_secret_is_not_shown() -> None:
     """Settings end up in logs and tracebacks."""
-    assert "secret" not in repr(Settings(ssl_keyfile_password="secret"))
+    keys = "a:s3cret-s3cret-s3cret"
+    settings = Settings(ssl_keyfile_password="s3cret", jwt_secret="s3cret", api_keys=keys)
+    assert "s3cret" not in repr(settings)
     assert "port=1" in repr(Settings(port=1))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [
-        ("redis_url", "redis://me:secret@host:1/0", "redis://***@host:1/0"),
-        ("redis_url", "redis://:sec@ret?/@host", "redis://***@host"),
-        ("redis_url", "redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
-        ("history", "postgresql://me:secret@host/chat", "postgresql://***@host/chat"),
-        ("history", "postgresql://host/chat?sslpassword=secret", "host/chat?sslpassword=***"),
+        ("redis_url", "redis://me:s3cret@host:1/0", "redis://***@host:1/0"),
+        ("redis_url", "redis://:s3c@ret?/@host", "redis://***@host"),
+        ("redis_url", "redis://host/0?password=s3cret&db=1", "redis://host/0?password=***&db=1"),
+        ("history", "postgresql://me:s3cret@host/chat", "postgresql://***@host/chat"),
+        ("history", "postgresql://host/chat?sslpassword=s3cret", "host/chat?sslpassword=***"),
         ("history", "sqlite:/data/me@home.db", "sqlite:/data/me@home.db"),
     ],
 )
@@ -127,16 +137,16 @@ def test_the_password_of_a_store_is_not_shown(field: str, value: str, shown: str
     """The rest of its address is, as it tells which store is meant."""
     settings = Settings.from_env({variable(field): value})
     assert shown in repr(settings)
-    assert "secret" not in repr(settings)
+    assert "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
-        ("REDIS_URL", "redis://:sec ret@host", "redis://***@host"),
-        ("REDIS_URL", "me:secret@host:6379", "***@host:6379"),
-        ("CHAT_HISTORY", "postgresql:/me:secret@host/chat", "***@host/chat"),
-        ("CHAT_HISTORY", "host=here password=secret", "host=here password=***"),
+        ("REDIS_URL", "redis://:s3c ret@host", "redis://***@host"),
+        ("REDIS_URL", "me:s3cret@host:6379", "***@host:6379"),
+        ("CHAT_HISTORY", "postgresql:/me:s3cret@host/chat", "***@host/chat"),
+        ("CHAT_HISTORY", "host=here password=s3cret", "host=here password=***"),
     ],
 )
 def test_nor_is_that_of_an_address_which_is_none(name: str, value: str, shown: str) -> None:
@@ -145,7 +155,16 @@ def test_nor_is_that_of_an_address_which_is_none(name: str, value: str, shown: s
         Settings.from_env({name: value})
     for text in (str(caught.value), repr(caught.value)):
         assert f"{name}={shown!r}" in text
-        assert "sec" not in text
+        assert "s3c" not in text
+
+
+@pytest.mark.parametrize("text", ["s3cret", "a:s3cret", "a b:s3cret-s3cret-s3cret"])
+def test_nor_is_a_secret_that_is_none(text: str) -> None:
+    """Whoever mistypes a key finds it in no log."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"CHAT_API_KEYS": text})
+    assert str(caught.value).startswith("CHAT_API_KEYS='***': expected NAME:KEY")
+    assert "s3cret" not in repr(caught.value)
 
 
 def test_in_code_there_is_no_cors() -> None:
@@ -264,6 +283,15 @@ BAD = [
     *(("log_level", "LOUD"), ("log_level", "20"), ("log_format", "xml"), ("replay", "sqlite")),
     *(("history", text) for text in ("disk", "sqlite:", "postgresql:/h", "mysql://h")),
     *(("redis_url", text) for text in ("redis", "http://h", "redis://", "redis://a b")),
+    *(
+        ("rate_limit", text)
+        for text in ("60", "60/", "/minute", "0/minute", "1/0s", "1/year", "-1/s")
+    ),
+    *(("rate_limit", text) for text in ("1.5/minute", "60/minute/hour", "1/90000s")),
+    *(("caller_streams", text) for text in ("", "0", "x")),
+    *(("metrics", text) for text in ("yes", ":9464", "host", "host:x", "::1:9464")),
+    *(("jwt_jwks", text) for text in ("host/keys", "ftp://host", "https://a b")),
+    *(("limits", text) for text in ("off", "sqlite")),
     *(("redis_prefix", text) for text in ("{a}", "a b", "x" * 65)),
     *(("hide_thoughts", "yes"), ("hide_thoughts", "true")),
     *(("allowed_hosts", text) for text in ("https://a.example", "a.example:80", "::1", "a b")),

@@ -1,0 +1,181 @@
+"""What happens in a service, told to whoever counts, traces or logs it.
+
+It stands on the ground floor because rooms call it that do not know each other. `observe/` has the
+observers that come with the package.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, Optional, Protocol, Sequence, Tuple
+
+import msgspec
+
+from .errors import RequestError
+from .logs import logger
+from .models import Turn, Usage
+
+Scope = Mapping[str, Any]
+"""The scope of a request, as the ASGI specification has it."""
+
+
+class ChatEnd(msgspec.Struct, frozen=True, gc=False):
+    """How a chat has ended. Times are in seconds.
+
+    - `outcome`: "done", "disconnected", "stalled", "cancelled", or the code of the error.
+    - `chunks`: the pieces of text that were sent.
+    - `usage`: the tokens; None if there was no text and no report.
+    - `finish_reason`: the reason that the model gave, if it did.
+    - `first_chunk`: the time to the first piece, or None if there was none.
+    - `seconds`: the time from the end of the request to the end of the reply.
+    - `sent_bytes`: those of the body of the response.
+    - `heartbeats`: the number of those that were sent.
+    - `reply_id`, `followers`, `away`: of a reply that is kept: its id, how many read it, and for
+      how long its client was gone, or None.
+    """
+
+    turn: Turn
+    outcome: str
+    chunks: int
+    usage: Optional[Usage]
+    finish_reason: Optional[str]
+    first_chunk: Optional[float]
+    seconds: float
+    sent_bytes: int
+    heartbeats: int
+    reply_id: str = ""
+    followers: int = 0
+    away: Optional[float] = None
+
+
+class ReadEnd(msgspec.Struct, frozen=True, gc=False):
+    """How a stream has ended that has read a kept reply, from the position `after` on."""
+
+    request_id: str
+    conversation_id: str
+    reply_id: str
+    outcome: str
+    after: int
+    seconds: float
+    sent_bytes: int
+    heartbeats: int
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """A request that was refused before any stream.
+
+    `dialect` is the name of the wire format, or "" if it was for no chat. `scope` is that of the
+    request; it is empty if the server refused what was no HTTP.
+    """
+
+    error: RequestError
+    request_id: str
+    dialect: str
+    scope: Scope
+
+
+class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
+    """A request to a model provider.
+
+    - `provider`: the kind of its API, "openai" or "anthropic".
+    - `model`: the one that is asked for.
+    - `address`, `port`: those of the server.
+    - `attempt`: 1, or more if it is made again.
+    - `parameters`: the others that go with it, such as `temperature` and `max_tokens`.
+    - `turn`: what it is made for.
+    """
+
+    provider: str
+    model: str
+    address: str
+    port: int
+    attempt: int
+    parameters: Mapping[str, Any]
+    turn: Turn
+
+
+class UpstreamEnd(msgspec.Struct, frozen=True, gc=False):
+    """How a request to a model provider has ended. Times are in seconds.
+
+    - `result`: "done", "cancelled", or the code of the error, as in `errors`.
+    - `status`: that of the HTTP response, or None if there was none.
+    - `first_chunk`: the time to the first piece of the reply, or None.
+    - `response_id`, `response_model`: as the provider says, or "".
+    """
+
+    call: UpstreamCall
+    result: str
+    status: Optional[int]
+    seconds: float
+    first_chunk: Optional[float] = None
+    usage: Optional[Usage] = None
+    finish_reason: Optional[str] = None
+    response_id: str = ""
+    response_model: str = ""
+
+
+class Observer(Protocol):
+    """Derive from it, and write the methods that you need; the others do nothing.
+
+    They are called in the event loop, and everybody waits for them: they must return at once. What
+    they raise is logged, and disturbs nobody. `chat_began`, `first_chunk`, `chat_ended` and the
+    `upstream_` methods of one chat are called in one task.
+    """
+
+    def chat_began(self, turn: Turn, scope: Scope) -> None:
+        """A chat is about to be answered."""
+
+    def first_chunk(self, turn: Turn, seconds: float) -> None:
+        """The first piece of a reply has been sent, so long after the request."""
+
+    def chat_ended(self, end: ChatEnd) -> None:
+        """A chat has ended; each that began does so once."""
+
+    def chat_refused(self, refusal: Refusal) -> None:
+        """A request was refused."""
+
+    def reply_read(self, end: ReadEnd) -> None:
+        """A stream has ended that has read a kept reply."""
+
+    def upstream_began(self, call: UpstreamCall) -> Optional[Mapping[str, str]]:
+        """A provider is about to be asked. The result are further headers of that request."""
+
+    def upstream_ended(self, end: UpstreamEnd) -> None:
+        """The provider's answer has ended; each request that began does so once."""
+
+    def store_answered(self, store: str, seconds: float, failed: bool) -> None:
+        """A store ("redis", "sqlite", "postgresql") has answered, or failed to."""
+
+
+Hooks = Tuple[Callable[..., Any], ...]
+
+
+class Observers:
+    """Those of one app. For each event it has the methods that do something about it."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self.all = tuple(observers)
+        self.chat_began = self._hooks("chat_began")
+        self.first_chunk = self._hooks("first_chunk")
+        self.chat_ended = self._hooks("chat_ended")
+        self.chat_refused = self._hooks("chat_refused")
+        self.reply_read = self._hooks("reply_read")
+        self.upstream_began = self._hooks("upstream_began")
+        self.upstream_ended = self._hooks("upstream_ended")
+        self.store_answered = self._hooks("store_answered")
+
+    def _hooks(self, name: str) -> Hooks:
+        nothing = getattr(Observer, name)
+        return tuple(
+            getattr(observer, name)
+            for observer in self.all
+            if getattr(type(observer), name, None) is not nothing
+        )
+
+
+def tell(hooks: Hooks, *event: Any) -> None:
+    """Call each of `hooks` with `event`. What they raise is logged."""
+    for hook in hooks:
+        try:
+            hook(*event)
+        except Exception:
+            logger.exception("an observer failed: %s", getattr(hook, "__qualname__", hook))
