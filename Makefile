@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \
-	test-browser check coverage build soak chaos bench clean
+	test-browser check coverage build image soak chaos bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,12 +67,13 @@ compat-table: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.chainlit $(VENV)
 test-browser: install $(VENV)/.browser $(VENV)/.npm ## Drive the pages in Chromium, which has to be installed
 	$(BIN)/python -m pytest tests/browser
 
-check: install ## Check format, style, types, and the files that others read by a schema
+check: install $(VENV)/.deploy ## Check format, style, types, and the files that others read by a schema
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(SCHEMA).github-workflows .github/workflows/*.yml
 	$(SCHEMA).compose-spec docs/deploy/compose.yaml
+	$(BIN)/hadolint docs/deploy/Dockerfile
 	$(SCHEMA).dependabot .github/dependabot.yml
 	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
@@ -85,6 +86,16 @@ coverage: install ## Run the tests, and fail if they leave more of the package u
 
 build: install $(VENV)/.build ## Make wheel and sdist in dist/, and try the wheel as a stranger would
 	$(BIN)/python -m tests.build
+
+# A client of Docker may be there without its daemon; `info` tells.
+image: ## Build the container image omniforge-chat, with Docker or Podman
+	@if docker info >/dev/null 2>&1; then \
+		docker build --file docs/deploy/Dockerfile --tag omniforge-chat .; \
+	elif podman info >/dev/null 2>&1; then \
+		podman build --format docker --file docs/deploy/Dockerfile --tag omniforge-chat .; \
+	else \
+		echo "make image needs Docker or Podman, and neither runs here." >&2; exit 1; \
+	fi
 
 soak: install ## An hour of streams that end, fail, stall and leave at random (SECONDS=3600)
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600)

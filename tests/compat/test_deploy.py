@@ -18,13 +18,12 @@ from typing import Any, Dict, Iterator, List, NamedTuple
 import pytest
 from ruamel.yaml import YAML
 
-from omniforge_chat import Settings
 from omniforge_chat.core.sse import Frame
 
 from ..support.answers import last, text
 from ..support.client import Client
 from ..support.constants import CONVERSATION, PATIENCE
-from ..support.docs import DOCS, ROOT
+from ..support.docs import DOCS
 from ..support.process import ServiceProcess, running
 from ..support.stores import PostgresServer, RedisServer
 from ..support.stores.redis import program
@@ -228,25 +227,3 @@ def test_a_post_that_nobody_has_read_goes_to_the_other_worker(tmp_path: Path) ->
                 client.post({"message": "hi"})
                 assert client.head()[0] == 200
                 assert last(client.frames())[0] == "done"
-
-
-def test_the_image_has_what_the_package_is_built_from() -> None:
-    """Nobody builds it here, so at least its files are there, and its extras."""
-    build = compose()["chat-1"]["build"]
-    assert (DEPLOY / build["context"]).resolve() == ROOT
-    recipe: str = build["dockerfile_inline"]
-    for line in re.findall(r"^COPY (.*) \S+$", recipe, re.MULTILINE):
-        for name in line.split():
-            assert (ROOT / name).exists()
-    [extras] = re.findall(r"'/src\[(.*)\]'", recipe)
-    project = (ROOT / "pyproject.toml").read_text("utf-8")
-    for extra in extras.split(","):
-        assert re.search(rf"^{extra} = \[", project, re.MULTILINE)
-
-
-def test_a_worker_of_compose_has_the_time_that_a_drain_takes() -> None:
-    """Docker gives 10 seconds if nothing is said, and kills then."""
-    given = re.fullmatch(r"(\d+)s", compose()["chat-1"]["stop_grace_period"])
-    defaults = Settings()
-    assert given
-    assert int(given[1]) > defaults.drain_timeout + 3 * defaults.cleanup_timeout + 1
