@@ -74,6 +74,7 @@ check: install $(VENV)/.deploy ## Check format, style, types, and the files that
 	$(SCHEMA).github-workflows .github/workflows/*.yml
 	$(SCHEMA).compose-spec docs/deploy/compose.yaml
 	$(BIN)/hadolint docs/deploy/Dockerfile
+	$(BIN)/kubernetes-validate --strict --quiet docs/deploy/kubernetes*.yaml
 	$(SCHEMA).dependabot .github/dependabot.yml
 	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))

@@ -8,14 +8,25 @@ from typing import Any, Dict
 
 from ruamel.yaml import YAML
 
-from omniforge_chat import Settings
+from omniforge_chat import Settings, create_app
+from omniforge_chat.settings import variable
 
+from ..support.app import call
 from ..support.docs import DOCS, ROOT
 
 DEPLOY = DOCS / "deploy"
 _settings = Settings()
 LONGEST_STOP = _settings.drain_timeout + 3 * _settings.cleanup_timeout + 1
 """Seconds that a stop takes at most: docs/deployment.md."""
+
+
+def manifests() -> Dict[str, Any]:
+    """What kubernetes.yaml and the example of a Secret declare, by their kinds."""
+    found = {}
+    for name in ("kubernetes.yaml", "kubernetes-secret.yaml"):
+        for manifest in YAML(typ="safe").load_all((DEPLOY / name).read_text("utf-8")):
+            found[manifest["kind"]] = manifest
+    return found
 
 
 def worker() -> Dict[str, Any]:
@@ -55,3 +66,61 @@ def test_a_worker_of_compose_has_the_time_that_a_drain_takes() -> None:
     given = re.fullmatch(r"(\d+)s", worker()["stop_grace_period"])
     assert given
     assert int(given[1]) > LONGEST_STOP
+
+
+def test_a_pod_has_the_time_that_a_drain_takes() -> None:
+    """The pause of preStop counts, too: Kubernetes starts its clock before it."""
+    found = manifests()
+    settings = Settings.from_env(found["ConfigMap"]["data"])
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    command, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    stop = settings.drain_timeout + 3 * settings.cleanup_timeout + 1
+    assert pod["terminationGracePeriodSeconds"] > int(pause) + stop
+
+
+def test_the_variables_of_a_pod_are_ours() -> None:
+    """A name with a mistake in it is not refused: it does nothing."""
+    found = manifests()
+    given = {**found["ConfigMap"]["data"], **found["Secret"]["stringData"]}
+    assert all(isinstance(value, str) for value in given.values())
+    assert given.keys() <= {variable(field) for field in Settings.__struct_fields__}
+    [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    named = [name["name"] for entry in container["envFrom"] for name in entry.values()]
+    assert named == [found[kind]["metadata"]["name"] for kind in ("ConfigMap", "Secret")]
+
+
+def test_a_pod_keeps_what_the_image_promises() -> None:
+    """The user, the port and the one place to write to are those of the Dockerfile."""
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    user, port = pod["securityContext"]["runAsUser"], container["ports"][0]["containerPort"]
+    recipe = dockerfile()
+    assert re.search(rf"^USER {user}:{pod['securityContext']['runAsGroup']}$", recipe, re.MULTILINE)
+    assert re.search(rf"^EXPOSE {port}$", recipe, re.MULTILINE)
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
+
+
+def test_the_manifests_find_each_other() -> None:
+    """The names in them are compared by nobody else before a request is lost."""
+    found = manifests()
+    template = found["Deployment"]["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        assert found[kind]["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+    assert found["Service"]["spec"]["selector"] == template["metadata"]["labels"]
+    port = container["ports"][0]["name"]
+    assert found["Service"]["spec"]["ports"][0]["targetPort"] == port
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == port
+        path = container[probe]["httpGet"]["path"]
+        assert call(create_app(), method="GET", path=path).status == 200
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
