@@ -19,6 +19,8 @@ _settings = Settings()
 LONGEST_STOP = _settings.drain_timeout + 3 * _settings.cleanup_timeout + 1
 """Seconds that a stop takes at most: docs/deployment.md."""
 
+VARIABLES = {variable(field) for field in Settings.__struct_fields__}
+
 
 def manifests() -> Dict[str, Any]:
     """What kubernetes.yaml and the example of a Secret declare, by their kinds."""
@@ -68,6 +70,16 @@ def test_a_worker_of_compose_has_the_time_that_a_drain_takes() -> None:
     assert int(given[1]) > LONGEST_STOP
 
 
+def test_the_unit_has_the_time_that_a_drain_takes_and_our_variables() -> None:
+    """systemd kills what is left when the time is over."""
+    unit = (DEPLOY / "omniforge-chat.service").read_text("utf-8")
+    given = dict(re.findall(r"^Environment=(\w+)=(.*)$", unit, re.MULTILINE))
+    assert given.keys() <= VARIABLES
+    Settings.from_env(given)
+    [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert int(seconds) > LONGEST_STOP
+
+
 def test_a_pod_has_the_time_that_a_drain_takes() -> None:
     """The pause of preStop counts, too: Kubernetes starts its clock before it."""
     found = manifests()
@@ -85,7 +97,7 @@ def test_the_variables_of_a_pod_are_ours() -> None:
     found = manifests()
     given = {**found["ConfigMap"]["data"], **found["Secret"]["stringData"]}
     assert all(isinstance(value, str) for value in given.values())
-    assert given.keys() <= {variable(field) for field in Settings.__struct_fields__}
+    assert given.keys() <= VARIABLES
     [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
     named = [name["name"] for entry in container["envFrom"] for name in entry.values()]
     assert named == [found[kind]["metadata"]["name"] for kind in ("ConfigMap", "Secret")]
