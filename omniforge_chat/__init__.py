@@ -21,14 +21,28 @@ if TYPE_CHECKING:
         ChatError,
         ConversationBusy,
         ConversationNotFound,
+        Forbidden,
         HistoryUnavailable,
         InvalidParameter,
+        RateLimited,
+        Unauthorized,
         UpstreamError,
         UpstreamRateLimited,
         UpstreamTimeout,
     )
     from .http.routes import chat_routes
-    from .models import Finish, Message, StoredMessage, Thought, Turn, Usage
+    from .models import (
+        Allowance,
+        Caller,
+        Finish,
+        Message,
+        Rate,
+        StoredMessage,
+        Thought,
+        Turn,
+        Usage,
+    )
+    from .observer import ChatEnd, Observer, ReadEnd, Refusal, UpstreamCall, UpstreamEnd
     from .replay.memory import MemoryReplay
     from .replay.protocol import Replay
     from .responders.providers.anthropic import AnthropicResponder as AnthropicResponder
@@ -38,12 +52,16 @@ if TYPE_CHECKING:
     from .stream.lifecycle import Lifecycle
 
 __all__ = [
+    "Allowance",
+    "Caller",
     "ChatApp",
+    "ChatEnd",
     "ChatError",
     "Claim",
     "ConversationBusy",
     "ConversationNotFound",
     "Finish",
+    "Forbidden",
     "History",
     "HistoryUnavailable",
     "InvalidParameter",
@@ -52,7 +70,12 @@ __all__ = [
     "MemoryHistory",
     "MemoryReplay",
     "Message",
+    "Observer",
     "PostgresHistory",
+    "Rate",
+    "RateLimited",
+    "ReadEnd",
+    "Refusal",
     "Replay",
     "Responder",
     "SQLiteHistory",
@@ -62,6 +85,9 @@ __all__ = [
     "StoredMessage",
     "Thought",
     "Turn",
+    "Unauthorized",
+    "UpstreamCall",
+    "UpstreamEnd",
     "UpstreamError",
     "UpstreamRateLimited",
     "UpstreamTimeout",
@@ -79,10 +105,11 @@ _HOMES = {
     "conversations.protocol": "Claim History StoredConversations",
     "conversations.sqlite": "SQLiteHistory",
     "core.responder": "Item Responder",
-    "errors": "ChatError ConversationBusy ConversationNotFound HistoryUnavailable "
-    "InvalidParameter UpstreamError UpstreamRateLimited UpstreamTimeout",
+    "errors": "ChatError ConversationBusy ConversationNotFound Forbidden HistoryUnavailable "
+    "InvalidParameter RateLimited Unauthorized UpstreamError UpstreamRateLimited UpstreamTimeout",
     "http.routes": "chat_routes",
-    "models": "Finish Message StoredMessage Thought Turn Usage",
+    "models": "Allowance Caller Finish Message Rate StoredMessage Thought Turn Usage",
+    "observer": "ChatEnd Observer ReadEnd Refusal UpstreamCall UpstreamEnd",
     "replay.memory": "MemoryReplay",
     "replay.protocol": "Replay",
     "responders.providers.anthropic": "AnthropicResponder",

@@ -38,6 +38,7 @@ from .http import (
     shape_at,
 )
 from .logs import logger
+from .observer import Observer
 from .replay import Replay, make_replay
 from .replay.protocol import check_replay
 from .request_id import RequestIDMiddleware, request_id
@@ -186,6 +187,7 @@ def create_app(
     history: Optional[History] = None,
     replay: Optional[Replay] = None,
     dialects: Optional[Sequence[str]] = None,
+    observers: Sequence[Observer] = (),
 ) -> ChatApp:
     """A chat service: an ASGI app to serve on its own, or to mount in another app.
 
@@ -201,6 +203,8 @@ def create_app(
 
     `history` stores conversations, and `replay` keeps replies for clients that come back. Without
     them there are those that `settings.history` and `settings.replay` name.
+
+    `observers` are told what happens, besides those that the settings name.
 
     Raises TypeError if `responder`, `history` or `replay` cannot be one, and SettingsError for a
     value that makes no sense.
@@ -221,7 +225,7 @@ def create_app(
         history = make_history(settings, redis)
     if replay is None:
         replay = make_replay(settings, redis)
-    lifecycle = Lifecycle(max_streams=settings.max_streams)
+    lifecycle = Lifecycle(max_streams=settings.max_streams, observers=observers)
     routes = chat_routes(
         responder, settings=settings, lifecycle=lifecycle, history=history, replay=replay
     )

@@ -6,7 +6,7 @@ observers that come with the package.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import msgspec
 
@@ -22,6 +22,7 @@ class ChatEnd(msgspec.Struct, frozen=True, gc=False):
     """How a chat has ended. Times are in seconds.
 
     - `outcome`: "done", "disconnected", "stalled", "cancelled", or the code of the error.
+    - `status`: that of the HTTP response. A stream that has begun has 200.
     - `chunks`: the pieces of text that were sent.
     - `usage`: the tokens; None if there was no text and no report.
     - `finish_reason`: the reason that the model gave, if it did.
@@ -35,6 +36,7 @@ class ChatEnd(msgspec.Struct, frozen=True, gc=False):
 
     turn: Turn
     outcome: str
+    status: int
     chunks: int
     usage: Optional[Usage]
     finish_reason: Optional[str]
@@ -113,7 +115,7 @@ class UpstreamEnd(msgspec.Struct, frozen=True, gc=False):
     response_model: str = ""
 
 
-class Observer(Protocol):
+class Observer:
     """Derive from it, and write the methods that you need; the others do nothing.
 
     They are called in the event loop, and everybody waits for them: they must return at once. What
@@ -138,6 +140,7 @@ class Observer(Protocol):
 
     def upstream_began(self, call: UpstreamCall) -> Optional[Mapping[str, str]]:
         """A provider is about to be asked. The result are further headers of that request."""
+        return None
 
     def upstream_ended(self, end: UpstreamEnd) -> None:
         """The provider's answer has ended; each request that began does so once."""

@@ -83,6 +83,11 @@ class Reply:
         """Whether it is decided which event ends it."""
         return self.complete or self.error is not None
 
+    @property
+    def status(self) -> int:
+        """The HTTP status of its response."""
+        return 200
+
     def sent(self) -> None:
         """The frames were sent: count the pieces of `ready`."""
         self._open = self._next

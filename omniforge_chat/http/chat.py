@@ -146,7 +146,7 @@ class ChatEndpoint:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     def _refuse(self, error: RequestError, scope: Scope) -> Response:
-        self._lifecycle.refusals.count(error, request_id(scope))
+        self._lifecycle.refusals.count(error, request_id(scope), scope, self.dialect.name)
         response = error_response(error, shape=self.dialect.refusal)
         if isinstance(error, RequestTimeout) and scope["http_version"].startswith("1"):
             # The rest of the body may never come (RFC 9110, section 15.5.9).

@@ -66,7 +66,7 @@ class AllowedHosts:
         given = ascii(host.decode("latin-1")[:100])
         error = HostNotAllowed(f"Host: {given} is not a name of this service (ALLOWED_HOSTS)")
         reference = request_id(scope)
-        self._refusals.count(error, reference)
+        self._refusals.count(error, reference, scope)
         if scope["type"] == "http":
             shape = shape_at(scope, self._dialects)
             response = error_response(error, {"X-Request-ID": reference}, shape=shape)

@@ -95,7 +95,7 @@ class _Endpoint:
         return None
 
     def _refuse(self, error: RequestError, scope: Scope) -> Response:
-        self._lifecycle.refusals.count(error, request_id(scope))
+        self._lifecycle.refusals.count(error, request_id(scope), scope)
         return error_response(error, shape=self._shape)
 
 

@@ -13,6 +13,7 @@ from ..core.reply import Reply
 from ..core.responder import Responder
 from ..dialects import Dialect, Request
 from ..models import Turn
+from ..observer import tell
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.kept import KeptStream, KeptWholeReply
@@ -54,7 +55,7 @@ class Streams:
         receive: Receive,
         send: Send,
     ) -> EventStream:
-        """The response to a chat that nobody has answered yet.
+        """The response to a chat that nobody has answered yet; its `respond` has to be called.
 
         `claim` is None if neither conversations nor replies are kept, `attempt` if the request has
         no Idempotency-Key.
@@ -98,6 +99,9 @@ class Streams:
                 grace = self._settings.replay_grace if resumable else 0.0
             headers = headers_of(claim.turn_id, self._dialect.path, scope)
             stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
+        hooks = self._lifecycle.observers.chat_began
+        if hooks:
+            tell(hooks, turn, scope)
         return stream
 
     def _reply(

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from math import inf
 from time import monotonic
-from typing import Any, Sequence, Tuple
+from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from starlette.types import Message as ASGIMessage
 
 from ..core.kept import Recorder
 from ..errors import Abandoned, ChatError, ShuttingDown
-from ..logs import chat_ended
+from ..observer import ChatEnd, ReadEnd, tell
 from ..replay import Recording
 from ..settings import Settings
+from .envelope import Headers
 from .response import EventStream
 from .transitions import Action
 from .whole import WholeReply
@@ -30,8 +31,6 @@ STOPPED = "stopped"
 FOLLOWED_SECONDS = 2.0
 """How long after the last sign of a reader a reply counts as being read: some are at other workers,
 which tell of theirs now and then."""
-
-Headers = Sequence[Tuple[bytes, bytes]]
 
 
 class Stopped(ChatError):
@@ -61,7 +60,6 @@ class KeptStream(EventStream):
     """
 
     _recording: Recording
-    _headers: Headers
     _reply_id = ""
     _left = False
     _gives_up = False
@@ -70,7 +68,7 @@ class KeptStream(EventStream):
         """Call this before `respond`."""
         self._recording = recording
         self._reply_id = reply_id
-        self._headers = headers
+        self.headers = (*self.headers, *headers)
         if grace > 0:
             self._state.keep(grace, stalled=self._abort is not None)
         recording.stop = self.stop
@@ -112,11 +110,6 @@ class KeptStream(EventStream):
         if self._reply.error is not failed:
             self._state.stop()  # as in `_flush`
         return False
-
-    def _start(self) -> ASGIMessage:
-        start = super()._start()
-        start["headers"].extend(self._headers)
-        return start
 
     def _act(self, action: Action) -> None:
         super()._act(action)
@@ -173,14 +166,15 @@ class KeptStream(EventStream):
         if reply.last is not None:
             recording.end(reply.last)
 
-    def _log(self, *values: Any) -> None:
-        state, recording = self._state, self._recording
-        away = None
+    def _tell(self, end: ChatEnd) -> None:
+        state, outcome, away = self._state, end.outcome, None
         if state.away_since is not None:
-            away = int(10_000 * (monotonic() - state.away_since) + 0.5) / 10
-            error = self._reply.error
-            values = (*values[:2], "done" if error is None else error.code, *values[3:])
-        chat_ended(*values, self._reply_id, recording.followers, away)
+            away = monotonic() - state.away_since
+            outcome = "done" if self._reply.error is None else self._reply.error.code
+        followers = self._recording.followers
+        super()._tell(
+            replace(end, outcome=outcome, reply_id=self._reply_id, followers=followers, away=away)
+        )
 
 
 async def _to_nobody(message: ASGIMessage) -> None:
@@ -201,7 +195,6 @@ def without_limits(settings: Settings) -> Settings:
 class FollowingStream(EventStream):
     """The response to a client that reads a kept reply."""
 
-    _headers: Headers = ()
     _reply_id = ""
     _after = 0
 
@@ -209,15 +202,25 @@ class FollowingStream(EventStream):
         """Call this before `respond`."""
         self._reply_id = reply_id
         self._after = after
-        self._headers = headers
+        self._unstarted = ()  # the reply has begun elsewhere
+        self.headers = (*self.headers, *headers)
 
     def _start(self) -> ASGIMessage:
         start = super()._start()
-        known = [pair for pair in start["headers"] if pair[1]]  # a lost reply has no conversation
-        start["headers"] = [*known, *self._headers]
+        # A lost reply has no conversation.
+        start["headers"] = [pair for pair in start["headers"] if pair[1]]
         return start
 
-    def _log(self, *values: Any) -> None:
-        request_id, conversation_id, outcome, *_, milliseconds = values
-        after = self._after
-        chat_ended(request_id, conversation_id, self._reply_id, outcome, after, milliseconds)
+    def _tell(self, end: ChatEnd) -> None:
+        self.tokens = 0  # those who have asked for the reply have paid
+        read = ReadEnd(
+            end.turn.request_id,
+            end.turn.conversation_id,
+            self._reply_id,
+            end.outcome,
+            self._after,
+            end.seconds,
+            end.sent_bytes,
+            end.heartbeats,
+        )
+        tell(self._lifecycle.observers.reply_read, read)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Protocol, Set
+from typing import Dict, Optional, Protocol, Sequence, Set
 
 from anyio import Event, move_on_after
 
 from ..errors import Overloaded, ShuttingDown
+from ..observe.logged import ChatLog
+from ..observer import Observer, Observers
 from .refusals import Refusals
 
 _FULL = "Too many open streams"
@@ -33,14 +35,16 @@ class Away(Protocol):
 class Lifecycle:
     """Counts and limits the open streams of one app, and drains them.
 
-    Each app has its own. Pass one to `chat_routes` if you want to drain it.
+    Each app has its own. Pass one to `chat_routes` if you want to drain it, or to tell `observers`
+    what happens. The log is told in any case.
     """
 
-    def __init__(self, *, max_streams: int) -> None:
+    def __init__(self, *, max_streams: int, observers: Sequence[Observer] = ()) -> None:
+        self.observers = Observers((ChatLog(), *observers))
         self.max_streams = max_streams
         self.open_streams = 0
         self.draining = False
-        self.refusals = Refusals()
+        self.refusals = Refusals(self.observers)
         self._time_is_up = False
         self._waiting: Set[Waiting] = set()
         self._away: Dict[Away, None] = {}  # who left first comes first
@@ -104,6 +108,11 @@ class Lifecycle:
     def closed(self, request: Waiting) -> None:
         """Note that `request` waits no more."""
         self._waiting.discard(request)
+
+    @property
+    def away(self) -> int:
+        """The number of streams whose client has left, and whose reply goes on."""
+        return len(self._away)
 
     async def drain(self, seconds: float) -> None:
         """Take no new chats, give the open ones `seconds` to finish, then end those that are left.

@@ -8,6 +8,7 @@ from typing import Dict, Optional, Tuple
 
 from ..errors import RequestError
 from ..logs import logger
+from ..observer import Observers, Refusal, Scope, tell
 
 QUIET_SECONDS = 1.0
 """The log gets at most one line about refusals in this time."""
@@ -20,7 +21,8 @@ class Refusals:
     line at its end. At DEBUG, each has a line of its own too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observers: Optional[Observers] = None) -> None:
+        self._observers = observers or Observers()
         self._refused: Dict[str, Tuple[int, RequestError]] = {}  # the number, and the last one
         # The loop that has our timer. An app may live through several loops.
         self._loop: Optional[asyncio.AbstractEventLoop] = None
@@ -34,9 +36,21 @@ class Refusals:
                 *(reference, error.status, error.code, _one_line(error.message)),
             )
 
-    def count(self, error: RequestError, reference: str) -> None:
-        """Note the request with the id `reference`, which is refused with `error`, and count it."""
+    def count(
+        self,
+        error: RequestError,
+        reference: str,
+        scope: Optional[Scope] = None,
+        dialect: str = "",
+    ) -> None:
+        """Note the request with the id `reference`, which is refused with `error`, and count it.
+
+        `scope` is that of the request, if it came so far; `dialect` that of the chat that it asks.
+        """
         self.note(error, reference)
+        hooks = self._observers.chat_refused
+        if hooks:
+            tell(hooks, Refusal(error, reference, dialect, {} if scope is None else scope))
         number, _ = self._refused.get(error.code, (0, None))
         self._refused[error.code] = (number + 1, error)
         if self._loop is None or not self._loop.is_running():

@@ -19,15 +19,15 @@ from typing import Awaitable, Callable, Optional
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Send
 
-from .. import request_id
 from ..core.cancellation import COUNTS_CANCELLATIONS, Cancellation
 from ..core.driver import Abandoned, drive
 from ..core.reply import Reply
 from ..core.responder import Responder, converse
 from ..errors import ShuttingDown
-from ..logs import chat_ended, logger
-from ..models import Done
+from ..logs import logger
+from ..observer import ChatEnd, tell
 from ..settings import Settings
+from .envelope import Headers, chat_end, start_of
 from .lifecycle import Lifecycle
 from .state import StreamState
 from .transitions import Action, Phase
@@ -37,12 +37,6 @@ ABORT = "omniforge_chat.abort"
 
 UNSENT = "omniforge_chat.unsent"
 """Another one: a callable that returns the number of bytes that the client has not taken yet."""
-
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
 
 # Bound once: to look a member up by way of its class takes 75 ns on Python 3.11.
 _FINISHING, _OVER = Phase.FINISHING, Phase.OVER
@@ -80,12 +74,19 @@ class EventStream:
         self._unsent = unsent
         self._state = StreamState(settings, monotonic())
         self._beat: Optional[asyncio.Task[None]] = None
+        self._unstarted = lifecycle.observers.first_chunk  # they wait for the first chunk
+        self._sent_bytes = 0
+        self._heartbeats = 0
+
+    headers: Headers = ()
+    """Further headers of the response. Set them before `respond`."""
+    tokens = 0
+    """The tokens that the reply has cost, when it has ended."""
 
     # A stream has these once it has waited.
     _cancellation: Optional[Cancellation] = None
     _watcher: Optional[asyncio.Task[None]] = None
     _timer: Optional[asyncio.TimerHandle] = None
-    _log = staticmethod(chat_ended)
 
     async def respond(self) -> None:
         """Send the whole response, and log how it ended."""
@@ -175,11 +176,15 @@ class EventStream:
                 await self._send(self._start())
                 state.begun = True
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+            self._sent_bytes += len(body)
         except BaseException as error:
             if self._not_sent(error, last):
                 raise
         pieces = bool(reply.ready)
         reply.sent()  # only now: if a cancelled send took nothing, nothing is lost
+        if self._unstarted and reply.first_at is not None:
+            hooks, self._unstarted = self._unstarted, ()
+            tell(hooks, self._turn, reply.first_at - state.started)
         if state.taken(monotonic(), pieces) is _CANCEL:
             raise asyncio.CancelledError
 
@@ -201,13 +206,7 @@ class EventStream:
         return True
 
     def _start(self) -> ASGIMessage:
-        headers = [
-            *_HEADERS,
-            *self._reply.format.headers,
-            (b"x-conversation-id", self._turn.conversation_id.encode("ascii")),
-            (request_id.HEADER, self._turn.request_id.encode("ascii")),
-        ]
-        return {"type": "http.response.start", "status": 200, "headers": headers}
+        return start_of(self._reply, self.headers)
 
     # Waiting
 
@@ -287,12 +286,15 @@ class EventStream:
             # The server failed to send: nobody can be told any more.
             logger.exception("heartbeat failed request_id=%s", self._turn.request_id)
         state.beat(monotonic(), taken)
-        if not taken:
+        if taken:
+            self._heartbeats += 1
+            self._sent_bytes += len(beat)
+        else:
             self._act(state.client_left(monotonic(), "disconnected"))
 
     def _release(self) -> None:
-        """Let go of all that a stream holds, and log how it ended."""
-        state, reply = self._state, self._reply
+        """Let go of all that a stream holds, and tell how it ended."""
+        state = self._state
         outcome = "done" if state.phase is _OVER else "cancelled"
         state.abandon()
         if self._cancellation is not None:  # it has waited
@@ -303,18 +305,12 @@ class EventStream:
             self._cancellation.take_back()
             # A cancelled task keeps its traceback, and so this stream.
             self._watcher = self._timer = self._beat = None
-        if reply.error is not None:
-            outcome = reply.error.code
-        # A complete reply has cost something, if it had no text.
-        usage = reply.last.usage if isinstance(reply.last, Done) else reply.usage()
-        first = reply.first_at if reply.chunks else None
-        self._log(
-            self._turn.request_id,
-            self._turn.conversation_id,
-            state.gone or outcome,
-            reply.chunks,
-            0 if usage is None else usage.tokens,
-            # Milliseconds, with one decimal; round() takes longer (tests.bench.tricks).
-            None if first is None else int(10_000 * (first - state.started) + 0.5) / 10,
-            int(10_000 * (monotonic() - state.started) + 0.5) / 10,
-        )
+        counts = self._sent_bytes, self._heartbeats
+        end = chat_end(self._reply, state, monotonic(), outcome, *counts)
+        if end.usage is not None:
+            self.tokens = end.usage.tokens
+        self._tell(end)
+
+    def _tell(self, end: ChatEnd) -> None:
+        """Tell the observers that the chat has ended."""
+        tell(self._lifecycle.observers.chat_ended, end)

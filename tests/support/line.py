@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, Union
+from typing import (
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Union,
+)
 
 from starlette.types import Message
 
-from omniforge_chat import Settings, Turn, Usage, create_app
+from omniforge_chat import Observer, Settings, Turn, Usage, create_app
 from omniforge_chat.core.frames import HEARTBEAT
 from omniforge_chat.core.responder import Responder
 from omniforge_chat.stream.response import ABORT
@@ -118,11 +129,12 @@ class Line(HandDrivenRequest):
         body: object = None,
         path: str = "/api/v1/chat",
         headers: Optional[Mapping[str, str]] = None,
+        observers: Sequence[Observer] = (),
         **limits: Any,
     ) -> None:
         super().__init__(body, path=path, headers={"X-Request-ID": REFERENCE, **(headers or {})})
         self.scope["extensions"] = {ABORT: self._abort}
-        self.app = create_app(responder, settings=Settings(**limits))
+        self.app = create_app(responder, settings=Settings(**limits), observers=observers)
         self.script = responder if isinstance(responder, Script) else Script()
         self.fails = fails
         self.times: List[float] = []
