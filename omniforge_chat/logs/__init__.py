@@ -8,8 +8,9 @@ A line for each chat is the most expensive thing in a short one. Two ways make i
 
 The modules:
 
-- `chat`: the line when a chat ends.
-- `record`: its record.
+- `chat`: the lines when something ends: a chat, say.
+- `record`: their record.
+- `trace`: the trace of a request, which its lines name.
 - `formats`: the formats.
 - `handler`: the handler of a service, which writes several lines at once.
 - `writer`: the thread that writes them, so that whoever logs never waits.
@@ -20,19 +21,25 @@ from __future__ import annotations
 import logging
 from typing import Any, Dict
 
-from .chat import chat_ended
+from .chat import chat_ended, log_ended
 from .formats import JSONFormatter, TextFormatter
 from .handler import BatchingStreamHandler
-from .record import CHAT_FIELDS, logger
+from .record import CHAT_FIELDS, Form, logger
+from .trace import TRACEPARENT, trace_id, trace_id_in
 
 __all__ = [
     "CHAT_FIELDS",
+    "TRACEPARENT",
     "BatchingStreamHandler",
+    "Form",
     "JSONFormatter",
     "TextFormatter",
     "chat_ended",
     "log_config",
+    "log_ended",
     "logger",
+    "trace_id",
+    "trace_id_in",
 ]
 
 

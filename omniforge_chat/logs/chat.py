@@ -1,4 +1,4 @@
-"""The line when a chat ends, and when somebody has read a kept reply."""
+"""The line when a chat ends, when somebody has read a kept reply, and for each request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 from typing import Any, Optional
 
 from .handler import BatchingStreamHandler
-from .record import FORMS, ChatEnded, logger
+from .record import FORMS, Ended, Form, logger
+from .trace import trace_id
 
 _call_handlers: Any = logging.Logger.callHandlers
 if getattr(_call_handlers, "__module__", "") != logging.__name__:
@@ -18,20 +19,29 @@ def chat_ended(*values: Any) -> None:
     """Log the end of a chat at INFO: `values` are those of CHAT_FIELDS or KEPT_FIELDS, in order.
 
     They are also on the record, as the dict `record.chat`. With those of READ_FIELDS it is the end
-    of a stream that has read a kept reply, and the dict is `record.reading`.
+    of a stream that has read a kept reply, and the dict is `record.reading`. If the chat is part of
+    a trace, its `trace_id` is one more.
     """
+    form = FORMS[len(values)]
+    trace = trace_id.get()
+    if trace:
+        form, values = form.traced, (*values, trace)
+    log_ended(form, values)
+
+
+def log_ended(form: Form, values: Any) -> None:
+    """Log at INFO that something has ended, in this form."""
     if not logger.isEnabledFor(logging.INFO):
         return
     if logging.getLogRecordFactory() is not logging.LogRecord:
         # The app around us has its own factory, and its formats may need the fields it sets.
-        form = FORMS[len(values)]
         logger.info(form.text, *values, extra=form.extra(values))
         return
     handler = _only_handler()
     if handler is None:
-        logger.handle(ChatEnded(time.time(), values))
+        logger.handle(Ended(time.time(), form, values))
     else:
-        handler.write_soon((time.time(), values))
+        handler.write_soon((time.time(), form, values))
 
 
 def _only_handler() -> Optional[BatchingStreamHandler]:

@@ -9,6 +9,8 @@ from typing import Any, Dict, Optional, Tuple
 
 import msgspec
 
+from .record import MESSAGES, name_of_end
+
 
 class TextFormatter(logging.Formatter):
     """A line for people: time in UTC, level, logger, message."""
@@ -18,6 +20,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`, and the traceback below it."""
         text = f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        trace = getattr(record, "trace_id", "")
+        if trace:
+            text = f"{text} trace_id={trace}"
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         return text
@@ -33,10 +38,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(TextFormatter):
-    """A line for machines: one JSON object, with the fields of an ended chat beside the others.
-
-    It has those of a stream, too, that has read a kept reply.
-    """
+    """A line for machines: one JSON object, with the fields of what has ended beside the others."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`."""
@@ -45,13 +47,13 @@ class JSONFormatter(TextFormatter):
             "level": record.levelname,
             "logger": record.name,
         }
-        chat, reading = (getattr(record, name, None) for name in ("chat", "reading"))
-        if chat is not None:
-            line.update(message="chat ended", **chat)
-        elif reading is not None:
-            line.update(message="reply read", **reading)
+        ended = name_of_end(record)
+        if ended:
+            line.update(message=MESSAGES[ended], **vars(record)[ended])
         else:
             line["message"] = record.getMessage()
+            if "trace_id" in vars(record):
+                line["trace_id"] = str(vars(record)["trace_id"])
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         try:

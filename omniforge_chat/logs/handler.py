@@ -11,11 +11,12 @@ import weakref
 from typing import Any, List, Optional, Tuple, Union
 
 from .formats import JSONFormatter, TextFormatter
-from .record import ChatEnded, logger
+from .record import Ended, Form, logger, name_of_end
+from .trace import trace_id
 from .writer import LineWriter, may_block
 
-_End = Tuple[float, Tuple[Any, ...]]
-"""The time at which a chat ended, and the values of one of FORMS."""
+_End = Tuple[float, Form, Tuple[Any, ...]]
+"""The time at which something ended, the form of its line, and the values there."""
 
 
 class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 has no subscript
@@ -51,14 +52,18 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
         )
 
     def write_soon(self, end: _End) -> None:
-        """Write the line of an ended chat within `DELAY_SECONDS`."""
+        """Write the line of what has ended within `DELAY_SECONDS`."""
         self._pending.append(end)
         self._schedule_flush()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line of `record`: soon if it is that of an ended chat, or else now."""
+        """Write the line of `record`: soon if it tells of an end, or else now."""
+        ended = name_of_end(record)
+        trace = trace_id.get()
+        if trace and not ended:  # here, as another thread may write it
+            vars(record).setdefault("trace_id", trace)
         self._pending.append(record)
-        if hasattr(record, "chat") or hasattr(record, "reading"):
+        if ended:
             self._schedule_flush()
         else:
             self._write_pending()
@@ -105,7 +110,7 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
             pending = self._pending[:]
             if pending:
                 del self._pending[: len(pending)]  # in place: another thread may append meanwhile
-                self._write([ChatEnded(*p) if isinstance(p, tuple) else p for p in pending])
+                self._write([Ended(*p) if isinstance(p, tuple) else p for p in pending])
         finally:
             self.release()
 
@@ -158,7 +163,7 @@ _handlers: weakref.WeakSet[BatchingStreamHandler] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    ChatEnded.constant.clear()  # the child has another process id and name
+    Ended.constant.clear()  # the child has another process id and name
     for handler in _handlers:
         handler.begin_after_fork()
 

@@ -1,11 +1,12 @@
-"""The record of a chat that has ended."""
+"""The record of something that has ended: a chat, the reading of a reply, a request."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from typing import Any, ClassVar, Dict, NamedTuple, Optional, Tuple
+from functools import cached_property
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 logger = logging.getLogger("omniforge_chat")
 
@@ -27,12 +28,22 @@ READ_FIELDS = ("request_id", "conversation_id", "reply_id", "outcome", "after", 
 """Those of the line when somebody has read a kept reply, from the position `after` on."""
 
 
-class Form(NamedTuple):
+MESSAGES = {"chat": "chat ended", "reading": "reply read", "access": "request"}
+"""The dicts that a record of ours may have, and its message as JSON has it."""
+
+
+class Form:
     """A line: its text, for `%`, and the fields there, which its record has as a dict `name`."""
 
-    text: str
-    name: str
-    fields: Tuple[str, ...]
+    def __init__(self, name: str, fields: Tuple[str, ...]) -> None:
+        self.text = " ".join([MESSAGES[name], *(f"{field}=%s" for field in fields)])
+        self.name = name
+        self.fields = fields
+
+    @cached_property
+    def traced(self) -> Form:
+        """The same with one more field, the `trace_id`."""
+        return Form(self.name, (*self.fields, "trace_id"))
 
     def extra(self, values: Tuple[Any, ...]) -> Dict[str, Dict[str, Any]]:
         """What its record has besides."""
@@ -40,17 +51,26 @@ class Form(NamedTuple):
 
 
 FORMS = {
-    len(fields): Form(" ".join([text, *(f"{field}=%s" for field in fields)]), name, fields)
-    for text, name, fields in (
-        ("chat ended", "chat", CHAT_FIELDS),
-        ("chat ended", "chat", KEPT_FIELDS),
-        ("reply read", "reading", READ_FIELDS),
+    len(form.fields): form
+    for form in (
+        Form("chat", CHAT_FIELDS),
+        Form("chat", KEPT_FIELDS),
+        Form("reading", READ_FIELDS),
     )
 }
-"""The forms by the number of their fields."""
+"""Those of what a chat tells of its end, by the number of their fields."""
 
 
-class ChatEnded(logging.LogRecord):
+def name_of_end(record: logging.LogRecord) -> str:
+    """The name of its dict, if `record` tells that something has ended, or else ""."""
+    if record.name == logger.name:
+        for name in MESSAGES:
+            if name in vars(record):
+                return name
+    return ""
+
+
+class Ended(logging.LogRecord):
     """A record as `logger.info` makes it, at a fraction of the price.
 
     The parts that never change (line of the source, name of the process) are looked up once. Its
@@ -59,7 +79,7 @@ class ChatEnded(logging.LogRecord):
 
     constant: ClassVar[Dict[str, Any]] = {}
 
-    def __init__(self, created: float, values: Tuple[Any, ...]) -> None:
+    def __init__(self, created: float, form: Form, values: Tuple[Any, ...]) -> None:
         constant = self.constant
         if not constant:
             plain = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "", (), None)
@@ -71,7 +91,6 @@ class ChatEnded(logging.LogRecord):
         record["msecs"] = created % 1 * 1000
         record["relativeCreated"] += (created - constant["created"]) * 1000
         record["args"] = values
-        form = FORMS[len(values)]
         record["msg"] = form.text
         record.update(form.extra(values))
         record["thread"] = thread.ident

@@ -24,6 +24,8 @@ from omniforge_chat.logs import (
     TextFormatter,
     chat_ended,
     log_config,
+    trace_id,
+    trace_id_in,
 )
 
 from ..support.answers import last
@@ -504,3 +506,59 @@ def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(
         log.close()  # so that to flush it fails as well
         LOGGER.error("nowhere to go")
     assert "Logging error" in capsys.readouterr().err
+
+
+# The trace of a request
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_the_lines_of_a_chat_in_a_trace_name_it_last(log: Log) -> None:
+    """Without a trace a line stays as tools know it, field by field."""
+
+    async def traced(*values: Any) -> None:
+        trace_id.set(TRACE)
+        chat_ended(*values)
+        LOGGER.warning("upstream failed")
+
+    async def main() -> None:
+        ended = (CONVERSATION, "done", 1, 1, 0.5, 1.5)
+        chat_ended("ref-0", *ended)
+        for values in (ended, (*ended, "reply", 2, None), (CONVERSATION, "r", "done", 5, 1.5)):
+            await asyncio.create_task(traced("ref-1", *values))
+        LOGGER.warning("upstream failed")
+
+    log.run(main())
+    plain, *lines, last = log.lines
+    assert TRACE not in plain
+    assert TRACE not in last
+    assert len(lines) == 6
+    assert all(line.endswith(f" trace_id={TRACE}") for line in lines)
+
+
+def test_json_has_the_trace_as_a_field_of_its_own() -> None:
+    """Whoever stores lines joins them with spans by it."""
+    formatter = JSONFormatter()
+    record = logging.LogRecord("omniforge_chat", logging.INFO, "", 0, "draining", (), None)
+    assert "trace_id" not in json.loads(formatter.format(record))
+    record.trace_id = TRACE
+    assert json.loads(formatter.format(record))["trace_id"] == TRACE
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "valid"),
+    [
+        (f"00-{TRACE}-b7ad6b7169203331-01", True),
+        (f"01-{TRACE}-b7ad6b7169203331-01-more", True),
+        (f"00-{TRACE}-b7ad6b7169203331-01-more", False),
+        (f"ff-{TRACE}-b7ad6b7169203331-01", False),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", False),
+        (f"00-{TRACE}-{'0' * 16}-01", False),
+        (f"00-{TRACE.upper()}-b7ad6b7169203331-01", False),
+        (f"00-{TRACE}-b7ad6b7169203331-01\n", False),
+        ("", False),
+    ],
+)
+def test_only_a_valid_traceparent_counts(traceparent: str, valid: bool) -> None:
+    """Anybody may send one, and it goes into the log as it is."""
+    assert trace_id_in(traceparent.encode()) == (TRACE if valid else "")
