@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import Mapping, Optional
 
+from ..access import make_credentials
 from ..core.responder import Responder
 from ..responders import load_responder
 from ..rules import SettingsError
@@ -61,6 +62,7 @@ def check_settings(settings: Settings) -> Responder:
     if settings.uds and not hasattr(socket, "AF_UNIX"):
         raise SettingsError(variable("uds"), settings.uds, "none, as there are no Unix sockets")
     check_tls(settings)
+    make_credentials(settings)
     make_stores(settings)
     return load_responder(settings.responder, settings)
 

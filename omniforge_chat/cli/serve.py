@@ -9,6 +9,7 @@ import socket
 import sys
 from typing import Dict, List
 
+from ..access import make_credentials
 from ..app import create_app
 from ..logs import logger
 from ..responders import descriptors_per_stream
@@ -60,6 +61,7 @@ def run(arguments: List[str]) -> int:
             return _fail(1, str(error))
         settings = settings.listening_on(listener.getsockname())
         _warn_of_stores(settings)
+        _warn_of_credentials(settings)
         if options.reload:
             serve_reloading(listener, settings)
         elif settings.workers > 1:
@@ -90,6 +92,12 @@ def _warn_of_stores(settings: Settings) -> None:
             failed.setdefault(report.text, []).append(report.store)
     for text, names in failed.items():
         logger.warning("%s %s", " and ".join(names), text)
+
+
+def _warn_of_credentials(settings: Settings) -> None:
+    credentials = make_credentials(settings)
+    for warning in credentials.warnings if credentials is not None else ():
+        logger.warning("%s", warning)
 
 
 def _where(settings: Settings, options: Options) -> str:

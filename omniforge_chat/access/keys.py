@@ -1,0 +1,170 @@
+"""API keys: found by their hash, in a file that may change while the service runs.
+
+A key is looked up by its SHA-256 in a dict. How long that takes tells nothing of the keys: a hash
+that begins like another one belongs to a key that does not (so no comparison in constant time is
+needed). No key is kept as it is.
+
+The file is looked at once a second, and for each key that is unknown, so that a new one holds at
+once. A thread reads it if it has changed. Meanwhile the known keys hold; only who brings an unknown
+one waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from concurrent.futures import Future
+from hashlib import sha256
+from threading import Lock, Thread
+from time import monotonic
+from typing import Dict, List, Literal, Optional, Union
+
+from .. import rules
+from ..logs import logger
+from ..models import Allowance, Caller
+from ..rules import SettingsError
+from ..settings import Settings, variable
+from .key_file import Key, KeyFile, Signature, read_keys, signature_of
+
+LOOK_SECONDS = 1.0
+"""How long a key may hold that is not in the file any more."""
+
+READ_SECONDS = 1.0
+"""How long somebody with an unknown key waits for the file."""
+
+_Callers = Dict[bytes, Caller]
+
+
+class Keys:
+    """The keys of `api_keys` and of `api_keys_file`.
+
+    It may be used in several event loops and threads. Raises SettingsError if the file cannot be
+    used now. If it cannot later, the last keys hold, and the log has a line.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.api_keys_file
+        self._allowance = settings.allowance
+        self._own = _callers_in(settings.api_keys)
+        self._callers: _Callers = self._own
+        self._signature: Optional[Signature] = None
+        self._looked = monotonic()
+        self._fault = ""  # of the file, as the log has it
+        self._lock = Lock()
+        self._reading: Optional[Future[None]] = None
+        self.warnings: List[str] = []
+        """What whoever runs the service should know at its start."""
+        if self._path:
+            try:
+                self._take(read_keys(self._path))
+            except (OSError, ValueError) as error:
+                expected = f"a file of `omniforge-chat keys`: {_told(error)}"
+                raise SettingsError("api_keys_file", self._path, expected) from None
+
+    def __repr__(self) -> str:
+        return f"<Keys: {len(self._callers)}>"
+
+    async def find(self, secret: str) -> Optional[Caller]:
+        """Whose key `secret` is, or None."""
+        digest = sha256(secret.encode()).digest()
+        caller = self._callers.get(digest)
+        now = monotonic()
+        # A file that could not be read is tried again once a second, whoever asks.
+        is_new = caller is None and self._signature is not None
+        if not self._path or not (is_new or now - self._looked >= LOOK_SECONDS):
+            return caller
+        self._looked = now
+        reading = self._look()
+        if caller is None and reading is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(reading), READ_SECONDS)
+        return caller or self._callers.get(digest)
+
+    def _look(self) -> Optional[Future[None]]:
+        """The reading of the file, if it has changed."""
+        with self._lock:
+            if self._reading is not None and not self._reading.done():
+                return self._reading
+            try:
+                signature: Optional[Signature] = signature_of(os.stat(self._path))
+            except OSError:
+                signature = None
+            if signature == self._signature:
+                return None
+            self._reading = Future()
+            self._reading.set_running_or_notify_cancel()  # who waits for it cannot cancel it
+            Thread(target=self._read, args=(self._reading,), daemon=True).start()
+            return self._reading
+
+    def _read(self, reading: Future[None]) -> None:
+        try:
+            self._reload()
+        finally:
+            reading.set_result(None)
+
+    def _reload(self) -> None:
+        warned = self.warnings
+        try:
+            self._signature = signature_of(os.stat(self._path))  # a bad file is read once
+            self._take(read_keys(self._path))
+        except OSError as error:
+            self._signature = None  # it may be readable the next time
+            self._failed(error)
+        except ValueError as error:
+            self._failed(error)
+        else:
+            self._fault = ""
+            logger.info("keys: %s is read again, and %d keys hold", self._path, len(self._callers))
+            for warning in self.warnings:
+                if warning not in warned:
+                    logger.warning("%s", warning)
+
+    def _failed(self, error: Exception) -> None:
+        fault = _told(error)
+        if fault != self._fault:
+            self._fault = fault
+            logger.error(
+                "keys: %s: %s; the last %d keys hold", self._path, fault, len(self._callers)
+            )
+
+    def _take(self, file: KeyFile) -> None:
+        """Let the keys of `file` hold. Raises ValueError if one is in `api_keys`, too."""
+        callers = {bytes.fromhex(key.sha256): self._caller(key) for key in file.keys}
+        names = {caller.id for caller in self._own.values()}
+        for caller in callers.values():
+            if caller.id in names:
+                raise ValueError(
+                    f"{caller.id[len('key:') :]} is a name in {variable('api_keys')}, too"
+                )
+        self._callers = {**callers, **self._own}
+        self._signature = file.signature
+        warning = f"keys: every user of this machine may read {self._path}: chmod o= {self._path}"
+        self.warnings = [warning] if file.is_open else []
+
+    def _caller(self, key: Key) -> Caller:
+        allowance = None
+        if (key.rate_limit, key.streams, key.tokens_per_day) != (None, None, None):
+            others = self._allowance
+            rate = others.rate if key.rate_limit is None else rules.RATE.read(key.rate_limit)
+            streams = _count(key.streams, others.streams)
+            tokens = _count(key.tokens_per_day, others.tokens_per_day)
+            allowance = Allowance(rate, streams, tokens)
+        return Caller(f"key:{key.name}", frozenset(key.may), allowance)
+
+
+def _count(own: Union[int, Literal["off"], None], others: Optional[int]) -> Optional[int]:
+    if own is None:
+        return others
+    return None if own == "off" else own
+
+
+def _callers_in(text: str) -> _Callers:
+    """The owners of the keys in `NAME:KEY,...`, by the hashes of these."""
+    pairs = [part.strip().partition(":") for part in text.split(",") if part.strip()]
+    return {sha256(key.encode()).digest(): Caller(f"key:{name}") for name, _, key in pairs}
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with the file, in one line that quotes nothing of it."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
