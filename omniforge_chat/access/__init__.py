@@ -3,8 +3,21 @@
 - `credentials`: Credentials, which finds the owner of what a request shows.
 - `keys`: API keys, by their hash.
 - `key_file`: the file that they are in.
+- `limits`: Limiter and Pass, which bound how much a caller may have, and what counts mean.
+- `limits_memory`: a store of counts, in this process.
+- `limits_loading`: makes the one that the settings name.
 """
 
 from .credentials import Credentials, make_credentials, read_secret
+from .limits import Limiter, Pass, subject_of
+from .limits_loading import make_limiter
 
-__all__ = ["Credentials", "make_credentials", "read_secret"]
+__all__ = [
+    "Credentials",
+    "Limiter",
+    "Pass",
+    "make_credentials",
+    "make_limiter",
+    "read_secret",
+    "subject_of",
+]

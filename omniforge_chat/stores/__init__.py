@@ -1,7 +1,7 @@
-"""What the stores of conversations and those of replies have in common: the way to Redis.
+"""What the stores of conversations, replies and limits have in common: the way to Redis.
 
-`conversations` and `replay` do not know each other; both may use this room. `app` makes one
-SharedRedis for the stores of an app, and closes it after them.
+`conversations`, `replay` and `access` do not know each other; all may use this room. `app` makes
+one SharedRedis for the stores of an app, and closes it after them.
 
 - `shared`: SharedRedis, which runs commands and knows whether the server is there.
 - `commands`: Command and Script.
@@ -42,6 +42,6 @@ __all__ = [
 
 def make_redis(settings: Settings) -> Optional[SharedRedis]:
     """The server that `settings` name, if any store of theirs is in Redis."""
-    if "redis" not in (settings.history, settings.replay):
+    if "redis" not in (settings.history, settings.replay, settings.limits):
         return None
     return SharedRedis(settings.redis_url, settings.redis_prefix)
