@@ -6,7 +6,8 @@ observers that come with the package.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+from contextvars import ContextVar
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 import msgspec
 
@@ -102,6 +103,7 @@ class UpstreamEnd(msgspec.Struct, frozen=True, gc=False):
     - `status`: that of the HTTP response, or None if there was none.
     - `first_chunk`: the time to the first piece of the reply, or None.
     - `response_id`, `response_model`: as the provider says, or "".
+    - `text`: that of the reply, if one of the observers `wants_text`.
     """
 
     call: UpstreamCall
@@ -113,15 +115,19 @@ class UpstreamEnd(msgspec.Struct, frozen=True, gc=False):
     finish_reason: Optional[str] = None
     response_id: str = ""
     response_model: str = ""
+    text: str = ""
 
 
 class Observer:
     """Derive from it, and write the methods that you need; the others do nothing.
 
     They are called in the event loop, and everybody waits for them: they must return at once. What
-    they raise is logged, and disturbs nobody. `chat_began`, `first_chunk`, `chat_ended` and the
-    `upstream_` methods of one chat are called in one task.
+    they raise is logged, and disturbs nobody. `chat_began`, `first_chunk` and `chat_ended` of one
+    chat are called in one task; its `upstream_` methods there, or in a task that it has started.
     """
+
+    wants_text = False
+    """Whether it wants the text of a provider's reply, as `UpstreamEnd.text`."""
 
     def chat_began(self, turn: Turn, scope: Scope) -> None:
         """A chat is about to be answered."""
@@ -153,10 +159,14 @@ Hooks = Tuple[Callable[..., Any], ...]
 
 
 class Observers:
-    """Those of one app. For each event it has the methods that do something about it."""
+    """Those of one app. For each event it has the methods that do something about it.
+
+    `want_text` says whether one of them wants the text of replies.
+    """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.all = tuple(observers)
+        self.want_text = any(observer.wants_text for observer in self.all)
         self.chat_began = self._hooks("chat_began")
         self.first_chunk = self._hooks("first_chunk")
         self.chat_ended = self._hooks("chat_ended")
@@ -165,6 +175,12 @@ class Observers:
         self.upstream_began = self._hooks("upstream_began")
         self.upstream_ended = self._hooks("upstream_ended")
         self.store_answered = self._hooks("store_answered")
+        self._upstream = self if self.upstream_began or self.upstream_ended else None
+
+    def enter(self) -> None:
+        """From now on, tell these of the requests to providers in this context."""
+        if upstream_observers.get() is not self._upstream:
+            upstream_observers.set(self._upstream)
 
     def _hooks(self, name: str) -> Hooks:
         nothing = getattr(Observer, name)
@@ -175,10 +191,19 @@ class Observers:
         )
 
 
-def tell(hooks: Hooks, *event: Any) -> None:
-    """Call each of `hooks` with `event`. What they raise is logged."""
+upstream_observers: ContextVar[Optional[Observers]] = ContextVar(
+    "omniforge_chat.upstream_observers", default=None
+)
+"""Whom a responder tells of its requests to a provider. By a context variable, because a host's own
+responder may call that of a provider."""
+
+
+def tell(hooks: Hooks, *event: Any) -> List[Any]:
+    """Call each of `hooks` with `event`, and return what they return. What they raise is logged."""
+    results: List[Any] = []
     for hook in hooks:
         try:
-            hook(*event)
+            results.append(hook(*event))
         except Exception:
             logger.exception("an observer failed: %s", getattr(hook, "__qualname__", hook))
+    return results

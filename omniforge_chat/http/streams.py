@@ -99,9 +99,10 @@ class Streams:
                 grace = self._settings.replay_grace if resumable else 0.0
             headers = headers_of(claim.turn_id, self._dialect.path, scope)
             stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
-        hooks = self._lifecycle.observers.chat_began
-        if hooks:
-            tell(hooks, turn, scope)
+        observers = self._lifecycle.observers
+        observers.enter()
+        if observers.chat_began:
+            tell(observers.chat_began, turn, scope)
         return stream
 
     def _reply(

@@ -15,12 +15,13 @@ import httpx
 import pytest
 
 from omniforge_chat.errors import UpstreamError, UpstreamTimeout
+from omniforge_chat.observer import Observers
 from omniforge_chat.responders.providers.body import MAX_REFUSAL_BYTES
 from omniforge_chat.responders.providers.openai import OpenAIResponder
 
 from ..support.constants import PATIENCE
 from ..support.provider import Call, Provider, Script, refusing
-from ..support.relay import TURN
+from ..support.relay import TURN, UpstreamWitness
 from ..support.wires import OPENAI
 
 _anyio = tuple(int(part) for part in importlib.metadata.version("anyio").split(".")[:2])
@@ -114,7 +115,7 @@ def test_a_reply_can_be_cancelled_at_every_step(
     """At each wait, and at those after it: the connection is closed, and its place is free.
 
     A library that is torn out of its clean-up keeps a connection for good, and the service comes to
-    a stand when all are kept.
+    a stand when all are kept. And observers hear of the end of each request that began, once.
     """
 
     async def cancelled_at(number: int, responder: Any) -> bool:
@@ -136,6 +137,8 @@ def test_a_reply_can_be_cancelled_at_every_step(
         return steps.counted >= number
 
     async def main() -> int:
+        witness = UpstreamWitness()
+        Observers([witness]).enter()
         # A given client has a pool of one: what is left behind in it blocks the next reply.
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(limits=limits) as client:
@@ -154,7 +157,9 @@ def test_a_reply_can_be_cancelled_at_every_step(
                     _, late = await asyncio.wait(others, timeout=PATIENCE)
                     assert not late
                 number += 1
+                assert len(witness.ended) == len(witness.began)
             await responder.aclose()
+        assert [end.call for end in witness.ended] == witness.began
         return number
 
     with Provider(script) as provider:

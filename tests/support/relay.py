@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, List, TypeVar, Union
+from typing import Any, Awaitable, Callable, List, Mapping, Optional, TypeVar, Union
 
 import httpx
 
-from omniforge_chat import Thought, Turn, Usage
+from omniforge_chat import Observer, Thought, Turn, Usage
 from omniforge_chat.models import Chunk, Done, Error, Event
+from omniforge_chat.observer import UpstreamCall, UpstreamEnd
 from omniforge_chat.responders.providers.reader import FrameReader
 
 from .constants import CONVERSATION, PATIENCE
@@ -22,6 +23,22 @@ TURN = Turn("hi", CONVERSATION, "request-1")
 COUNTED = Usage(12, prompt_tokens=7, completion_tokens=5)
 COMPLETE = Done(CONVERSATION, COUNTED, "stop")
 """The end of the replies that a Wire makes."""
+
+
+class UpstreamWitness(Observer):
+    """Notes the requests of which it hears, and adds `headers` to each."""
+
+    def __init__(self, headers: Optional[Mapping[str, str]] = None) -> None:
+        self.headers = headers
+        self.began: List[UpstreamCall] = []
+        self.ended: List[UpstreamEnd] = []
+
+    def upstream_began(self, call: UpstreamCall) -> Optional[Mapping[str, str]]:
+        self.began.append(call)
+        return self.headers
+
+    def upstream_ended(self, end: UpstreamEnd) -> None:
+        self.ended.append(end)
 
 
 def using(responder: Any, use: Callable[[Any], Awaitable[T]]) -> T:

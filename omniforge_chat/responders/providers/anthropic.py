@@ -187,9 +187,11 @@ class MessageReader(FrameReader):
         text, reason, busy = "", None, False
         if name == "message_start":
             message = fields(event.get("message"))
+            self.name(message)
             self._count(message, output=False)
             text = self._content(message)
         elif name == "message":  # all of it in one
+            self.name(event)
             text = self._content(event)
             reason = event.get("stop_reason")
         elif name == "content_block_start":

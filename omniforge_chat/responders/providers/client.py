@@ -20,6 +20,7 @@ import msgspec
 
 from ...errors import UpstreamError
 from ...logs import logger
+from .attempts import Attempts
 from .body import BROKEN, Body, compression
 from .connections import Connections, Pool
 from .errors import UNREADABLE, Failure, describe, header, refused, silent
@@ -73,15 +74,19 @@ class ProviderClient:
         self.redact = Redactor((*options.secrets, *self._connections.secrets))
         self._substitutes = substitutes
 
-    async def open(self, fields: Mapping[str, Any], request_id: str) -> ProviderStream:
+    async def open(
+        self, fields: Mapping[str, Any], request_id: str, attempts: Attempts
+    ) -> ProviderStream:
         """Return the answer to these fields, as soon as its start shows that it is a stream.
+
+        `attempts` are told of each request.
 
         Raises UpstreamError, or a class derived from it, after the last try.
         """
         # httpcore finishes its clean-up if a scope of anyio's cancels it, and not if the task is
         # cancelled. So the request has a task of its own, and a cancellation here ends its scope.
         scope = anyio.CancelScope()
-        request = asyncio.ensure_future(self._request(fields, request_id, scope))
+        request = asyncio.ensure_future(self._request(fields, request_id, attempts, scope))
         try:
             await asyncio.wait([request])
         except asyncio.CancelledError:
@@ -98,7 +103,11 @@ class ProviderClient:
         await self._connections.aclose()
 
     async def _request(
-        self, fields: Mapping[str, Any], request_id: str, scope: anyio.CancelScope
+        self,
+        fields: Mapping[str, Any],
+        request_id: str,
+        attempts: Attempts,
+        scope: anyio.CancelScope,
     ) -> Union[ProviderStream, Failure]:
         """Wait for room, and try until there is an answer, or a reason why there is none."""
         pool = self._connections.pool()
@@ -107,9 +116,8 @@ class ProviderClient:
             await pool.room.acquire()
             answer: Union[Body, Failure, None] = None
             try:
-                answer = await self._try(
-                    pool, self._substitutes.draft(fields), request_id, deadline
-                )
+                draft = self._substitutes.draft(fields)
+                answer = await self._try(pool, draft, request_id, attempts, deadline)
             finally:
                 if not isinstance(answer, Body):
                     pool.room.release()
@@ -126,12 +134,12 @@ class ProviderClient:
         return silent(self._first_chunk_timeout, begun=False)
 
     async def _try(
-        self, pool: Pool, draft: Draft, request_id: str, deadline: float
+        self, pool: Pool, draft: Draft, request_id: str, attempts: Attempts, deadline: float
     ) -> Union[Body, Failure]:
         """Send the request up to TRIES times; after a stale connection, on a new one."""
         client, stale = pool.client, False
         for tried in range(1, TRIES + 1):
-            answer = await self._offer(pool, client, draft, request_id)
+            answer = await self._offer(pool, client, draft, request_id, attempts)
             if not isinstance(answer, Failure):
                 break
             wait = 0.0
@@ -151,15 +159,22 @@ class ProviderClient:
         return answer
 
     async def _offer(
-        self, pool: Pool, client: httpx.AsyncClient, draft: Draft, request_id: str
+        self,
+        pool: Pool,
+        client: httpx.AsyncClient,
+        draft: Draft,
+        request_id: str,
+        attempts: Attempts,
     ) -> Union[Body, Failure]:
         """Send it, and once more for each field that the provider does not know."""
         while not pool.closed:
-            answer = await self._send(client, draft.encode())
+            further = attempts.begin(draft.fields)
+            answer = await self._send(client, draft.encode(), further, attempts)
             if isinstance(answer, Body):
                 for news in draft.accepted():
                     logger.info("upstream: from now on %s, which the provider asked for", news)
                 return answer
+            attempts.failed(answer.error())
             if not draft.revise(answer):
                 return answer
             detail = self._detail(answer)
@@ -167,8 +182,14 @@ class ProviderClient:
         message = "The model provider cannot be reached any more"
         return Failure(UpstreamError, message, "the responder was closed")
 
-    async def _send(self, client: httpx.AsyncClient, body: bytes) -> Union[Body, Failure]:
-        """Send it once: return the body of its answer, or why there is none."""
+    async def _send(
+        self,
+        client: httpx.AsyncClient,
+        body: bytes,
+        further: Mapping[str, str],
+        attempts: Attempts,
+    ) -> Union[Body, Failure]:
+        """Send it once, with `further` headers: return the body of its answer, or why not."""
         first_step = ""
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -187,7 +208,7 @@ class ProviderClient:
             "POST",
             self._url,
             content=body,
-            headers=self._headers,
+            headers=self._with(further) if further else self._headers,
             extensions={"timeout": limits, "trace": trace},
         )
         try:
@@ -208,7 +229,14 @@ class ProviderClient:
                 message = UNREADABLE
             stale = silent_end and first_step == "send_request_headers"
             return Failure(UpstreamError, message, describe(error), stale=stale)
+        attempts.responded(response.status_code)
         return await self._judge(response)
+
+    def _with(self, further: Mapping[str, str]) -> Mapping[str, str]:
+        """Our headers with `further` ones, which replace none."""
+        given = {name.lower() for name in self._headers}
+        kept = {name: value for name, value in further.items() if name.lower() not in given}
+        return {**self._headers, **kept}
 
     async def _judge(self, response: httpx.Response) -> Union[Body, Failure]:
         """Tell a stream from a refusal, by the status and by the start of the body."""

@@ -203,6 +203,7 @@ class CompletionReader(FrameReader):
 
     def _read(self, document: Dict[str, Any], *, named: bool) -> str:
         choice = self._choice(document.get("choices"))
+        self.name(document)
         text = "" if choice is None else self._text(choice)
         counted = self._count(document, fields(choice))
         at_work = choice is not None or (counted and document.get("choices") == [])

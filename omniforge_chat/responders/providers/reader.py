@@ -12,7 +12,7 @@ the first. So a reader tells apart:
 
 from __future__ import annotations
 
-from typing import List, Optional, Union
+from typing import Any, List, Mapping, Optional, Union
 
 import msgspec
 
@@ -64,6 +64,7 @@ class FrameReader:
     - `usage`: the provider's count of tokens, a new object with each new count.
     - `ended`: no frame after this one counts.
     - `problem`: an error that the provider reported, in its own form.
+    - `response_id`, `response_model`: the provider's names for the reply and its model, or "".
     - `unreadable`: why a frame could not be read, for the log.
     """
 
@@ -82,6 +83,8 @@ class FrameReader:
         "finish_reason",
         "problem",
         "progressed",
+        "response_id",
+        "response_model",
         "settled",
         "unreadable",
         "usage",
@@ -104,6 +107,7 @@ class FrameReader:
         self.usage: Optional[Usage] = None
         self.problem: object = None
         self.unreadable = ""
+        self.response_id = self.response_model = ""
 
     def feed(self, data: bytes) -> str:
         """Read the next bytes of the body; return the text that they add, behind `earlier`."""
@@ -187,6 +191,11 @@ class FrameReader:
         else:
             self.fail(NOTHING)
 
+    def name(self, document: Mapping[str, Any]) -> None:
+        """Note the names in a document that is the reply, or a part of it."""
+        self.response_id = self.response_id or _name(document.get("id"))
+        self.response_model = self.response_model or _name(document.get("model"))
+
     def work(self, *, busy: bool, reason: Optional[str] = None) -> None:
         """Note a frame of the model's work.
 
@@ -231,6 +240,11 @@ class FrameReader:
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             self._split = True
         return text
+
+
+def _name(value: object) -> str:
+    """Return `value` if it is fit to be a name; empty if it is not."""
+    return value if isinstance(value, str) and len(value) <= 256 and value.isprintable() else ""
 
 
 def as_count(value: object) -> Optional[int]:

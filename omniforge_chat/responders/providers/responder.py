@@ -23,7 +23,9 @@ import msgspec
 from ...errors import UpstreamError
 from ...logs import logger
 from ...models import Finish, Message, Thought, Turn, Usage
+from ...observer import upstream_observers
 from ...settings import Settings
+from .attempts import UNWATCHED, Attempts, WatchedAttempts
 from .client import ProviderClient
 from .errors import UNREADABLE, Failure, reported
 from .options import ProviderOptions
@@ -136,6 +138,13 @@ class ProviderResponder:
         hidden = self._options.hide_thoughts
         return None if hidden == "off" else ThoughtSplitter(implied=hidden == "implied")
 
+    def _attempts(self, turn: Turn) -> Attempts:
+        """Its requests for one turn, told to the observers of the app in which it answers."""
+        observers = upstream_observers.get()
+        if observers is None:
+            return UNWATCHED
+        return WatchedAttempts(observers, self._options.prefix.lower(), self.base_url, turn)
+
     async def __call__(
         self, turn: Turn
     ) -> AsyncGenerator[Union[str, Thought, Usage, Finish], None]:
@@ -144,42 +153,43 @@ class ProviderResponder:
         Raises UpstreamError, or a class derived from it, if the reply is not complete, and
         InvalidParameter before the provider is asked.
         """
-        stream = await self._client.open(self.request(turn), turn.request_id)
-        try:
-            reader = self.reader()
-            feed = reader.feed
-            splitter = self._splitter()
-            usage: Optional[Usage] = None
-            while not (reader.ended or reader.unreadable):
-                data = await stream.read()
-                # The text of one read goes out as one piece, and before a failure that it brings.
-                text = feed(data) if data else reader.close()
-                if reader.earlier or not (splitter is None or splitter.over):
-                    for item in _parts((*reader.taken(), text), splitter):
-                        yield item
-                elif text:
-                    yield text
-                if reader.usage is not usage:
-                    usage = reader.usage
-                    assert usage is not None
-                    yield usage
-                if reader.progressed:
-                    reader.progressed = False
-                    if reader.complete:
-                        stream.finish(settled=reader.settled)
-                    else:
-                        stream.progressed()
-                elif not data or stream.overdue():
-                    break
-            failure = self._failure(reader, stream)
-            if failure is not None:
-                raise stream.fail(failure)
-            for last in _ending(reader, splitter):
-                yield last
-            if reader.ended:
-                await stream.drain()
-        finally:
-            await stream.aclose()
+        with self._attempts(turn) as attempts:
+            stream = await self._client.open(self.request(turn), turn.request_id, attempts)
+            try:
+                reader = self.reader()
+                feed, close = attempts.reading(stream, reader)
+                splitter = self._splitter()
+                usage: Optional[Usage] = None
+                while not (reader.ended or reader.unreadable):
+                    data = await stream.read()
+                    # The text of one read goes out as one piece, before a failure that it brings.
+                    text = feed(data) if data else close()
+                    if reader.earlier or not (splitter is None or splitter.over):
+                        for item in _parts((*reader.taken(), text), splitter):
+                            yield item
+                    elif text:
+                        yield text
+                    if reader.usage is not usage:
+                        usage = reader.usage
+                        assert usage is not None
+                        yield usage
+                    if reader.progressed:
+                        reader.progressed = False
+                        if reader.complete:
+                            stream.finish(settled=reader.settled)
+                        else:
+                            stream.progressed()
+                    elif not data or stream.overdue():
+                        break
+                failure = self._failure(reader, stream)
+                if failure is not None:
+                    raise stream.fail(failure)
+                for last in _ending(reader, splitter):
+                    yield last
+                if reader.ended:
+                    await stream.drain()
+            finally:
+                await stream.aclose()
 
     def _failure(self, reader: FrameReader, stream: ProviderStream) -> Optional[Failure]:
         """Why the reply is not complete; None if it is."""

@@ -81,6 +81,8 @@ class ProviderStream:
         self._at_work = False
         self._expired = False
         self._finishing = False
+        self.first_at: Optional[float] = None
+        """When the first piece of the reply had come, in the loop's time."""
 
     async def _first(self) -> bytes:
         """Return the bytes that have come already."""
@@ -181,6 +183,7 @@ class ProviderStream:
             self._at_work = True
             self._finishing = False
             self._move(self._idle_timeout)
+            self._note_first()
 
     def finish(self, *, settled: bool) -> None:
         """Note that the text is complete: until it progresses, nothing can make the reply fail.
@@ -189,6 +192,7 @@ class ProviderStream:
         """
         self._at_work = False
         self._finishing = True
+        self._note_first()
         self._move(min(self._idle_timeout, FINISH_SECONDS if settled else math.inf))
 
     async def drain(self) -> None:
@@ -197,6 +201,10 @@ class ProviderStream:
         self._move(DRAIN_SECONDS)
         while await self.read() and not self.overdue():
             pass
+
+    def _note_first(self) -> None:
+        if self.first_at is None:
+            self.first_at = self._time()
 
     def _move(self, seconds: float) -> None:
         """Set a deadline that may be nearer than the one that the timer is set for."""

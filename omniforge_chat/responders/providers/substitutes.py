@@ -32,14 +32,14 @@ class Draft:
 
     def __init__(self, substitutes: Substitutes, fields: Mapping[str, Any]) -> None:
         self._substitutes = substitutes
-        self._fields = dict(fields)
+        self.fields = dict(fields)
         self._replaced: Dict[str, Optional[str]] = {}
         for name, other in substitutes.learned.items():
             self._replace(name, other)
 
     def encode(self) -> bytes:
         """The body."""
-        return _encode(self._fields)
+        return _encode(self.fields)
 
     def revise(self, failure: Failure) -> bool:
         """Replace the field that the provider does not know; False if it complains of another.
@@ -47,7 +47,7 @@ class Draft:
         No field is replaced twice, so that this comes to an end.
         """
         for name, other in self._substitutes.known.items():
-            known = name in self._fields and name not in self._replaced.values()
+            known = name in self.fields and name not in self._replaced.values()
             if known and failure.refuses(name):
                 self._replaced[name] = other
                 self._replace(name, other)
@@ -66,7 +66,7 @@ class Draft:
         return news
 
     def _replace(self, name: str, other: Optional[str]) -> None:
-        if name in self._fields:
-            value = self._fields.pop(name)
+        if name in self.fields:
+            value = self.fields.pop(name)
             if other is not None:
-                self._fields[other] = value
+                self.fields[other] = value
