@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple
@@ -23,14 +21,11 @@ from omniforge_chat.core.sse import Frame
 from ..support.answers import last, text
 from ..support.client import Client
 from ..support.constants import CONVERSATION, PATIENCE
-from ..support.docs import DOCS
 from ..support.process import ServiceProcess, running
 from ..support.stores import PostgresServer, RedisServer
 from ..support.stores.redis import program
-from .proxies import PROXIES
+from .fronts import DEPLOY, FRONTS, WORKERS
 
-DEPLOY = DOCS / "deploy"
-WORKERS = ("chat-1", "chat-2")
 PASSWORD = "sesame"
 
 RESPONDER = """
@@ -50,20 +45,6 @@ def compose() -> Dict[str, Any]:
     source = re.sub(r"\$\{\w+_PASSWORD:\?\}", PASSWORD, source)
     services: Dict[str, Any] = YAML(typ="safe").load(source)["services"]
     return services
-
-
-@contextlib.contextmanager
-def nginx(directory: Path, *ports: int) -> Iterator[int]:
-    """The nginx in front of two workers on these ports: its own port."""
-    config = (DEPLOY / "nginx.conf").read_text("utf-8")
-    for name, port in zip(WORKERS, ports):
-        assert config.count(f"{name}:8000") == 1
-        config = config.replace(f"{name}:8000", f"127.0.0.1:{port}")
-    proxy = PROXIES[0]
-    assert proxy.title == "nginx"
-    proxy.subject()  # it skips the test if there is none
-    with proxy.running(directory, 0, config) as process:
-        yield process.port
 
 
 class Deployment(NamedTuple):
@@ -128,7 +109,7 @@ def deployment(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Depl
             variables.update(CHAT_RESPONDER="slow:respond", NAME=worker)
             workers[worker] = stack.enter_context(running(tmp_path, **variables))
         ports = [worker.port for worker in workers.values()]
-        yield Deployment(workers, stack.enter_context(nginx(tmp_path, *ports)), redis)
+        yield Deployment(workers, stack.enter_context(FRONTS[0].running(tmp_path, *ports)), redis)
 
 
 def producer(frames: List[Frame]) -> str:
@@ -169,61 +150,3 @@ def test_a_conversation_survives_a_worker_that_is_killed(deployment: Deployment)
     with deployment.ask(message="hi") as client:  # as soon as the conversation is free
         frames = client.frames()
     assert text(frames) == f"{other_than(worker)} knows 1 and has ended"
-
-
-class Deaf:
-    """A worker that takes requests, and closes each connection without an answer."""
-
-    def __init__(self) -> None:
-        self.asked: List[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
-
-    def _serve(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            with connection:
-                request = connection.recv(65536)
-                if not request:
-                    return
-                self.asked.append(request.split(b" ")[0])
-
-    def __enter__(self) -> Deaf:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        socket.create_connection(("127.0.0.1", self.port)).close()
-        self._thread.join(PATIENCE)
-        self._listener.close()
-
-
-def test_a_post_that_a_worker_may_have_read_is_not_sent_to_another(tmp_path: Path) -> None:
-    """It would be a second reply, which somebody pays for. What only reads may be sent again."""
-    with Deaf() as one, Deaf() as other, nginx(tmp_path, one.port, other.port) as port:
-        with Client(port) as client:
-            client.post({"message": "hi"})
-            assert client.head()[0] == 502
-        assert [*one.asked, *other.asked] == [b"POST"]
-        while not (b"GET" in one.asked and b"GET" in other.asked):  # one is left out for a while
-            with Client(port) as client:
-                client.ask("/api/v1/chat/replies/x")
-                assert client.head()[0] == 502
-            time.sleep(0.1)
-        assert [*one.asked, *other.asked].count(b"POST") == 1
-
-
-def test_a_post_that_nobody_has_read_goes_to_the_other_worker(tmp_path: Path) -> None:
-    """A worker that is down costs nobody a message."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        down = listener.getsockname()[1]
-    with (
-        running(tmp_path) as service,
-        nginx(tmp_path, down, service.port) as port,
-    ):
-        for _ in range(4):
-            with Client(port) as client:
-                client.post({"message": "hi"})
-                assert client.head()[0] == 200
-                assert last(client.frames())[0] == "done"
