@@ -9,15 +9,22 @@
 """
 
 from .credentials import Credentials, make_credentials, read_secret
+from .key_file import Key, hash_of, locked, new_key, read_keys, write_keys
 from .limits import Limiter, Pass, subject_of
 from .limits_loading import make_limiter
 
 __all__ = [
     "Credentials",
+    "Key",
     "Limiter",
     "Pass",
+    "hash_of",
+    "locked",
     "make_credentials",
     "make_limiter",
+    "new_key",
+    "read_keys",
     "read_secret",
     "subject_of",
+    "write_keys",
 ]

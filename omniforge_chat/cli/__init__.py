@@ -6,6 +6,7 @@ The modules:
 - `flags`: its flags, as the variables that they stand for.
 - `check`: the settings of a service, and its stores.
 - `conversations`: what is stored of a conversation, to be shown or deleted.
+- `keys`: API keys, added, listed and removed.
 - `talk`: a conversation with a service.
 - `environment`: the settings of a command.
 - `stores`: the stores that they name.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 COMMANDS: Dict[str, str] = {
     "talk": "holds a conversation with a service, or sends it one message",
     "conversations": "shows or deletes a stored conversation",
+    "keys": "adds, lists or removes API keys",
     "check": "checks the settings and reaches the stores",
 }
 """Each command, and its help. Its module has a `run`: its arguments in, the exit status out."""

@@ -199,7 +199,7 @@ def test_help_names_every_flag(directory: Path) -> None:
     assert done.stderr == ""
     for flag in ("host", "port", "uds", "workers", "log-level", "responder", "reload", "check"):
         assert f"--{flag}" in done.stdout
-    for command in ("talk", "conversations", "check"):
+    for command in ("talk", "conversations", "keys", "check"):
         assert f"`{command}` " in done.stdout
 
 
@@ -249,6 +249,8 @@ def test_a_command_comes_first(directory: Path) -> None:
             {"OPENAI_BASE_URL": "http://host", "CHAT_MAX_TOKENS": "many"},
             "CHAT_MAX_TOKENS='many': expected a whole number",
         ),
+        ([], {"CHAT_API_KEYS": "ann:short"}, "CHAT_API_KEYS='***': expected NAME:KEY"),
+        ([], {"CHAT_API_KEYS_FILE": "no.json"}, "CHAT_API_KEYS_FILE='no.json': expected a file of"),
         ([], {"CHAT_HISTORY": "disk"}, "CHAT_HISTORY='disk': expected off, memory, redis, sqlite:"),
         (
             ["--workers", "2"],
