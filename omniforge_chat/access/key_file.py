@@ -99,7 +99,10 @@ def read_keys(path: str) -> KeyFile:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
-    keys = _decoder.decode(data).keys
+    try:
+        keys = _decoder.decode(data).keys
+    except msgspec.DecodeError as error:  # no ValueError in older versions
+        raise ValueError(str(error)) from None
     for field in ("name", "sha256"):
         seen = set()
         for number, key in enumerate(keys, 1):
