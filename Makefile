@@ -85,7 +85,7 @@ coverage: install ## Run the tests, and fail if they leave more of the package u
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 97
 
-build: install $(VENV)/.build ## Make wheel and sdist in dist/, and try the wheel as a stranger would
+build: install $(VENV)/.build ## Make wheel and sdist in dist/, try the wheel as a stranger would, and make the SBOM
 	$(BIN)/python -m tests.build
 
 # A client of Docker may be there without its daemon; `info` tells.

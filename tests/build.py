@@ -1,11 +1,14 @@
 """python -m tests.build: make wheel and sdist in dist/, and use them as a stranger would.
 
 The wheel is made from the sdist. It goes alone into a new environment, and there the first example
-of README.md answers a request.
+of README.md answers a request. In build/ are what a release has besides: an SBOM in the form of
+CycloneDX, of the wheel with all its extras, and SHA256SUMS.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -21,6 +24,7 @@ from .support.docs import ROOT, write_examples
 from .support.process import running
 
 DIST = ROOT / "dist"
+BESIDES = ROOT / "build"
 
 
 def run(*command: object) -> None:
@@ -73,8 +77,44 @@ def check_example(wheel: Path, directory: Path) -> None:
         assert service.end() == 0
 
 
+def make_sbom(wheel: Path, directory: Path) -> Path:
+    """The packages that come with the wheel and all its extras: today's versions of them."""
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        page = message_from_bytes(archive.read(metadata))
+    extras = ",".join(page.get_all("Provides-Extra", []))
+    python = directory / "all" / "bin" / "python"
+    run(sys.executable, "-m", "venv", "--without-pip", directory / "all")
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    run(*pip, f"{wheel}[{extras}]")
+    sbom = BESIDES / f"{wheel.name.partition('-py3')[0]}.cdx.json"
+    tool = (sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", "pyproject.toml")
+    run(*tool, "--output-reproducible", "--validate", "--output-file", sbom, python)
+    return sbom
+
+
+def check_sbom(sbom: Path, version: str) -> None:
+    """It is about this version, and names what it needs, and what that needs."""
+    content = json.loads(sbom.read_text("utf-8"))
+    about = content["metadata"]["component"]
+    assert (about["name"], about["version"]) == ("omniforge-chat", version)
+    known = {part["name"].lower(): part.get("purl", "") for part in content["components"]}
+    needed = {"starlette", "msgspec", "uvloop", "redis", "psycopg", "pyjwt", "cryptography"}
+    assert needed <= known.keys(), f"the SBOM lacks {sorted(needed - known.keys())}"
+    assert known["starlette"].startswith("pkg:pypi/starlette@")
+    assert not {"pip", "pytest"} & known.keys()
+
+
+def write_sums(*files: Path) -> None:
+    """SHA256SUMS, as `sha256sum --check` reads it where all files lie."""
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    (BESIDES / "SHA256SUMS").write_text("".join(sums), "utf-8")
+
+
 def main() -> None:
-    shutil.rmtree(DIST, ignore_errors=True)
+    for made in (DIST, BESIDES):
+        shutil.rmtree(made, ignore_errors=True)
+    BESIDES.mkdir()
     run(sys.executable, "-m", "build", ROOT)
     [sdist], [wheel] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
@@ -82,6 +122,9 @@ def main() -> None:
     check_wheel(wheel)
     with tempfile.TemporaryDirectory() as directory:
         check_example(wheel, Path(directory))
+        sbom = make_sbom(wheel, Path(directory))
+    check_sbom(sbom, version=wheel.name.split("-")[1])
+    write_sums(sdist, wheel, sbom)
     print(f"{wheel.name} answers")
 
 
