@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \
-	test-browser check coverage build image soak chaos bench clean
+	test-browser check coverage build image soak chaos fuzz bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -104,9 +104,12 @@ soak: install ## An hour of streams that end, fail, stall and leave at random (S
 chaos: install ## Break the connections of 200 readers, their four workers and Redis, for SECONDS=60
 	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60)
 
+fuzz: install $(VENV)/.fuzz ## Feed what nobody would write to all that reads, for SECONDS=60
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
 bench: install $(VENV)/.bench ## Measure against bare ASGI and the alternatives (docs/performance.md)
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,15 +9,13 @@ import contextlib
 import json
 import random
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple, Union
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 
-from omniforge_chat import Thought
-from omniforge_chat.responders.providers.reader import FrameReader
 from omniforge_chat.responders.providers.reasons import MAX_REASON_CHARACTERS
 
-from ..support.relay import parts_of
+from ..support.relay import outcome, slowly
 from ..support.variants import FOLDER, VARIANTS, Stage, Variant
 from ..support.wires import KEY, Wire
 
@@ -57,22 +55,6 @@ FAMILIES = sorted({variant.family for variant in VARIANTS})
 PLAIN = [variant for variant in VARIANTS if variant.is_plain]
 
 
-def outcome(reader: FrameReader, parts: List[bytes]) -> Tuple[object, ...]:
-    """All that a reader makes of these parts."""
-    items: List[Union[str, Thought]] = parts_of(reader, *parts)
-    text = reader.close()
-    said: List[Tuple[bool, str]] = []
-    for item in [*items, *reader.taken(), *filter(None, [text])]:
-        is_thought = isinstance(item, Thought)
-        words = item.text if isinstance(item, Thought) else item
-        if said and said[-1][0] == is_thought:
-            words = said.pop()[1] + words
-        words.encode()
-        said.append((is_thought, words))
-    end = (reader.finish_reason, reader.complete, reader.settled, reader.ended, reader.usage)
-    return (said, str(reader.problem), bool(reader.unreadable), *end)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_variants_are_read_alike_in_all_pieces(family: str) -> None:
     """Several frames may come in one read, and one frame in several."""
@@ -82,13 +64,6 @@ def test_variants_are_read_alike_in_all_pieces(family: str) -> None:
             expected = outcome(variant.wire.reader(), variant.parts)
             for parts in ([whole], [whole[i : i + 1] for i in range(len(whole))]):
                 assert outcome(variant.wire.reader(), parts) == expected, variant.name
-
-
-def slowly(wire: Wire) -> FrameReader:
-    """A reader for which no frame is a usual one."""
-    kind: Any = type(wire.reader())
-    reader: FrameReader = type("Slow", (kind,), {"__slots__": (), "read": kind._look})()
-    return reader
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Callable, List, Mapping, Optional, TypeVar, Union
+from typing import Any, Awaitable, Callable, List, Mapping, Optional, Tuple, TypeVar, Union
 
 import httpx
 
@@ -88,6 +88,29 @@ def parts_of(reader: FrameReader, *parts: bytes) -> List[Union[str, Thought]]:
 def read(reader: FrameReader, *parts: bytes) -> List[str]:
     """The texts that these reads of a body add, up to the end."""
     return [item for item in parts_of(reader, *parts) if isinstance(item, str)]
+
+
+def outcome(reader: FrameReader, parts: List[bytes]) -> Tuple[object, ...]:
+    """All that a reader makes of these parts."""
+    items: List[Union[str, Thought]] = parts_of(reader, *parts)
+    text = reader.close()
+    said: List[Tuple[bool, str]] = []
+    for item in [*items, *reader.taken(), *filter(None, [text])]:
+        is_thought = isinstance(item, Thought)
+        words = item.text if isinstance(item, Thought) else item
+        if said and said[-1][0] == is_thought:
+            words = said.pop()[1] + words
+        words.encode()
+        said.append((is_thought, words))
+    end = (reader.finish_reason, reader.complete, reader.settled, reader.ended, reader.usage)
+    return (said, str(reader.problem), bool(reader.unreadable), *end)
+
+
+def slowly(wire: Wire) -> FrameReader:
+    """A reader for which no frame is a usual one."""
+    kind: Any = type(wire.reader())
+    reader: FrameReader = type("Slow", (kind,), {"__slots__": (), "read": kind._look})()
+    return reader
 
 
 async def items_from(responder: Any, turn: Turn = TURN) -> List[Any]:
