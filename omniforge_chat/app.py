@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 from functools import partial
-from typing import AsyncIterator, Awaitable, List, Optional, Sequence, Tuple
+from typing import Any, AsyncIterator, Awaitable, List, Optional, Sequence, Tuple
 
 from anyio import create_task_group, move_on_after
 from msgspec.structs import asdict
@@ -35,10 +35,12 @@ from .http import (
     error_response,
     front_route,
     internal_error,
+    metrics_routes,
     shape_at,
 )
 from .logs import logger
-from .observer import Observer
+from .observe import Exposition, make_exposition
+from .observer import Observer, Observers
 from .replay import Replay, make_replay
 from .replay.protocol import check_replay
 from .request_id import RequestIDMiddleware, request_id
@@ -66,12 +68,14 @@ class ChatApp(Starlette):
         below: object,
         *,
         keeps_replies: bool = False,
+        exposition: Optional[Exposition] = None,
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
         self.router.redirect_slashes = False  # each route has both paths
         self.router.default = _Default(self.router, settings)
         self._settings = settings
         self._lifecycle = lifecycle
+        self.exposition = exposition
         self._parts = parts  # these may have an `aclose`
         self._below = below  # it, too; they use it
         self._keeps_replies = keeps_replies
@@ -209,11 +213,7 @@ def create_app(
     Raises TypeError if `responder`, `history` or `replay` cannot be one, and SettingsError for a
     value that makes no sense.
     """
-    if settings is None:
-        settings = Settings.from_env(os.environ)
-    if dialects is not None:
-        # `replace` of msgspec 0.20 would check nothing.
-        settings = Settings(**{**asdict(settings), "dialects": tuple(dialects)})
+    settings = _settings(settings, dialects)
     if responder is None:
         responder = load_responder(settings.responder, settings)
     if history is not None:
@@ -225,18 +225,41 @@ def create_app(
         history = make_history(settings, redis)
     if replay is None:
         replay = make_replay(settings, redis)
+    exposition = make_exposition(settings)
+    if exposition is not None:
+        observers = (*observers, exposition.metrics)
     lifecycle = Lifecycle(max_streams=settings.max_streams, observers=observers)
     routes = chat_routes(
         responder, settings=settings, lifecycle=lifecycle, history=history, replay=replay
     )
+    _watch(lifecycle.observers, history, redis)
+    if exposition is not None:
+        routes += metrics_routes(exposition, settings, lifecycle, replay)
     return ChatApp(
         settings,
         lifecycle,
         routes,
-        (responder, history, replay),
+        (responder, history, replay, exposition),
         redis,
         keeps_replies=replay is not None,
+        exposition=exposition,
     )
+
+
+def _watch(observers: Observers, *stores: Any) -> None:
+    """Let those stores tell `observers` of their answers that can."""
+    for store in stores:
+        if isinstance(getattr(store, "observers", None), Observers):
+            store.observers = observers
+
+
+def _settings(given: Optional[Settings], dialects: Optional[Sequence[str]]) -> Settings:
+    """Those of `create_app`."""
+    settings = Settings.from_env(os.environ) if given is None else given
+    if dialects is None:
+        return settings
+    # `replace` of msgspec 0.20 would check nothing.
+    return Settings(**{**asdict(settings), "dialects": tuple(dialects)})
 
 
 class _Default:

@@ -13,8 +13,10 @@ import asyncio
 import os
 import threading
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Type
 
+from ..observer import Observers, tell
 from ..stores import StoreUnavailable
 from ..stores.health import Health
 from . import sql_statements
@@ -79,9 +81,13 @@ class _Job(NamedTuple):
 
 
 class Database:
-    """Runs transactions, and logs whether the database is there: one line for each change."""
+    """Runs transactions, and logs whether the database is there: one line for each change.
+
+    `observers` are told how long a transaction took.
+    """
 
     def __init__(self, driver: Driver) -> None:
+        self.observers = Observers()
         self._driver = driver
         self._health = Health(driver.product, driver.address)
         self._pid = 0
@@ -112,11 +118,14 @@ class Database:
         transaction was made, or will be made. If this raises, or is cancelled, `undo` is another
         transaction that runs as soon as the first one has ended.
         """
+        began = monotonic()
         try:
             rows = await self.try_to_run(statements, undo)
         except StoreUnavailable as failure:
+            tell(self.observers.store_answered, self.product, monotonic() - began, True)
             self._health.failed(failure)
             raise
+        tell(self.observers.store_answered, self.product, monotonic() - began, False)
         self._health.works()
         return rows
 

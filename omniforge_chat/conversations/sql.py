@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Se
 from ..errors import ConversationBusy, ConversationNotFound, HistoryUnavailable
 from ..logs import logger
 from ..models import Message, StoredMessage
+from ..observer import Observers
 from ..rules import AT_LEAST_1_KIB, AT_LEAST_ONE, SECONDS, check
 from ..settings import Settings
 from ..stores import Finding, StoreUnavailable
@@ -121,6 +122,15 @@ class SQLHistory:
             )
             for each in stored
         ]
+
+    @property
+    def observers(self) -> Observers:
+        """They are told how long the database took to answer."""
+        return self._database.observers
+
+    @observers.setter
+    def observers(self, observers: Observers) -> None:
+        self._database.observers = observers
 
     async def delete(self, conversation_id: str, owner: str) -> None:
         """See StoredConversations."""

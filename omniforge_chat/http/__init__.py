@@ -9,6 +9,7 @@ from .cors import CORS
 from .direct import DirectWay
 from .front import front_route
 from .hosts import AllowedHosts
+from .metrics import metrics_routes
 from .paths import shape_at
 from .replies import ANSWERED_HEADERS, ASKED_HEADERS
 from .responses import error_response, internal_error
@@ -29,5 +30,6 @@ __all__ = [
     "error_response",
     "front_route",
     "internal_error",
+    "metrics_routes",
     "shape_at",
 ]

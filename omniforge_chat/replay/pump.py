@@ -66,6 +66,11 @@ class Pump:
         """Whether the last round, if there was one, has not failed."""
         return self.failing_since == math.inf
 
+    @property
+    def behind(self) -> float:
+        """For how many seconds every round has failed; 0 if the last one has not."""
+        return max(0.0, monotonic() - self.failing_since)
+
     def wake(self) -> None:
         """Somebody is busy."""
         if self._task is None or self._loop is not asyncio.get_running_loop():

@@ -116,6 +116,16 @@ class RedisReplay:
             total_bytes=settings.replay_total_bytes,
         )
 
+    @property
+    def unstored(self) -> int:
+        """The number of characters of this process that are not in the store yet."""
+        return self._writer.unstored
+
+    @property
+    def behind(self) -> float:
+        """For how many seconds nothing could be stored; 0 while it can."""
+        return self._pump.behind
+
     def record(self, reply_id: str, conversation_id: str, owner: str) -> Optional[Recording]:
         """See Replay."""
         if self._closed:

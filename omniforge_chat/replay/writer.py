@@ -133,6 +133,11 @@ class Writer:
         if reply is not None:
             self.changed(reply)
 
+    @property
+    def unstored(self) -> int:
+        """The number of characters that are not stored yet."""
+        return sum(reply.length - reply.stored for reply in self.replies if not reply.closed)
+
     def forget(self, reply: Produced) -> None:
         """Stop a reply, and keep nothing of it."""
         reply.closed = True

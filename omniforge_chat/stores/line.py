@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import Any, List, NamedTuple, Optional, Sequence
+from time import monotonic
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
 from .commands import Command
 from .driver import Driver
@@ -22,11 +23,17 @@ class _Waiting(NamedTuple):
 
 
 class Line:
-    """A connection that opens at first use, and again after it broke."""
+    """A connection that opens at first use, and again after it broke.
 
-    def __init__(self, driver: Driver, prefix: str) -> None:
+    `answered` is called with the seconds that each answer took, and whether it was a failure.
+    """
+
+    def __init__(
+        self, driver: Driver, prefix: str, answered: Callable[[float, bool], None]
+    ) -> None:
         self._driver = driver
         self._prefix = prefix  # of keys, for advice on a user's rights
+        self._answered = answered
         self._connection: Any = None
         self._waiting: List[_Waiting] = []
         self._sent = False
@@ -44,10 +51,17 @@ class Line:
         if not commands:
             return []  # a transport of asyncio would try to send nothing for ever
         answers: asyncio.Future[List[Any]] = asyncio.get_running_loop().create_future()
+        began = monotonic()
         self._waiting.append(_Waiting(commands, answers))
         if self._task is None:
             self._task = asyncio.ensure_future(self._exchange_all())
-        return await answers
+        try:
+            result = await answers
+        except StoreUnavailable:
+            self._answered(monotonic() - began, True)
+            raise
+        self._answered(monotonic() - began, False)
+        return result
 
     async def aclose(self) -> None:
         """Close the connection. Commands that wait fail."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
+from ..observer import Observers, tell
 from .commands import Command
 from .driver import Driver
 from .failures import StoreUnavailable, StoreUnreadable
@@ -30,11 +31,12 @@ class SharedRedis:
     that of the setting `redis_url`; all keys begin with `prefix`. Raises SettingsError if redis-py
     is missing, or can make nothing of the address.
 
-    `keys` has the names of the keys.
+    `keys` has the names of the keys. `observers` are told how long each answer took.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix)
+        self.observers = Observers()
         self._driver = Driver(url)
         self._health = Health("redis", address_of(url))
         self._bound: Dict[Tuple[int, asyncio.AbstractEventLoop], _Bound] = {}
@@ -112,10 +114,13 @@ class SharedRedis:
             for other in list(self._bound):
                 if other[1].is_closed() and other[0] == key[0]:
                     self._bound.pop(other, None)
-            line = Line(self._driver, self.keys.prefix)
+            line = Line(self._driver, self.keys.prefix, self._answered)
             presence = Presence(line, self._driver, self.keys, self._health, self._heard)
             bound = self._bound[key] = _Bound(line, presence)
         return bound
+
+    def _answered(self, seconds: float, failed: bool) -> None:
+        tell(self.observers.store_answered, "redis", seconds, failed)
 
     def _heard(self, message: str) -> None:
         word, _, rest = message.partition(" ")

@@ -85,6 +85,11 @@ class Lifecycle:
                 return
         raise Overloaded(_FULL)
 
+    @property
+    def detached_streams(self) -> int:
+        """The number of open streams whose client has left."""
+        return len(self._away)
+
     def went_away(self, stream: Away) -> None:
         """Note that the client of `stream` has left, and its reply goes on."""
         self._away[stream] = None

@@ -1,0 +1,44 @@
+"""The numbers of the service, as Prometheus reads them."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..observe import Exposition
+from ..replay import RedisReplay, Replay
+from ..request_id import RequestIDMiddleware
+from ..settings import Settings
+from ..stream.lifecycle import Lifecycle
+from .paths import ChatRoute
+
+
+def metrics_routes(
+    exposition: Exposition, settings: Settings, lifecycle: Lifecycle, replay: Optional[Replay]
+) -> List[Route]:
+    """`GET /metrics`, if the app has it; else they are told at an address of their own.
+
+    The numbers of streams, and of what is kept, are added to those of `exposition`.
+    """
+    gauges = exposition.metrics.gauges
+    gauges["omniforge_open_streams"] = lambda: lifecycle.open_streams
+    gauges["omniforge_max_streams"] = lambda: lifecycle.max_streams
+    gauges["omniforge_detached_streams"] = lambda: lifecycle.detached_streams
+    if isinstance(replay, RedisReplay):
+        gauges["omniforge_replay_unstored_characters"] = lambda: replay.unstored
+        gauges["omniforge_replay_behind_seconds"] = lambda: replay.behind
+    return [metrics_route(exposition)] if settings.metrics == "on" else []
+
+
+def metrics_route(exposition: Exposition) -> Route:
+    """`GET /metrics`."""
+
+    async def metrics(request: Request) -> Response:
+        text, kind = await exposition.render(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
+
+    return ChatRoute("/metrics", metrics, middleware=[Middleware(RequestIDMiddleware)])
