@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple
@@ -21,10 +22,13 @@ from omniforge_chat.core.sse import Frame
 from ..support.answers import last, text
 from ..support.client import Client
 from ..support.constants import CONVERSATION, PATIENCE
+from ..support.missing import missing
 from ..support.process import ServiceProcess, running
 from ..support.stores import PostgresServer, RedisServer
 from ..support.stores.redis import program
+from .driving import free_port
 from .fronts import DEPLOY, FRONTS, WORKERS
+from .table import executable
 
 PASSWORD = "sesame"
 
@@ -91,7 +95,8 @@ class Deployment(NamedTuple):
 @pytest.fixture
 def deployment(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Deployment]:
     services = compose()
-    assert set(services) == {*WORKERS, "nginx", "redis", "postgres"}
+    always = {name for name, service in services.items() if "profiles" not in service}
+    assert always == {*WORKERS, "nginx", "redis", "postgres"}
     (tmp_path / "slow.py").write_text(RESPONDER)
     name, *arguments = services["redis"]["command"]
     at = arguments.index("--requirepass")
@@ -107,6 +112,7 @@ def deployment(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Depl
             assert variables["CHAT_HISTORY"] == f"postgresql://chat:{PASSWORD}@postgres:5432/chat"
             variables.update(REDIS_URL=redis.url, CHAT_HISTORY=postgres_server.url)
             variables.update(CHAT_RESPONDER="slow:respond", NAME=worker)
+            variables.update(CHAT_METRICS=f"127.0.0.1:{free_port()}")
             workers[worker] = stack.enter_context(running(tmp_path, **variables))
         ports = [worker.port for worker in workers.values()]
         yield Deployment(workers, stack.enter_context(FRONTS[0].running(tmp_path, *ports)), redis)
@@ -150,3 +156,10 @@ def test_a_conversation_survives_a_worker_that_is_killed(deployment: Deployment)
     with deployment.ask(message="hi") as client:  # as soon as the conversation is free
         frames = client.frames()
     assert text(frames) == f"{other_than(worker)} knows 1 and has ended"
+
+
+def test_prometheus_takes_its_configuration() -> None:
+    """It would not start with a field that it does not know."""
+    promtool = executable("promtool") or missing("promtool")
+    done = subprocess.run([promtool, "check", "config", DEPLOY / "prometheus.yml"])
+    assert done.returncode == 0

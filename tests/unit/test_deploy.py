@@ -31,10 +31,15 @@ def manifests() -> Dict[str, Any]:
     return found
 
 
+def compose() -> Dict[str, Any]:
+    """The services of compose.yaml."""
+    source = (DEPLOY / "compose.yaml").read_text("utf-8")
+    services: Dict[str, Any] = YAML(typ="safe").load(source)["services"]
+    return services
+
+
 def worker() -> Dict[str, Any]:
-    """A worker of compose.yaml."""
-    compose = YAML(typ="safe").load((DEPLOY / "compose.yaml").read_text("utf-8"))
-    service: Dict[str, Any] = compose["services"]["chat-1"]
+    service: Dict[str, Any] = compose()["chat-1"]
     return service
 
 
@@ -128,6 +133,8 @@ def test_the_manifests_find_each_other() -> None:
     for kind in ("Deployment", "PodDisruptionBudget"):
         assert found[kind]["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
     assert found["Service"]["spec"]["selector"] == template["metadata"]["labels"]
+    metrics = container["ports"][1]["containerPort"]
+    assert found["ConfigMap"]["data"]["CHAT_METRICS"] == f"0.0.0.0:{metrics}"
     port = container["ports"][0]["name"]
     assert found["Service"]["spec"]["ports"][0]["targetPort"] == port
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -136,3 +143,18 @@ def test_the_manifests_find_each_other() -> None:
         assert call(create_app(), method="GET", path=path).status == 200
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
     assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+
+
+def test_prometheus_and_grafana_of_compose_find_what_they_read() -> None:
+    """A target that is not there is seen only in a graph that stays empty."""
+    load = YAML(typ="safe").load
+    [job] = load((DEPLOY / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    port = worker()["environment"]["CHAT_METRICS"].rpartition(":")[2]
+    workers = [name for name in compose() if name.startswith("chat-")]
+    assert job["static_configs"] == [{"targets": [f"{name}:{port}" for name in workers]}]
+    [source] = load((DEPLOY / "grafana.yaml").read_text("utf-8"))["datasources"]
+    assert source["url"].partition("://")[2].partition(":")[0] in compose()
+    for service in compose().values():
+        for volume in service.get("volumes", []):
+            path = volume.partition(":")[0]
+            assert not path.startswith(".") or (DEPLOY / path).is_file()
