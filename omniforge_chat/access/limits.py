@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from typing import Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from functools import lru_cache
+from typing import List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from ..errors import RateLimited
 from ..models import Allowance, Rate
@@ -73,12 +74,12 @@ class Limiter(Protocol):
 class Counts(NamedTuple):
     """What a subject has, in the moment in which it asks for more.
 
-    `backlog` is in seconds. `tokens` are those of today, and `now` is in seconds since 1970.
+    `backlog` is in seconds, `places` are the streams or readers, `tokens` are those of today, and
+    `now` is in seconds since 1970.
     """
 
     backlog: float
-    streams: int
-    readers: int
+    places: int
     tokens: int
     now: float
 
@@ -110,43 +111,64 @@ def backlog_after(backlog: float, elapsed: float, rate: Rate) -> float:
     return min(max(0.0, backlog - abs(elapsed)), float(rate.seconds))
 
 
-def check_counts(allowance: Allowance, counts: Counts, reads: bool) -> None:
-    """Raises RateLimited if the subject has no room for one more."""
+def refusal(allowance: Allowance, reads: bool, counts: Counts) -> Optional[RateLimited]:
+    """The refusal of a request for which there is no room; None if there is."""
     waits: List[Tuple[float, str]] = []
-    rate, limit = allowance.rate, allowance.tokens_per_day
+    rate, streams, limit = allowance.rate, allowance.streams, allowance.tokens_per_day
     if rate is not None and not reads and _room(rate, counts.backlog) < 1:
         reason = f"You may begin {rate.chats} chats in {rate.seconds} s"
         waits.append((_wait(rate, counts.backlog), reason))
-    taken = counts.readers if reads else counts.streams
-    if allowance.streams is not None and taken >= allowance.streams:
+    if streams is not None and counts.places >= streams:
         what = "kept replies may be read" if reads else "chats may be answered"
-        waits.append((SOON_SECONDS, f"{allowance.streams} of your {what} at once"))
+        waits.append((SOON_SECONDS, f"{streams} of your {what} at once"))
     if limit is not None and not reads:
         if counts.tokens >= limit:
             reason = f"You have used up the {limit} tokens of this day (UTC)"
             waits.append((DAY - counts.now % DAY, reason))
-        elif counts.tokens + counts.streams * RESERVED_TOKENS >= limit:
+        elif counts.tokens + counts.places * RESERVED_TOKENS >= limit:
             reason = f"Your open chats may use up the {limit} tokens of this day (UTC)"
             waits.append((SOON_SECONDS, reason))
-    if waits:
-        wait, reason = max(waits)
-        seconds = _whole(wait)
-        headers = _headers(allowance, counts, reads)
-        raise RateLimited(f"{reason}; wait {seconds} s", retry_after=seconds, headers=headers)
+    if not waits:
+        return None
+    wait, reason = max(waits)
+    seconds = _whole(wait)
+    names = ("RateLimit-Policy", "RateLimit")
+    values = [value.decode() for _, value in fields(allowance, reads, *counts[:2])]
+    return RateLimited(
+        f"{reason}; wait {seconds} s", retry_after=seconds, headers=dict(zip(names, values))
+    )
 
 
-def fields_after(allowance: Allowance, counts: Counts, reads: bool) -> Fields:
-    """The RateLimit fields of a request that has passed, and has changed `counts`."""
-    rate = allowance.rate
-    counts = counts._replace(
-        backlog=counts.backlog + (rate.seconds / rate.chats if rate and not reads else 0.0),
-        streams=counts.streams + (not reads),
-        readers=counts.readers + reads,
-    )
-    return tuple(
-        (name.lower().encode(), value.encode())
-        for name, value in _headers(allowance, counts, reads).items()
-    )
+def fields(allowance: Allowance, reads: bool, backlog: float, places: int) -> Fields:
+    """The RateLimit fields of a request, after what it has taken."""
+    rate, streams = allowance.rate, allowance.streams
+    policies, names = _policies(allowance, reads)
+    if not policies:
+        return ()
+    limits = []
+    if rate is not None:
+        left = _room(rate, backlog)
+        wait = "" if left else f";t={_whole(_wait(rate, backlog))}"
+        limits.append(f'"{names[0]}";r={left}{wait}')
+    if streams is not None:
+        limits.append(f'"{names[1]}";r={max(0, streams - places)}')
+    return (b"ratelimit-policy", policies), (b"ratelimit", ", ".join(limits).encode())
+
+
+# The fields of draft-ietf-httpapi-ratelimit-headers-11. It has no unit for tokens, so there is no
+# policy for them. `t` is the time to the next chat, and stands there only if none is left: chats
+# come back one by one, and no client should take the others for what it may have in that time.
+@lru_cache(maxsize=1_000)
+def _policies(allowance: Allowance, reads: bool) -> Tuple[bytes, Tuple[str, str]]:
+    """The policies, and the names of the rate and of the places."""
+    rate, streams = allowance.rate, allowance.streams
+    names = (str(rate).partition("/")[2], "readers" if reads else "streams")
+    policies = []
+    if rate is not None:
+        policies.append(f'"{names[0]}";q={rate.chats};w={rate.seconds}')
+    if streams is not None:
+        policies.append(f'"{names[1]}";q={streams};qu="concurrent-requests"')
+    return ", ".join(policies).encode(), names
 
 
 def _room(rate: Rate, backlog: float) -> int:
@@ -163,24 +185,3 @@ def _wait(rate: Rate, backlog: float) -> float:
 def _whole(seconds: float) -> int:
     """The whole seconds after which so many have passed; not one more for an error of floats."""
     return max(1, math.ceil(seconds - PRECISION / 2))
-
-
-# The fields of draft-ietf-httpapi-ratelimit-headers-11. It has no unit for tokens, so there is no
-# policy for them. `t` is the time to the next chat, and stands there only if none is left: chats
-# come back one by one, and no client should take the others for what it may have in that time.
-def _headers(allowance: Allowance, counts: Counts, reads: bool) -> Dict[str, str]:
-    policies, limits = [], []
-    rate = allowance.rate
-    if rate is not None:
-        name = str(rate).partition("/")[2]
-        left = _room(rate, counts.backlog)
-        policies.append(f'"{name}";q={rate.chats};w={rate.seconds}')
-        wait = "" if left else f";t={_whole(_wait(rate, counts.backlog))}"
-        limits.append(f'"{name}";r={left}{wait}')
-    if allowance.streams is not None:
-        name, taken = ("readers", counts.readers) if reads else ("streams", counts.streams)
-        policies.append(f'"{name}";q={allowance.streams};qu="concurrent-requests"')
-        limits.append(f'"{name}";r={max(0, allowance.streams - taken)}')
-    if not policies:
-        return {}
-    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}

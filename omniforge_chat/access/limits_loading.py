@@ -9,6 +9,7 @@ from ..settings import Settings
 from ..stores import SharedRedis
 from .limits import Limiter
 from .limits_memory import MemoryLimiter
+from .limits_redis import RedisLimiter
 
 
 def make_limiter(
@@ -21,4 +22,6 @@ def make_limiter(
     """
     if settings.allowance == Allowance() and not (callers_differ or settings.api_keys_file):
         return None
+    if settings.limits == "redis" and redis is not None:
+        return RedisLimiter(redis, required=settings.limits_required)
     return MemoryLimiter()

@@ -10,7 +10,7 @@ import msgspec
 
 from ..models import Allowance
 from ..rules import AT_LEAST_ONE, check
-from .limits import DAY, Counts, Fields, backlog_after, check_counts, fields_after
+from .limits import DAY, Counts, Fields, backlog_after, fields, refusal
 
 MAX_SUBJECTS = 100_000
 """About 30 MB."""
@@ -86,6 +86,8 @@ class MemoryLimiter:
 class MemoryPass:
     """A Pass of a MemoryLimiter. Raises RateLimited if there is no room for it."""
 
+    __slots__ = ("_allowance", "_clock", "_left", "_reads", "_subject", "headers")
+
     def __init__(
         self, subject: _Subject, allowance: Allowance, reads: bool, clock: Callable[[], float]
     ) -> None:
@@ -118,17 +120,20 @@ class MemoryPass:
             subject.day = today
 
     def _take(self, reads: bool) -> Fields:
-        subject, rate, now = self._subject, self._allowance.rate, self._clock()
-        backlog = 0.0
+        subject, allowance, now = self._subject, self._allowance, self._clock()
+        rate, backlog = allowance.rate, 0.0
         if rate is not None:
             backlog = backlog_after(subject.backlog, now - subject.at, rate)
+        places = subject.readers if reads else subject.streams
         tokens = subject.tokens if subject.day == now // DAY else 0
-        counts = Counts(backlog, subject.streams, subject.readers, tokens, now)
-        check_counts(self._allowance, counts, reads)
+        refused = refusal(allowance, reads, Counts(backlog, places, tokens, now))
+        if refused is not None:
+            raise refused
         if reads:
             subject.readers += 1
         else:
             subject.streams += 1
             if rate is not None:
-                subject.backlog, subject.at = backlog + rate.seconds / rate.chats, now
-        return fields_after(self._allowance, counts, reads)
+                backlog += rate.seconds / rate.chats
+                subject.backlog, subject.at = backlog, now
+        return fields(allowance, reads, backlog, places + 1)

@@ -27,7 +27,7 @@ from ..settings import Settings, is_secret, variable
 from ..stdio import open_standard_streams
 from .environment import check_settings, find_own_modules, read_settings, told
 from .flags import Options, parse
-from .stores import check_stores
+from .stores import check_stores, counts_apart, limits_of
 
 
 def run(arguments: List[str]) -> int:
@@ -80,8 +80,13 @@ def _check(settings: Settings, options: Options) -> None:
 
 
 def _warn_of_stores(settings: Settings) -> None:
-    """Log the stores that are out of reach. The service runs without them until they are back."""
-    if {settings.history, settings.replay} <= {"off", "memory"}:
+    """Log the stores that are out of reach, or not what their limits need.
+
+    The service runs without them until they are back.
+    """
+    if counts_apart(settings):
+        logger.warning("limits %s", counts_apart(settings))
+    if {settings.history, settings.replay, limits_of(settings)} <= {"off", "memory"}:
         return
     # `asyncio.run` would leave Python 3.9 without the loop that a responder may ask for later.
     with contextlib.closing(asyncio.new_event_loop()) as loop:

@@ -7,10 +7,11 @@ import contextlib
 import os
 from typing import AsyncIterator, List, NamedTuple, Optional, Protocol, cast
 
+from ..access import make_limiter
 from ..conversations import History, make_history
 from ..replay import Replay, make_replay
 from ..rules import masked
-from ..settings import Settings
+from ..settings import Settings, variable
 from ..stores import Finding, SharedRedis, StoreUnavailable, make_redis
 
 LONGEST_CHECK = 10.0
@@ -73,10 +74,12 @@ async def check_stores(settings: Settings, *, makes_file: bool) -> List[Report]:
     """
     async with open_stores(settings) as stores:
         found = []
-        for name in ("history", "replay"):
-            kind = getattr(settings, name)
+        for name in ("history", "replay", "limits"):
+            kind = limits_of(settings) if name == "limits" else getattr(settings, name)
             if kind == "off":
                 found.append(Report("off", name, ""))
+            elif name == "limits" and counts_apart(settings):
+                found.append(Report("warning", name, counts_apart(settings)))
             elif kind == "memory":
                 found.append(Report("ok", name, "in the memory of the process that serves"))
             elif name == "history" and not makes_file and missing_file(settings):
@@ -86,6 +89,22 @@ async def check_stores(settings: Settings, *, makes_file: bool) -> List[Report]:
                 store = stores.redis if kind == "redis" else getattr(stores, name)
                 found.append(await _report(name, _address(settings, kind), store))
     return found
+
+
+def limits_of(settings: Settings) -> str:
+    """Where limits of callers are counted, or "off" if there are none."""
+    limited = make_limiter(settings) is not None
+    return settings.limits if limited else "off"
+
+
+def counts_apart(settings: Settings) -> str:
+    """The warning if each worker counts for itself what all should count together, or ""."""
+    if limits_of(settings) != "memory" or settings.workers == 1:
+        return ""
+    return (
+        f"each of {settings.workers} workers counts for itself, so a caller may have so many times "
+        f"as much; {variable('limits')}=redis counts for all"
+    )
 
 
 def missing_file(settings: Settings) -> str:

@@ -8,11 +8,13 @@
 | `c:{<conversation>}:log` | its messages |
 | `c:{<conversation>}:<other>` | what else belongs to it |
 | `i:{<digest>}` | a request that was made with an Idempotency-Key |
+| `l:{<digest>}:<part>` | what is counted of a subject of limits |
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import List
 
 
 class Keys:
@@ -24,6 +26,7 @@ class Keys:
         self._worker = f"{prefix}w:{{"
         self._conversation = f"{prefix}c:{{"
         self._request = f"{prefix}i:{{"
+        self._subject = f"{prefix}l:{{"
 
     def reply(self, reply_id: str) -> str:
         """The key of a reply."""
@@ -43,3 +46,9 @@ class Keys:
         """The key of a request that `owner` has made with an Idempotency-Key."""
         digest = hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()[:32]
         return f"{self._request}{digest}}}"
+
+    def subject(self, subject: str, *parts: str) -> List[str]:
+        """The keys of parts of what is counted of a caller, or of an address."""
+        # An id may hold anything, and is nobody's business who sees the keys.
+        digest = hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return [f"{self._subject}{digest}}}:{part}" for part in parts]

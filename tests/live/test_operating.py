@@ -49,7 +49,11 @@ def test_a_check_tells_what_each_store_is(command: Command, redis_server: RedisS
     version = info[f"{product}_version"]
     done = command("check", **IN_REDIS, REDIS_URL=redis_server.url)
     found = f"{product} {version} at {redis_server.url}"
-    assert lines(done) == [f"ok       history   {found}", f"ok       replay    {found}"]
+    assert lines(done) == [
+        f"ok       history   {found}",
+        f"ok       replay    {found}",
+        "off      limits",
+    ]
     assert done.status == 0
     assert redis_server.client.keys() == []
 
@@ -90,8 +94,24 @@ def test_a_check_tells_which_stores_there_are_none_to_reach(command: Command) ->
     assert lines(done) == [
         "off      history",
         "ok       replay    in the memory of the process that serves",
+        "off      limits",
     ]
     assert done.status == 0
+
+
+def test_a_check_tells_where_callers_are_counted(
+    command: Command, one_redis_server: RedisServer
+) -> None:
+    """A limit that each worker counts for itself is a larger one than its operator wrote."""
+    limited = {"CHAT_RATE_LIMIT": "60/minute"}
+    done = command("check", **limited)
+    assert lines(done)[2] == "ok       limits    in the memory of the process that serves"
+    done = command("check", **limited, CHAT_LIMITS="redis", REDIS_URL=one_redis_server.url)
+    assert lines(done)[2].startswith("ok       limits    redis ")
+    done = command("check", **limited, WEB_CONCURRENCY="2")
+    [*_, line] = done.out.splitlines()
+    assert line.startswith("warning  limits    each of 2 workers counts for itself, so a caller ")
+    assert done.status == 1
 
 
 def test_a_check_warns_of_a_server_that_deletes_conversations(
@@ -171,6 +191,15 @@ def test_a_store_that_is_out_of_reach_at_the_start_is_one_warning(
     where = nobody.replace(":secret@", "***@")
     assert f" replay {where}: it cannot be reached; start it, or " in warnings[0]
     assert "secret" not in "".join(service.log)
+
+
+def test_workers_that_count_callers_apart_are_one_warning(tmp_path: Path) -> None:
+    """They serve nevertheless: a looser limit is better than none."""
+    with running(tmp_path, CHAT_CALLER_STREAMS="5", WEB_CONCURRENCY="2") as service:
+        assert service.reply("Hello")
+        assert service.end() == 0
+    [warning] = [line for line in service.log if " WARNING " in line]
+    assert "limits each of 2 workers counts for itself" in warning
 
 
 # conversations
