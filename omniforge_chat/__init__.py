@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         UpstreamRateLimited,
         UpstreamTimeout,
     )
+    from .http.access import Access
     from .http.routes import chat_routes
     from .models import (
         Allowance,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .stream.lifecycle import Lifecycle
 
 __all__ = [
+    "Access",
     "Allowance",
     "Caller",
     "ChatApp",
@@ -107,6 +109,7 @@ _HOMES = {
     "core.responder": "Item Responder",
     "errors": "ChatError ConversationBusy ConversationNotFound Forbidden HistoryUnavailable "
     "InvalidParameter RateLimited Unauthorized UpstreamError UpstreamRateLimited UpstreamTimeout",
+    "http.access": "Access",
     "http.routes": "chat_routes",
     "models": "Allowance Caller Finish Message Rate StoredMessage Thought Turn Usage",
     "observer": "ChatEnd Observer ReadEnd Refusal UpstreamCall UpstreamEnd",

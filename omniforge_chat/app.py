@@ -6,15 +6,13 @@ import contextlib
 import inspect
 import os
 from functools import partial
-from typing import Any, AsyncIterator, Awaitable, List, Optional, Sequence, Tuple
+from typing import Any, AsyncIterator, Awaitable, List, NamedTuple, Optional, Sequence, Tuple
 
 from anyio import create_task_group, move_on_after
 from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,33 +20,43 @@ from .conversations import make_history
 from .conversations.protocol import History, check_history
 from .core.responder import Responder
 from .dialects import Dialect
-from .errors import MethodNotAllowed, NotFound, RequestError
 from .http import (
     ANSWERED_HEADERS,
     ASKED_HEADERS,
     CORS,
-    FAILURE_LOGGED,
+    CREDENTIAL_HEADERS,
+    LIMIT_HEADERS,
+    Access,
     AllowedHosts,
+    Authenticate,
     ChatEndpoint,
     DirectWay,
     chat_routes,
-    error_response,
     front_route,
-    internal_error,
+    http_error,
     metrics_routes,
-    shape_at,
+    server_error,
 )
 from .logs import logger
 from .observe import Exposition, make_exposition
 from .observer import Observer, Observers
 from .replay import Replay, make_replay
 from .replay.protocol import check_replay
-from .request_id import RequestIDMiddleware, request_id
+from .request_id import RequestIDMiddleware
 from .responders import load_responder
 from .settings import Settings
-from .stores import make_redis
+from .stores import SharedRedis, make_redis
 from .stream.lifecycle import Lifecycle
-from .stream.refusals import Refusals
+
+
+class Parts(NamedTuple):
+    """What an app is made of. Each may have an `aclose`."""
+
+    responder: Responder
+    history: Optional[History]
+    replay: Optional[Replay]
+    access: Access
+    exposition: Optional[Exposition]
 
 
 class ChatApp(Starlette):
@@ -64,21 +72,17 @@ class ChatApp(Starlette):
         settings: Settings,
         lifecycle: Lifecycle,
         routes: List[Route],
-        parts: Tuple[object, ...],
+        parts: Parts,
         below: object,
-        *,
-        keeps_replies: bool = False,
-        exposition: Optional[Exposition] = None,
     ) -> None:
         super().__init__(routes=routes, lifespan=_lifespan)
         self.router.redirect_slashes = False  # each route has both paths
         self.router.default = _Default(self.router, settings)
         self._settings = settings
         self._lifecycle = lifecycle
-        self.exposition = exposition
-        self._parts = parts  # these may have an `aclose`
-        self._below = below  # it, too; they use it
-        self._keeps_replies = keeps_replies
+        self.exposition = parts.exposition
+        self._parts = parts
+        self._below = below  # it may have an `aclose`, too; they use it
         self._own_routes = routes
         self._chats = [route for route in routes if isinstance(route.endpoint, ChatEndpoint)]
         self._dialects: List[Dialect] = [
@@ -101,8 +105,8 @@ class ChatApp(Starlette):
         # Starlette reads its lists here, and only here.
         self.user_middleware = [Middleware(RequestIDMiddleware), *others, *ours, direct]
         self.exception_handlers = {
-            HTTPException: partial(_http_error, self._lifecycle.refusals, self._dialects),
-            Exception: partial(_server_error, self._dialects),
+            HTTPException: partial(http_error, self._lifecycle.refusals, self._dialects),
+            Exception: partial(server_error, self._dialects),
             **handlers,
         }
         try:
@@ -122,10 +126,13 @@ class ChatApp(Starlette):
         if not origins:
             return []
         exposed = [name for dialect in self._dialects for name in dialect.exposed_headers]
-        headers = self._settings.cors_headers
-        if self._keeps_replies:
+        headers = [*self._settings.cors_headers]
+        if self._parts.replay is not None:
             exposed.extend(ANSWERED_HEADERS)
-            headers = (*headers, *ASKED_HEADERS)
+            headers.extend(ASKED_HEADERS)
+        if self._parts.access.acts:
+            exposed.extend(LIMIT_HEADERS)
+            headers.extend(CREDENTIAL_HEADERS)
         methods = {method for route in self._own_routes for method in route.methods or ()}
         return [
             Middleware(CORS, origins=origins, methods=methods, headers=headers, exposed=exposed)
@@ -191,6 +198,7 @@ def create_app(
     history: Optional[History] = None,
     replay: Optional[Replay] = None,
     dialects: Optional[Sequence[str]] = None,
+    authenticate: Optional[Authenticate] = None,
     observers: Sequence[Observer] = (),
 ) -> ChatApp:
     """A chat service: an ASGI app to serve on its own, or to mount in another app.
@@ -208,42 +216,37 @@ def create_app(
     `history` stores conversations, and `replay` keeps replies for clients that come back. Without
     them there are those that `settings.history` and `settings.replay` name.
 
+    `authenticate` is an async function that gets the connection (a HTTPConnection of Starlette) and
+    returns the Caller, or None if it knows nobody; it may raise Forbidden. Besides, there are the
+    keys and tokens of the settings. With any of these, whoever is not known is refused.
+
     `observers` are told what happens, besides those that the settings name.
 
-    Raises TypeError if `responder`, `history` or `replay` cannot be one, and SettingsError for a
-    value that makes no sense.
+    Raises TypeError for what cannot be used so, and SettingsError for a value that makes no sense.
     """
     settings = _settings(settings, dialects)
     if responder is None:
         responder = load_responder(settings.responder, settings)
-    if history is not None:
-        check_history(history)
-    if replay is not None:
-        check_replay(replay)
     redis = make_redis(settings)
-    if history is None:
-        history = make_history(settings, redis)
-    if replay is None:
-        replay = make_replay(settings, redis)
+    history, replay = _stores(settings, redis, history, replay)
     exposition = make_exposition(settings)
     if exposition is not None:
         observers = (*observers, exposition.metrics)
     lifecycle = Lifecycle(max_streams=settings.max_streams, observers=observers)
+    access = Access(settings, authenticate=authenticate, redis=redis)
     routes = chat_routes(
-        responder, settings=settings, lifecycle=lifecycle, history=history, replay=replay
+        responder,
+        settings=settings,
+        lifecycle=lifecycle,
+        history=history,
+        replay=replay,
+        access=access,
     )
     _watch(lifecycle.observers, history, redis)
     if exposition is not None:
-        routes += metrics_routes(exposition, settings, lifecycle, replay)
-    return ChatApp(
-        settings,
-        lifecycle,
-        routes,
-        (responder, history, replay, exposition),
-        redis,
-        keeps_replies=replay is not None,
-        exposition=exposition,
-    )
+        routes += metrics_routes(exposition, settings, lifecycle, replay, access)
+    parts = Parts(responder, history, replay, access, exposition)
+    return ChatApp(settings, lifecycle, routes, parts, redis)
 
 
 def _watch(observers: Observers, *stores: Any) -> None:
@@ -253,13 +256,31 @@ def _watch(observers: Observers, *stores: Any) -> None:
             store.observers = observers
 
 
-def _settings(given: Optional[Settings], dialects: Optional[Sequence[str]]) -> Settings:
-    """Those of `create_app`."""
-    settings = Settings.from_env(os.environ) if given is None else given
-    if dialects is None:
-        return settings
-    # `replace` of msgspec 0.20 would check nothing.
-    return Settings(**{**asdict(settings), "dialects": tuple(dialects)})
+def _settings(settings: Optional[Settings], dialects: Optional[Sequence[str]]) -> Settings:
+    if settings is None:
+        settings = Settings.from_env(os.environ)
+    if dialects is not None:
+        # `replace` of msgspec 0.20 would check nothing.
+        settings = Settings(**{**asdict(settings), "dialects": tuple(dialects)})
+    return settings
+
+
+def _stores(
+    settings: Settings,
+    redis: Optional[SharedRedis],
+    history: Optional[History],
+    replay: Optional[Replay],
+) -> Tuple[Optional[History], Optional[Replay]]:
+    """Those that are given, if they can be ones, and else those that the settings name."""
+    if history is None:
+        history = make_history(settings, redis)
+    else:
+        check_history(history)
+    if replay is None:
+        replay = make_replay(settings, redis)
+    else:
+        check_replay(replay)
+    return history, replay
 
 
 class _Default:
@@ -277,36 +298,3 @@ class _Default:
             return self._not_found(scope, receive, send)
         scope.update(child_scope)
         return self._front.handle(scope, receive, send)
-
-
-async def _http_error(
-    refusals: Refusals, dialects: Sequence[Dialect], request: Request, error: Exception
-) -> Response:
-    """The answer to the 404 and 405 that the router raises, and to what a host's route raises."""
-    assert isinstance(error, HTTPException)
-    if error.status_code not in (404, 405):
-        return PlainTextResponse(error.detail, error.status_code, error.headers)  # as Starlette's
-    path, method = request.scope["path"], request.method  # its URL has the Host header in it
-    problem: RequestError
-    if error.status_code == 405:
-        problem = MethodNotAllowed(f"{method} is not allowed for {path}")
-    else:
-        problem = NotFound(f"Nothing is at {path}")
-    reference = request_id(request.scope)
-    refusals.note(problem, reference)
-    headers = {"X-Request-ID": reference, **(error.headers or {})}
-    return error_response(problem, headers, shape=shape_at(request.scope, dialects))
-
-
-async def _server_error(
-    dialects: Sequence[Dialect], request: Request, error: Exception
-) -> Response:
-    """The answer to any other exception. All middleware is inside, so it adds X-Request-ID."""
-    reference = request_id(request.scope)
-    if not request.scope.get(FAILURE_LOGGED):
-        logger.error("request failed request_id=%s", reference, exc_info=error)
-    return error_response(
-        internal_error(request.scope),
-        {"X-Request-ID": reference},
-        shape=shape_at(request.scope, dialects),
-    )

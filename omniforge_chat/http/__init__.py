@@ -4,15 +4,16 @@
 request (`body`) and the OpenAPI document (`openapi`) are private to this room.
 """
 
-from .chat import FAILURE_LOGGED, ChatEndpoint
+from .access import CREDENTIAL_HEADERS, LIMIT_HEADERS, Access, Authenticate
+from .chat import ChatEndpoint
 from .cors import CORS
 from .direct import DirectWay
+from .failures import http_error, server_error
 from .front import front_route
 from .hosts import AllowedHosts
 from .metrics import metrics_routes
-from .paths import shape_at
 from .replies import ANSWERED_HEADERS, ASKED_HEADERS
-from .responses import error_response, internal_error
+from .responses import error_response
 from .routes import chat_routes
 from .stored import conversation_document, delete_conversation
 
@@ -20,8 +21,11 @@ __all__ = [
     "ANSWERED_HEADERS",
     "ASKED_HEADERS",
     "CORS",
-    "FAILURE_LOGGED",
+    "CREDENTIAL_HEADERS",
+    "LIMIT_HEADERS",
+    "Access",
     "AllowedHosts",
+    "Authenticate",
     "ChatEndpoint",
     "DirectWay",
     "chat_routes",
@@ -29,7 +33,7 @@ __all__ = [
     "delete_conversation",
     "error_response",
     "front_route",
-    "internal_error",
+    "http_error",
     "metrics_routes",
-    "shape_at",
+    "server_error",
 ]

@@ -28,12 +28,14 @@ from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
 from ..stream.lifecycle import Lifecycle
+from ..stream.response import EventStream
 from . import body
+from .access import FREE, Access, owner_of
 from .idempotency import HEADER, Attempt, read_attempt
-from .owner import owner_of
 from .replies import Found, Replies, owner_and_id
 from .responses import error_response, internal_error
 from .streams import Streams
+from .visit import Visit
 
 try:
     from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY, RequestBodyLimitMiddleware
@@ -58,12 +60,14 @@ class ChatEndpoint:
         lifecycle: Lifecycle,
         history: Optional[History],
         replies: Optional[Replies] = None,
+        access: Optional[Access] = None,
     ) -> None:
         self.dialect = dialect
         self._settings = settings
         self._lifecycle = lifecycle
         self._history = None if dialect.carries_history else history
         self._replies = replies
+        self._access = access if access is not None and access.acts else None
         self._keeps = self._history is not None or replies is not None
         self._streams = Streams(
             dialect, responder, settings, lifecycle, replies, remembers=self._history is not None
@@ -93,20 +97,26 @@ class ChatEndpoint:
             if resumes and (self._replies is None or not self.dialect.resumable):
                 response: Optional[Response] = self._nothing_more(scope)
             else:
+                passed = FREE
                 try:
+                    if self._access is not None:
+                        passed = await self._access.enter(scope, self._lifecycle, reads=reads)
                     full = self._lifecycle.admit(reads=reads)
                 except RequestError as error:
                     response = self._refuse(error, scope)
                 else:
+                    visit = Visit(scope, headers, receive, send, passed, full)
                     try:
                         if resumes:
-                            response = await self._resume(scope, receive, send)
+                            response = await self._resume(visit)
                         else:
-                            response = await self._answer(
-                                scope, headers, receive, send, limit, full
-                            )
+                            response = await self._answer(visit, limit)
                     finally:
                         self._lifecycle.release()
+                finally:
+                    passed.leave(0)  # if no stream has done it, with what that has cost
+                if response is not None and "RateLimit" not in response.headers:
+                    response.raw_headers.extend(passed.headers)
             if response is not None:
                 response.headers["X-Request-ID"] = request_id(scope)
                 # After `release`: a client that does not read this holds no place.
@@ -118,12 +128,13 @@ class ChatEndpoint:
             scope[FAILURE_LOGGED] = True
             raise
 
-    async def _resume(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+    async def _resume(self, visit: Visit) -> Optional[Response]:
         """The rest of a reply, to a client that sends its POST again: never a second one."""
         assert self._replies is not None
+        scope = visit.scope
         owner, last_event_id = owner_and_id(scope)
         try:
-            await self._replies.discard_body(receive)
+            await self._replies.discard_body(visit.receive)
             found = await self._replies.find_for_post(last_event_id or "", owner)
         except ClientDisconnect:
             return None
@@ -134,7 +145,7 @@ class ChatEndpoint:
         if found.nothing_more:
             return self._nothing_more(scope)
         frames, path = self.dialect.frames, self.dialect.path
-        await self._replies.stream(found, frames, path, scope, receive, send).respond()
+        await self._replies.stream(found, frames, path, visit).respond()
         return None
 
     def _nothing_more(self, scope: Scope) -> Response:
@@ -153,8 +164,13 @@ class ChatEndpoint:
             response.headers["Connection"] = "close"
         return response
 
+    def _failed(self, scope: Scope) -> Response:
+        """The answer to an exception that is being handled."""
+        logger.exception("request failed request_id=%s", request_id(scope))
+        return error_response(internal_error(scope), shape=self.dialect.refusal)
+
     async def _begin(
-        self, claim: Claim, request: Request, attempt: Optional[Attempt], full: bool
+        self, claim: Claim, request: Request, attempt: Optional[Attempt], visit: Visit
     ) -> Tuple[Optional[ConversationTurn], Optional[Found]]:
         """Begin the turn: what claims the conversation, or the reply that answered it before.
 
@@ -166,7 +182,8 @@ class ChatEndpoint:
         found = await replies.joined(attempt)
         if found is not None:
             return None, found
-        if full:
+        await visit.passed.produce()
+        if visit.full:
             self._lifecycle.produce()
         try:
             conversation = await self._claim(claim, request)
@@ -216,26 +233,17 @@ class ChatEndpoint:
         deadline = Deadline(self._settings.body_timeout, body.late_body, self._lifecycle)
         return deadline.run(reading)
 
-    async def _answer(
-        self,
-        scope: Scope,
-        headers: Mapping[bytes, bytes],
-        receive: Receive,
-        send: Send,
-        limit: int,
-        full: bool,
-    ) -> Optional[Response]:
-        """Stream the answer, or return the response that refuses the request.
-
-        `full` says whether every place was taken when it came.
-        """
+    async def _answer(self, visit: Visit, limit: int) -> Optional[Response]:
+        """Stream the answer, or return the response that refuses the request."""
+        scope, headers = visit.scope, visit.headers
+        stream: Optional[EventStream] = None
         conversation: Optional[ConversationTurn] = None
         found: Optional[Found] = None
         claim: Optional[Claim] = None
         attempt: Optional[Attempt] = None
         try:
             try:
-                data = await self._body(headers, receive, limit)
+                data = await self._body(headers, visit.receive, limit)
                 request = self.dialect.decode(data, headers)
                 conversation_id = request.conversation_id or str(uuid.uuid4())
                 if self._keeps:  # else a short reply is spared all of this (`make bench`, short)
@@ -244,23 +252,24 @@ class ChatEndpoint:
                     if self._replies is not None:
                         attempt = read_attempt(headers, owner, self.dialect.path, data)
                     if self._history is not None or attempt is not None:
-                        conversation, found = await self._begin(claim, request, attempt, full)
+                        conversation, found = await self._begin(claim, request, attempt, visit)
                 del data  # a stream would hold it for minutes
             except ClientDisconnect:
                 return None
             except RequestError as error:
                 return self._refuse(error, scope)
             except Exception:
-                logger.exception("request failed request_id=%s", request_id(scope))
-                return error_response(internal_error(scope), shape=self.dialect.refusal)
+                return self._failed(scope)
             if found is not None:
-                stream = self._streams.join(found, request, scope, receive, send)
+                stream = self._streams.join(found, request, visit)
             else:
                 stream = self._streams.open(
-                    request, conversation_id, conversation, claim, attempt, scope, receive, send
+                    request, conversation_id, conversation, claim, attempt, visit
                 )
             await stream.respond()
             return None
         finally:
+            if stream is not None:
+                visit.passed.leave(stream.tokens)
             if conversation is not None:
                 await conversation.end()

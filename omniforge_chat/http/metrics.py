@@ -9,16 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..errors import RequestError
 from ..observe import Exposition
 from ..replay import RedisReplay, Replay
-from ..request_id import RequestIDMiddleware
+from ..request_id import RequestIDMiddleware, request_id
 from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
+from .access import Access
 from .paths import ChatRoute
+from .responses import error_response
 
 
 def metrics_routes(
-    exposition: Exposition, settings: Settings, lifecycle: Lifecycle, replay: Optional[Replay]
+    exposition: Exposition,
+    settings: Settings,
+    lifecycle: Lifecycle,
+    replay: Optional[Replay],
+    access: Access,
 ) -> List[Route]:
     """`GET /metrics`, if the app has it; else they are told at an address of their own.
 
@@ -31,13 +38,16 @@ def metrics_routes(
     if isinstance(replay, RedisReplay):
         gauges["omniforge_replay_unstored_characters"] = lambda: replay.unstored
         gauges["omniforge_replay_behind_seconds"] = lambda: replay.behind
-    return [metrics_route(exposition)] if settings.metrics == "on" else []
+    return [_metrics_route(exposition, lifecycle, access)] if settings.metrics == "on" else []
 
 
-def metrics_route(exposition: Exposition) -> Route:
-    """`GET /metrics`."""
-
+def _metrics_route(exposition: Exposition, lifecycle: Lifecycle, access: Access) -> Route:
     async def metrics(request: Request) -> Response:
+        try:
+            await access.check(request.scope, lifecycle, may="metrics")
+        except RequestError as error:
+            lifecycle.refusals.count(error, request_id(request.scope), request.scope)
+            return error_response(error)
         text, kind = await exposition.render(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
 

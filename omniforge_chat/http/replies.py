@@ -7,7 +7,7 @@ from typing import AsyncGenerator, AsyncIterator, Callable, List, Optional, Tupl
 from urllib.parse import quote
 
 from anyio import sleep
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from ..core.frames import Frames
 from ..core.kept import OVER, KeptReply, Position, is_reply_id, read_position
@@ -22,10 +22,11 @@ from ..stream.deadline import Deadline
 from ..stream.kept import FollowingStream, without_limits
 from ..stream.lifecycle import Lifecycle
 from ..stream.response import ABORT, UNSENT
+from .access import owner_of
 from .body import late_body, read_body
 from .idempotency import Attempt
-from .owner import owner_of
 from .paths import mount_path
+from .visit import Visit
 
 ASKED_HEADERS = ("Last-Event-ID", "Idempotency-Key")
 ANSWERED_HEADERS = ("X-Reply-ID", "Location", "Idempotency-Replayed")
@@ -193,40 +194,37 @@ class Replies:
         found: Found,
         make_frames: Callable[[Turn], Frames],
         path: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        visit: Visit,
     ) -> FollowingStream:
         """The rest of a reply as a stream, for a request to the route at `path`."""
-        turn = Turn("", found.kept.conversation_id, request_id(scope))
+        turn = Turn("", found.kept.conversation_id, request_id(visit.scope))
         after = 0 if found.after == OVER else found.after
         reply = KeptReply(turn, make_frames(turn), found.reply_id, after=after, thoughts=True)
-        return self.following(found, reply, path, scope, receive, send)
+        return self.following(found, reply, path, visit)
 
     def following(
         self,
         found: Found,
         reply: Reply,
         path: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        visit: Visit,
         headers: Tuple[Tuple[bytes, bytes], ...] = (),
     ) -> FollowingStream:
         """The stream that answers with `reply`, which gets the rest of the one that was found."""
+        scope = visit.scope
         extensions = scope.get("extensions", {})
         stream = FollowingStream(
             reply,
             lambda turn: found.answer(reply),
             self._settings,
             self._lifecycle,
-            receive,
-            send,
+            visit.receive,
+            visit.send,
             extensions.get(ABORT),
             extensions.get(UNSENT),
         )
         own = headers_of(found.reply_id, path, scope)
-        stream.follow(found.reply_id, found.after, [*own, *headers])
+        stream.follow(found.reply_id, found.after, [*own, *visit.passed.headers, *headers])
         return stream
 
 

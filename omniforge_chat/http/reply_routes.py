@@ -19,17 +19,18 @@ from ..rules import is_identifier
 from ..settings import Settings
 from ..stream.kept import FollowingStream
 from ..stream.lifecycle import Lifecycle
+from .access import Access, owner_of
 from .chat import FAILURE_LOGGED
-from .owner import owner_of
 from .paths import ChatRoute
 from .replies import PATH, Replies, owner_and_id, reply_path
 from .responses import error_response, internal_error, json_response
 from .stored import conversation_document, delete_conversation
+from .visit import Visit
 
 CONVERSATION = "/api/v1/conversations/{conversation_id}"
 
 Answer = Union[Response, FollowingStream]
-Handler = Callable[[Scope, Receive, Send], Awaitable[Answer]]
+Handler = Callable[[Visit], Awaitable[Answer]]
 
 
 class _Endpoint:
@@ -42,39 +43,51 @@ class _Endpoint:
     def __init__(
         self,
         lifecycle: Lifecycle,
+        access: Access,
         handlers: Mapping[str, Handler],
         dialect: Optional[Dialect] = None,
         *,
         streams: bool = False,
     ) -> None:
         self._lifecycle = lifecycle
+        self._access = access
         self._handlers = handlers
         self._shape = refusal if dialect is None else dialect.refusal
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response: Optional[Response] = None
-        if self._streams and scope["method"] == "GET":
-            try:
-                self._lifecycle.admit(reads=True)
-            except RequestError as error:
-                response = self._refuse(error, scope)
+        response: Optional[Response]
+        visit = Visit(scope, dict(scope["headers"]), receive, send)
+        try:
+            if self._streams and scope["method"] == "GET":
+                response = await self._stream(visit)
             else:
-                try:
-                    response = await self._answer(scope, receive, send)
-                finally:
-                    self._lifecycle.release()
-        else:
-            response = await self._answer(scope, receive, send)
+                await self._access.check(scope, self._lifecycle)
+                response = await self._answer(visit)
+        except RequestError as error:
+            response = self._refuse(error, scope)
         if response is not None:
             response.headers["X-Request-ID"] = request_id(scope)
             await response(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Optional[Response]:
+    async def _stream(self, visit: Visit) -> Optional[Response]:
+        """The same with a place, and limits. Raises RequestError if there is none."""
+        passed = await self._access.enter(visit.scope, self._lifecycle, reads=True)
+        try:
+            self._lifecycle.admit(reads=True)
+            try:
+                return await self._answer(visit._replace(passed=passed))
+            finally:
+                self._lifecycle.release()
+        finally:
+            passed.leave(0)
+
+    async def _answer(self, visit: Visit) -> Optional[Response]:
         """Stream the answer, or return the response that is one."""
+        scope = visit.scope
         reference = request_id(scope)
         try:
-            answer = await self._handlers[scope["method"]](scope, receive, send)
+            answer = await self._handlers[scope["method"]](visit)
         except RequestError as error:
             return self._refuse(error, scope)
         except ClientDisconnect:
@@ -118,22 +131,22 @@ class _Replies:
         self._replies = replies
         self._native = native
 
-    async def read(self, scope: Scope, receive: Receive, send: Send) -> Answer:
+    async def read(self, visit: Visit) -> Answer:
         """GET: the reply, or the rest of it."""
-        owner, last_event_id = owner_and_id(scope)
+        owner, last_event_id = owner_and_id(visit.scope)
         if last_event_id is None:
-            last_event_id = Request(scope).query_params.get("after")
-        await self._replies.discard_body(receive)
-        reply_id = scope["path_params"]["reply_id"]
+            last_event_id = Request(visit.scope).query_params.get("after")
+        await self._replies.discard_body(visit.receive)
+        reply_id = visit.scope["path_params"]["reply_id"]
         found = await self._replies.find(reply_id, last_event_id, owner)
         if found.nothing_more:
             return _nothing()
         frames, path = self._native.frames, reply_path(reply_id)
-        return self._replies.stream(found, frames, path, scope, receive, send)
+        return self._replies.stream(found, frames, path, visit)
 
-    async def stop(self, scope: Scope, receive: Receive, send: Send) -> Answer:
+    async def stop(self, visit: Visit) -> Answer:
         """DELETE: the reply ends, with what there is of it."""
-        return await self._stop(scope["path_params"]["reply_id"], owner_of(scope))
+        return await self._stop(visit.scope["path_params"]["reply_id"], owner_of(visit.scope))
 
     async def _stop(self, reply_id: Optional[str], owner: str) -> Response:
         running = None
@@ -144,18 +157,18 @@ class _Replies:
         status = "stopping" if running else "ended"
         return json_response({"status": status}, status=202 if running else 200)
 
-    async def stop_newest(self, scope: Scope, receive: Receive, send: Send) -> Answer:
+    async def stop_newest(self, visit: Visit) -> Answer:
         """POST: the reply that runs in a conversation ends."""
-        owner = owner_of(scope)
-        return await self._stop(await self._newest(scope, owner), owner)
+        owner = owner_of(visit.scope)
+        return await self._stop(await self._newest(visit.scope, owner), owner)
 
     def running(self, dialect: Dialect) -> Handler:
         """GET: the reply that runs in a conversation, from its beginning, for `dialect`."""
 
-        async def read(scope: Scope, receive: Receive, send: Send) -> Answer:
-            owner = owner_of(scope)
-            await self._replies.discard_body(receive)
-            reply_id = await self._newest(scope, owner)
+        async def read(visit: Visit) -> Answer:
+            owner = owner_of(visit.scope)
+            await self._replies.discard_body(visit.receive)
+            reply_id = await self._newest(visit.scope, owner)
             if reply_id is None:
                 return _nothing()
             try:
@@ -165,7 +178,7 @@ class _Replies:
             if found.kept.last is not None:
                 return _nothing()
             path = dialect.running_path.format(conversation_id=found.kept.conversation_id)
-            return self._replies.stream(found, dialect.frames, path, scope, receive, send)
+            return self._replies.stream(found, dialect.frames, path, visit)
 
         return read
 
@@ -180,23 +193,24 @@ class _Conversations:
         self._stored = stored
         self._replies = replies
 
-    async def read(self, scope: Scope, receive: Receive, send: Send) -> Answer:
+    async def read(self, visit: Visit) -> Answer:
         """GET: the messages."""
-        conversation_id = _conversation_id(scope)
-        messages = await self._stored.read(conversation_id, owner_of(scope))
+        conversation_id = _conversation_id(visit.scope)
+        messages = await self._stored.read(conversation_id, owner_of(visit.scope))
         return json_response(conversation_document(conversation_id, messages))
 
-    async def delete(self, scope: Scope, receive: Receive, send: Send) -> Answer:
+    async def delete(self, visit: Visit) -> Answer:
         """DELETE: nothing of it is left, and a running reply is stopped."""
         replay = None if self._replies is None else self._replies.replay
-        conversation_id = _conversation_id(scope)
-        await delete_conversation(self._stored, replay, conversation_id, owner_of(scope))
+        conversation_id = _conversation_id(visit.scope)
+        await delete_conversation(self._stored, replay, conversation_id, owner_of(visit.scope))
         return _nothing()
 
 
 def reply_routes(
     dialects: Sequence[Dialect],
     lifecycle: Lifecycle,
+    access: Access,
     history: Optional[History],
     replies: Optional[Replies],
 ) -> List[Route]:
@@ -210,7 +224,7 @@ def reply_routes(
         dialect: Optional[Dialect] = None,
         streams: bool = False,
     ) -> None:
-        endpoint = _Endpoint(lifecycle, handlers, dialect, streams=streams)
+        endpoint = _Endpoint(lifecycle, access, handlers, dialect, streams=streams)
         route = ChatRoute(path, endpoint, methods=list(handlers), name=name)
         if route.methods is not None:
             route.methods.discard("HEAD")  # Starlette adds it to GET; it would run a stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from ..conversations.protocol import Claim
 from ..conversations.turn import ConversationTurn
@@ -20,8 +20,10 @@ from ..stream.kept import KeptStream, KeptWholeReply
 from ..stream.lifecycle import Lifecycle
 from ..stream.response import ABORT, UNSENT, EventStream
 from ..stream.whole import HeldBack, WholeReply
+from .access import caller_of
 from .idempotency import Attempt
 from .replies import Found, Replies, headers_of
+from .visit import Visit
 
 
 class Streams:
@@ -51,30 +53,19 @@ class Streams:
         conversation: Optional[ConversationTurn],
         claim: Optional[Claim],
         attempt: Optional[Attempt],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        visit: Visit,
     ) -> EventStream:
         """The response to a chat that nobody has answered yet; its `respond` has to be called.
 
         `claim` is None if neither conversations nor replies are kept, `attempt` if the request has
         no Idempotency-Key.
         """
-        turn = Turn(
-            request.message,
-            conversation_id,
-            request_id(scope),
-            (request.history or ()) if conversation is None else conversation.earlier,
-            conversation is not None,
-            request.system,
-            self._dialect.name,
-            request.parameters,
-            request.parts,
-        )
+        scope = visit.scope
+        turn = self._turn(request, conversation_id, conversation, scope)
         recording = None
         if claim is not None and self._replies is not None:
             recording = self._replies.replay.record(claim.turn_id, conversation_id, claim.owner)
-        reply, send = self._reply(request, turn, claim, recording, send)
+        reply, send = self._reply(request, turn, claim, recording, visit.send)
         if self._remembers and conversation is None:
             reply.unremembered = True
         responder = self._responder
@@ -86,11 +77,12 @@ class Streams:
             responder,
             self._settings,
             self._lifecycle,
-            receive,
+            visit.receive,
             send,
             extensions.get(ABORT),
             extensions.get(UNSENT),
         )
+        stream.headers = visit.passed.headers
         if claim is not None and recording is not None and isinstance(stream, KeptStream):
             grace = request.grace
             if grace is None:
@@ -104,6 +96,26 @@ class Streams:
         if observers.chat_began:
             tell(observers.chat_began, turn, scope)
         return stream
+
+    def _turn(
+        self,
+        request: Request,
+        conversation_id: str,
+        conversation: Optional[ConversationTurn],
+        scope: Scope,
+    ) -> Turn:
+        return Turn(
+            request.message,
+            conversation_id,
+            request_id(scope),
+            (request.history or ()) if conversation is None else conversation.earlier,
+            conversation is not None,
+            request.system,
+            self._dialect.name,
+            request.parameters,
+            request.parts,
+            caller_of(scope),
+        )
 
     def _reply(
         self,
@@ -127,18 +139,16 @@ class Streams:
             whole = KeptWholeReply(turn, document, recorder=recorder, thoughts=thoughts)
         return whole, HeldBack(send, whole)
 
-    def join(
-        self, found: Found, request: Request, scope: Scope, receive: Receive, send: Send
-    ) -> EventStream:
+    def join(self, found: Found, request: Request, visit: Visit) -> EventStream:
         """The reply to an earlier request that had the same Idempotency-Key."""
         assert self._replies is not None
-        turn = Turn(request.message, found.kept.conversation_id, request_id(scope))
+        turn = Turn(request.message, found.kept.conversation_id, request_id(visit.scope))
         reply: Reply
         if request.whole:
             reply = whole = WholeReply(turn, request.document(turn), thoughts=True)
-            send = HeldBack(send, whole)
+            visit = visit._replace(send=HeldBack(visit.send, whole))
         else:
             reply = KeptReply(turn, request.frames(turn), found.reply_id, thoughts=True)
         replayed = (b"idempotency-replayed", b"true")
         path = self._dialect.path
-        return self._replies.following(found, reply, path, scope, receive, send, (replayed,))
+        return self._replies.following(found, reply, path, visit, (replayed,))

@@ -114,11 +114,6 @@ class Lifecycle:
         """Note that `request` waits no more."""
         self._waiting.discard(request)
 
-    @property
-    def away(self) -> int:
-        """The number of streams whose client has left, and whose reply goes on."""
-        return len(self._away)
-
     async def drain(self, seconds: float) -> None:
         """Take no new chats, give the open ones `seconds` to finish, then end those that are left.
 

@@ -40,6 +40,7 @@ async def _respond(turn: Turn) -> AsyncIterator[str]:
 def test_the_public_names_are_these() -> None:
     """Whatever is added here is a promise."""
     assert sorted(omniforge_chat.__all__) == [
+        "Access",
         "Allowance",
         "Caller",
         "ChatApp",
