@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Most tests wait for events, so five at a time suit two cores as well.
 PARALLEL := -n 5 --dist worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
-PACKAGE := --editable '.[fast,providers,redis,postgres]'
+PACKAGE := --editable '.[fast,providers,redis,postgres,jwt]'
 
 # Containers often set it. The tests start hundreds of processes, which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -1,15 +1,34 @@
-"""What a request shows to say who asks, and the owners of that."""
+"""What a request shows to say who asks, and whose that is."""
 
 from __future__ import annotations
 
-from typing import List, Mapping, Optional
+from typing import List, Mapping, NamedTuple, Optional, Protocol
 
 from ..models import Caller
-from ..settings import Settings
-from .keys import Keys
 
 LONGEST = 8192
 """A longer key or token is refused without a look at it."""
+
+
+class Finding(NamedTuple):
+    """What was found of a part: `state` is "ok", "warning" or "failed"."""
+
+    state: str
+    part: str
+    text: str
+
+
+class Source(Protocol):
+    """Where callers are found: keys, or tokens. It is used in several event loops and threads."""
+
+    async def find(self, secret: str) -> Optional[Caller]:
+        """Whose `secret` is, or None. Raises as `Credentials.find` does."""
+
+    async def check(self) -> List[Finding]:
+        """Look whether all is there that is needed."""
+
+    async def aclose(self) -> None:
+        """Close what is open in this event loop."""
 
 
 def read_secret(headers: Mapping[bytes, bytes]) -> Optional[str]:
@@ -25,34 +44,32 @@ def read_secret(headers: Mapping[bytes, bytes]) -> Optional[str]:
 
 
 class Credentials:
-    """All keys of a service. It may be used in several event loops and threads."""
+    """All keys and tokens of a service. It may be used in several event loops and threads."""
 
-    def __init__(self, keys: Optional[Keys]) -> None:
+    def __init__(self, keys: Optional[Source], tokens: Optional[Source]) -> None:
         self._keys = keys
-
-    @property
-    def warnings(self) -> List[str]:
-        """What whoever runs the service should know at its start, in a line each."""
-        return [*self._keys.warnings] if self._keys is not None else []
+        self._tokens = tokens
 
     async def find(self, secret: str) -> Optional[Caller]:
-        """Who has this key, or None if nobody has.
+        """Whose key or token `secret` is, or None if it is nobody's.
 
         Raises AccessUnavailable if that cannot be found out now, and Forbidden for somebody who may
         do nothing here.
         """
         if len(secret) > LONGEST:
             return None
-        return await self._keys.find(secret) if self._keys is not None else None
+        caller = await self._keys.find(secret) if self._keys is not None else None
+        if caller is None and self._tokens is not None and secret.count(".") == 2:
+            caller = await self._tokens.find(secret)
+        return caller
+
+    async def check(self) -> List[Finding]:
+        """Look whether all is there that is needed, and whether it is safe."""
+        sources = (self._keys, self._tokens)
+        return [f for source in sources if source is not None for f in await source.check()]
 
     async def aclose(self) -> None:
         """Close what is open in this event loop."""
-
-
-def make_credentials(settings: Settings) -> Optional[Credentials]:
-    """The keys that `settings` name. None if they name none: nobody is asked then.
-
-    Raises SettingsError for settings that contradict each other, and a file that cannot be used.
-    """
-    keys = Keys(settings) if settings.api_keys or settings.api_keys_file else None
-    return None if keys is None else Credentials(keys)
+        for source in (self._keys, self._tokens):
+            if source is not None:
+                await source.aclose()

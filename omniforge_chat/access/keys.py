@@ -25,6 +25,7 @@ from ..logs import logger
 from ..models import Allowance, Caller
 from ..rules import SettingsError
 from ..settings import Settings, variable
+from .credentials import Finding
 from .key_file import Key, KeyFile, Signature, read_keys, signature_of
 
 LOOK_SECONDS = 1.0
@@ -53,8 +54,7 @@ class Keys:
         self._fault = ""  # of the file, as the log has it
         self._lock = Lock()
         self._reading: Optional[Future[None]] = None
-        self.warnings: List[str] = []
-        """What whoever runs the service should know at its start."""
+        self._warning = ""  # of the file, likewise
         if self._path:
             try:
                 self._take(read_keys(self._path))
@@ -81,6 +81,18 @@ class Keys:
                 await asyncio.wait_for(asyncio.wrap_future(reading), READ_SECONDS)
         return caller or self._callers.get(digest)
 
+    async def check(self) -> List[Finding]:
+        """How many keys there are, and whether others may read the file."""
+        where = f" in {self._path}" if self._path else ""
+        number = len(self._callers)
+        text = f"{number} key{'s' if number != 1 else ''}{where}"
+        if self._warning:
+            return [Finding("warning", "keys", f"{text}; {self._warning}")]
+        return [Finding("ok", "keys", text)]
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
     def _look(self) -> Optional[Future[None]]:
         """The reading of the file, if it has changed."""
         with self._lock:
@@ -104,7 +116,7 @@ class Keys:
             reading.set_result(None)
 
     def _reload(self) -> None:
-        warned = self.warnings
+        warned = self._warning
         try:
             self._signature = signature_of(os.stat(self._path))  # a bad file is read once
             self._take(read_keys(self._path))
@@ -116,9 +128,8 @@ class Keys:
         else:
             self._fault = ""
             logger.info("keys: %s is read again, and %d keys hold", self._path, len(self._callers))
-            for warning in self.warnings:
-                if warning not in warned:
-                    logger.warning("%s", warning)
+            if self._warning and not warned:
+                logger.warning("keys: %s: %s", self._path, self._warning)
 
     def _failed(self, error: Exception) -> None:
         fault = _told(error)
@@ -139,8 +150,8 @@ class Keys:
                 )
         self._callers = {**callers, **self._own}
         self._signature = file.signature
-        warning = f"keys: every user of this machine may read {self._path}: chmod o= {self._path}"
-        self.warnings = [warning] if file.is_open else []
+        advice = f"every user of this machine may read it; chmod o= {self._path}"
+        self._warning = advice if file.is_open else ""
 
     def _caller(self, key: Key) -> Caller:
         allowance = None

@@ -9,6 +9,7 @@ from typing import List, Optional
 from ..rules import SettingsError
 from ..settings import Settings
 from ..stdio import open_standard_streams
+from .credentials import check_credentials
 from .environment import ENV_FILE_HELP, check_settings, find_own_modules, read_settings, told
 from .printable import printable
 from .stores import Report, check_stores
@@ -34,12 +35,16 @@ def run(arguments: List[str]) -> int:
     except SettingsError as error:
         reports = [Report("failed", "settings", told(error))]
     else:
-        found = asyncio.run(check_stores(settings, makes_file=False))
-        reports = [Report("ok", "settings", _summary(settings)), *found]
+        reports = [Report("ok", "settings", _summary(settings)), *asyncio.run(_found(settings))]
     for report in reports:
-        line = f"{report.state:<8} {report.store:<9} {report.text}"
+        line = f"{report.state:<8} {report.part:<9} {report.text}"
         print(" ".join(printable(line).splitlines()).rstrip())
     return 0 if all(report.state in ("ok", "off") for report in reports) else 1
+
+
+async def _found(settings: Settings) -> List[Report]:
+    stores = await check_stores(settings, makes_file=False)
+    return [*stores, *await check_credentials(settings)]
 
 
 def _summary(settings: Settings) -> str:

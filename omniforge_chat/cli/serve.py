@@ -9,7 +9,6 @@ import socket
 import sys
 from typing import Dict, List
 
-from ..access import make_credentials
 from ..app import create_app
 from ..logs import logger
 from ..responders import descriptors_per_stream
@@ -25,6 +24,7 @@ from ..server import (
 )
 from ..settings import Settings, is_secret, variable
 from ..stdio import open_standard_streams
+from .credentials import check_credentials
 from .environment import check_settings, find_own_modules, read_settings, told
 from .flags import Options, parse
 from .stores import check_stores, counts_apart, limits_of
@@ -94,15 +94,18 @@ def _warn_of_stores(settings: Settings) -> None:
     failed: Dict[str, List[str]] = {}
     for report in reports:
         if report.state == "failed":
-            failed.setdefault(report.text, []).append(report.store)
+            failed.setdefault(report.text, []).append(report.part)
     for text, names in failed.items():
         logger.warning("%s %s", " and ".join(names), text)
 
 
 def _warn_of_credentials(settings: Settings) -> None:
-    credentials = make_credentials(settings)
-    for warning in credentials.warnings if credentials is not None else ():
-        logger.warning("%s", warning)
+    """Log what is wrong with keys and tokens; the service refuses whom it does not know."""
+    with contextlib.closing(asyncio.new_event_loop()) as loop:  # as above
+        reports = loop.run_until_complete(check_credentials(settings))
+    for report in reports:
+        if report.state != "ok":
+            logger.warning("%s: %s", report.part, report.text)
 
 
 def _where(settings: Settings, options: Options) -> str:

@@ -37,10 +37,10 @@ class Checked(Protocol):
 
 
 class Report(NamedTuple):
-    """What was found of one store: `state` is "ok", "warning", "failed" or "off"."""
+    """What was found of one part: `state` is "ok", "warning", "failed" or "off"."""
 
     state: str
-    store: str
+    part: str
     text: str
 
 

@@ -307,15 +307,16 @@ def test_a_file_that_everybody_may_read_is_a_warning(tmp_path: Path, records: Re
     path = tmp_path / "keys.json"
     write(path, entry("bob", BOB), mode=0o644)
     credentials = made(api_keys_file=str(path))
-    [warning] = credentials.warnings
-    assert f"chmod o= {path}" in warning
+    [finding] = asyncio.run(credentials.check())
+    assert finding.state == "warning"
+    assert f"chmod o= {path}" in finding.text
     write(path, entry("bob", BOB), mode=0o640)
     assert found(credentials, "unknown") == [None]
-    assert not credentials.warnings
+    assert asyncio.run(credentials.check()) == [("ok", "keys", f"1 key in {path}")]
     for _ in range(2):
         write(path, entry("bob", BOB), mode=0o604)
         assert found(credentials, "unknown") == [None]
-    assert records.about("every user", logging.WARNING).getMessage() == warning
+    assert records.about("every user", logging.WARNING)
     assert len(records.troubles) == 1
 
 

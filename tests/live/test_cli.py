@@ -250,6 +250,8 @@ def test_a_command_comes_first(directory: Path) -> None:
             "CHAT_MAX_TOKENS='many': expected a whole number",
         ),
         ([], {"CHAT_API_KEYS": "ann:short"}, "CHAT_API_KEYS='***': expected NAME:KEY"),
+        ([], {"CHAT_JWT_ISSUER": "me"}, "CHAT_JWT_AUDIENCE='': expected the audience of tokens"),
+        (["--check"], {"CHAT_JWT_JWKS": "http://host/jwks"}, "CHAT_JWT_ISSUER='': expected the"),
         ([], {"CHAT_API_KEYS_FILE": "no.json"}, "CHAT_API_KEYS_FILE='no.json': expected a file of"),
         ([], {"CHAT_HISTORY": "disk"}, "CHAT_HISTORY='disk': expected off, memory, redis, sqlite:"),
         (

@@ -16,6 +16,7 @@ import pytest
 from ..support.answers import last
 from ..support.command import Command, Done, command
 from ..support.constants import CONVERSATION, PATIENCE
+from ..support.issuer import NAME, IssuerServer, public_entry
 from ..support.process import MODULE, ServiceProcess, environment, running
 from ..support.stores import PostgresServer, RedisServer
 
@@ -174,6 +175,55 @@ def test_a_check_reads_a_file_of_variables(command: Command, tmp_path: Path) -> 
     assert done.out.startswith("failed   settings  REDIS_URL='redis://***@host:x/0': expected")
     assert command("check", "--env-file", "none").status == 1
     assert command("check", "now").status == 2
+
+
+def test_a_check_looks_at_keys_and_at_the_issuer_of_tokens(
+    command: Command, tmp_path: Path
+) -> None:
+    """Before the first client: who cannot be known is refused."""
+    assert command("keys", "add", "ann", "--file", "keys.json").status == 0
+    with IssuerServer() as issuer:
+        issuer.shows(public_entry("ES256"))
+        tokens = {"CHAT_JWT_ISSUER": NAME, "CHAT_JWT_AUDIENCE": "chat", "CHAT_JWT_JWKS": issuer.url}
+        both = {"CHAT_API_KEYS_FILE": "keys.json", **tokens}
+        done = command("check", **both)
+        assert lines(done)[-2:] == [
+            "ok       keys      1 key in keys.json",
+            f"ok       tokens    1 key of {NAME} at {issuer.url}",
+        ]
+        assert done.status == 0
+        issuer.says(b"<html>")
+        (tmp_path / "keys.json").chmod(0o644)
+        done = command("check", **both)
+        assert lines(done)[-2:] == [
+            "warning  keys      1 key in keys.json; every user of this machine may read it; "
+            "chmod o= keys.json",
+            f"failed   tokens    {issuer.url}: what it answers is no JSON",
+        ]
+        assert done.status == 1
+
+
+def test_what_is_wrong_with_keys_and_tokens_is_a_warning_each_at_the_start(tmp_path: Path) -> None:
+    """Each worker would say it again; and who starts a service looks at its first lines."""
+    (tmp_path / "keys.json").write_text('{"version": 1, "keys": []}')
+    (tmp_path / "keys.json").chmod(0o644)
+    with IssuerServer() as issuer:
+        issuer.says(b"<html>")
+        variables = {
+            "CHAT_API_KEYS_FILE": "keys.json",
+            "CHAT_JWT_ISSUER": NAME,
+            "CHAT_JWT_AUDIENCE": "chat",
+            "CHAT_JWT_JWKS": issuer.url,
+        }
+        with running(tmp_path, "--workers", "2", **variables) as service:
+            assert service.port  # it serves
+            assert service.end() == 0
+    keys = "keys: 0 keys in keys.json; every user of this machine may read it; chmod o= keys.json"
+    tokens = f"tokens: {issuer.url}: what it answers is no JSON"
+    for warning in (keys, tokens):
+        assert [line for line in service.log if f" WARNING omniforge_chat: {warning}" in line]
+    assert "".join(service.log).count("every user") == 1
+    assert "".join(service.log).count("no JSON") == 1
 
 
 # A service whose store is not there
