@@ -12,7 +12,7 @@ PACKAGE := --editable '.[fast,providers,redis,postgres,jwt]'
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-llm test test-fast test-llm test-compat compat-table \
+.PHONY: help install run run-llm test test-fast test-lowest test-llm test-compat compat-table \
 	test-browser check coverage build image soak chaos fuzz bench clean
 
 help: ## List the targets
@@ -49,6 +49,14 @@ $(VENV)/.npm: tests/compat/package.json
 		npm install --prefix $(VENV)/npm --no-audit --no-fund --silent && touch $@; \
 	fi
 
+# The lowest versions that pyproject.toml permits, in an environment of their own.
+LOWEST := $(VENV)-lowest
+$(LOWEST)/.lowest: pyproject.toml tests/lowest.py
+	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.package
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	$(LOWEST)/bin/python -m tests.lowest
+	@touch $@
+
 run: $(VENV)/.package ## Serve on http://127.0.0.1:8000 (docs/configuration.md has the settings)
 	$(BIN)/python -m omniforge_chat
 run-llm: $(VENV)/.weights ## The same with a real model behind it, SmolLM2, on this machine's CPU
@@ -58,6 +66,10 @@ test: install ## Run the tests
 	$(BIN)/python -m pytest $(PARALLEL)
 test-fast: install ## Run those of the modules and of the app, in seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/app
+test-lowest: $(LOWEST)/.lowest ## Run some of them with the oldest packages that pyproject.toml permits
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) tests/unit tests/app tests/providers/test_client.py \
+		tests/stores/test_shared_redis.py tests/stores/test_postgres_history.py \
+		tests/live/test_chat_endpoint.py tests/live/test_http_rules.py tests/live/test_stores.py
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
 	$(BIN)/python -m pytest tests/llm
 test-compat: install $(VENV)/.compat $(VENV)/.openai2 $(VENV)/.chainlit $(VENV)/.browser $(VENV)/.npm ## Run the tests with other people's programs, and the long ones (Python 3.11 or newer)
@@ -111,5 +123,5 @@ bench: install $(VENV)/.bench ## Measure against bare ASGI and the alternatives 
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build dist .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
