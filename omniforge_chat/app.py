@@ -80,6 +80,7 @@ class ChatApp(Starlette):
         self.router.default = _Default(self.router, settings)
         self._settings = settings
         self._lifecycle = lifecycle
+        self.observers = lifecycle.observers
         self.exposition = parts.exposition
         self._parts = parts
         self._below = below  # it may have an `aclose`, too; they use it

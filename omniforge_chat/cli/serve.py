@@ -7,9 +7,10 @@ import contextlib
 import errno
 import socket
 import sys
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from ..app import create_app
+from ..core.responder import Responder
 from ..logs import logger
 from ..responders import descriptors_per_stream
 from ..rules import SettingsError, masked
@@ -17,6 +18,7 @@ from ..server import (
     configure_log,
     fit_streams,
     open_listener,
+    open_metrics_listener,
     raise_descriptor_limit,
     serve,
     serve_reloading,
@@ -53,7 +55,16 @@ def run(arguments: List[str]) -> int:
         listener = open_listener(settings, options.fd)
     except (OSError, UnicodeError) as error:  # the latter if it cannot be a host name
         return _fail(1, _cannot_listen(error, settings, options, variable("host") in flags))
-    with listener:
+    with contextlib.ExitStack() as sockets:
+        sockets.enter_context(listener)
+        try:
+            metrics = open_metrics_listener(settings)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            name = variable("metrics")
+            return _fail(1, f"cannot listen on {settings.metrics} ({name}): {reason}")
+        if metrics is not None:
+            sockets.enter_context(metrics)
         configure_log(settings)
         try:
             settings = fit_streams(settings, listener, descriptors_per_stream(settings.responder))
@@ -62,12 +73,26 @@ def run(arguments: List[str]) -> int:
         settings = settings.listening_on(listener.getsockname())
         _warn_of_stores(settings)
         _warn_of_credentials(settings)
-        if options.reload:
-            serve_reloading(listener, settings)
+        return _serve(listener, settings, responder, metrics, reloads=options.reload)
+
+
+def _serve(
+    listener: socket.socket,
+    settings: Settings,
+    responder: Responder,
+    metrics: Optional[socket.socket],
+    *,
+    reloads: bool,
+) -> int:
+    try:
+        if reloads:
+            serve_reloading(listener, settings, metrics)
         elif settings.workers > 1:
-            serve_workers(listener, settings)
-        elif not serve(create_app(responder, settings=settings), listener, settings):
+            serve_workers(listener, settings, metrics)
+        elif not serve(create_app(responder, settings=settings), listener, settings, metrics):
             return 1
+    except SettingsError as error:
+        return _fail(2, told(error))
     return 0
 
 

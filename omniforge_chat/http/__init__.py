@@ -11,7 +11,7 @@ from .direct import DirectWay
 from .failures import http_error, server_error
 from .front import front_route
 from .hosts import AllowedHosts
-from .metrics import metrics_routes
+from .metrics import metrics_page, metrics_routes
 from .replies import ANSWERED_HEADERS, ASKED_HEADERS
 from .responses import error_response
 from .routes import chat_routes
@@ -34,6 +34,7 @@ __all__ = [
     "error_response",
     "front_route",
     "http_error",
+    "metrics_page",
     "metrics_routes",
     "server_error",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Awaitable, Callable, List, Optional, Sequence
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
 
 from ..errors import RequestError
 from ..observe import Exposition
@@ -15,7 +16,9 @@ from ..replay import RedisReplay, Replay
 from ..request_id import RequestIDMiddleware, request_id
 from ..settings import Settings
 from ..stream.lifecycle import Lifecycle
+from ..stream.refusals import Refusals
 from .access import Access
+from .hosts import AllowedHosts
 from .paths import ChatRoute
 from .responses import error_response
 
@@ -38,17 +41,38 @@ def metrics_routes(
     if isinstance(replay, RedisReplay):
         gauges["omniforge_replay_unstored_characters"] = lambda: replay.unstored
         gauges["omniforge_replay_behind_seconds"] = lambda: replay.behind
-    return [_metrics_route(exposition, lifecycle, access)] if settings.metrics == "on" else []
+    return [_guarded(exposition, lifecycle, access)] if settings.metrics == "on" else []
 
 
-def _metrics_route(exposition: Exposition, lifecycle: Lifecycle, access: Access) -> Route:
+def metrics_page(exposition: Exposition, hosts: Sequence[str], refusals: Refusals) -> ASGIApp:
+    """An app that has nothing else, and answers to these `hosts`, or to any if there are none.
+
+    It asks nobody who they are.
+    """
+
+    async def metrics(request: Request) -> Response:
+        return await _answer(exposition, request)
+
+    page = Router([_route(metrics)], redirect_slashes=False)
+    return AllowedHosts(page, hosts, refusals, ()) if hosts else page
+
+
+def _guarded(exposition: Exposition, lifecycle: Lifecycle, access: Access) -> Route:
     async def metrics(request: Request) -> Response:
         try:
             await access.check(request.scope, lifecycle, may="metrics")
         except RequestError as error:
             lifecycle.refusals.count(error, request_id(request.scope), request.scope)
             return error_response(error)
-        text, kind = await exposition.render(request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
+        return await _answer(exposition, request)
 
+    return _route(metrics)
+
+
+def _route(metrics: Callable[[Request], Awaitable[Response]]) -> Route:
     return ChatRoute("/metrics", metrics, middleware=[Middleware(RequestIDMiddleware)])
+
+
+async def _answer(exposition: Exposition, request: Request) -> Response:
+    text, kind = await exposition.render(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})

@@ -6,6 +6,7 @@
 - `counts`: the numbers, of one worker or of several.
 - `lag`: how late the event loop is.
 - `exposition`: the numbers as Prometheus reads them.
+- `fleet`: those of all workers of a service, also of those that have died.
 """
 
 from __future__ import annotations

@@ -65,7 +65,12 @@ def _is_listener(value: object) -> bool:
     if not isinstance(value, str):
         return False
     host, colon, port = value.rpartition(":")
-    return bool(colon) and is_host(host) and re.fullmatch(r"\d{1,5}", port) is not None
+    return (
+        bool(colon)
+        and is_host(host)
+        and re.fullmatch(r"\d{1,5}", port) is not None
+        and int(port) <= 65535
+    )
 
 
 PATH = Rule("a path such as /api", is_path, lambda text: text.rstrip("/"))

@@ -7,6 +7,7 @@ The modules:
 - `workers`: `serve_workers`, in several processes.
 - `reloading`: `serve_reloading`, in a process that is replaced when the code changes.
 - `listener`: the socket that they share.
+- `metrics`: their metrics at an address of their own.
 - `tls`: TLS for it.
 - `descriptors`: the limit of open files, and the connections beyond it.
 - `forwarded`: the path under which a proxy shows the service.
@@ -22,6 +23,7 @@ relies on.
 
 from .descriptors import fit_streams, raise_descriptor_limit
 from .listener import listen, open_listener
+from .metrics import open_metrics_listener
 from .reloading import serve_reloading
 from .server import Server, configure_log, make_server, serve
 from .tls import check_tls
@@ -35,6 +37,7 @@ __all__ = [
     "listen",
     "make_server",
     "open_listener",
+    "open_metrics_listener",
     "raise_descriptor_limit",
     "serve",
     "serve_reloading",

@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import time
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Optional
 
 if sys.platform != "win32":
     import resource
@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import Overloaded
 from ..http.responses import error_response
 from ..logs import logger
+from ..observer import Observers
 from ..request_id import request_id
 from ..settings import Settings, variable
 from ..stream.refusals import Refusals
@@ -95,12 +96,13 @@ def fit_streams(settings: Settings, listener: socket.socket, per_stream: int) ->
 class Crowd:
     """The connections of a server that are too many for the limit of descriptors.
 
-    `refusals` counts them, and the requests that the server itself refuses.
+    `refusals` counts them, and the requests that the server itself refuses; `observers` hear of
+    both.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, observers: Optional[Observers] = None) -> None:
         self._refused_from = limit - RESERVE
-        self.refusals = Refusals()
+        self.refusals = Refusals(observers)
         self._places: Dict[Any, Any] = {}  # transport to protocol, the oldest first
         self._swept_at = -math.inf
 

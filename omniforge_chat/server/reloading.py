@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from functools import partial
-from typing import Any, List
+from typing import Any, List, Optional
 
 import uvicorn
 from uvicorn.supervisors import ChangeReload
@@ -16,7 +16,9 @@ from .server import serve, service_log
 from .signals import STOP_SIGNALS
 
 
-def serve_reloading(listener: socket.socket, settings: Settings) -> None:
+def serve_reloading(
+    listener: socket.socket, settings: Settings, metrics: Optional[socket.socket] = None
+) -> None:
     """Serve `create_app(settings=settings)` in a process that is replaced when a file changes.
 
     uvicorn watches the Python files below the current directory: with `watchfiles` if that is
@@ -26,7 +28,8 @@ def serve_reloading(listener: socket.socket, settings: Settings) -> None:
         "omniforge_chat:create_app", reload=True, workers=1, log_config=service_log(settings)
     )
     target: Any = partial(_serve, settings)
-    supervisor = ChangeReload(config, target=target, sockets=[listener])
+    sockets = [listener] if metrics is None else [listener, metrics]
+    supervisor = ChangeReload(config, target=target, sockets=sockets)
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number in STOP_SIGNALS:
         signal.signal(number, supervisor.signal_handler)
@@ -38,5 +41,5 @@ def serve_reloading(listener: socket.socket, settings: Settings) -> None:
 
 
 def _serve(settings: Settings, sockets: List[socket.socket]) -> None:
-    (listener,) = sockets
-    serve(create_app(settings=settings), listener, settings)
+    listener, *metrics = sockets
+    serve(create_app(settings=settings), listener, settings, *metrics)

@@ -18,12 +18,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..app import ChatApp
 from ..logs import log_config, logger
+from ..observe.fleet import Member
 from ..settings import Settings
 from ..stdio import flush_standard_streams
 from .descriptors import ACCEPTED_AT_ONCE, Crowd, descriptor_limit
 from .forwarded import ForwardedPrefix
 from .h11_protocol import CheckedH11Protocol
 from .listener import BACKLOG, url_of
+from .metrics import OwnAddress
 from .protocol import CheckedProtocol
 from .signals import ExitTimer, end_process, handle_signals
 from .tls import check_tls, tls_options
@@ -42,10 +44,19 @@ class Server(uvicorn.Server):
     stream still gets its last frame.
     """
 
+    member: Optional[Member] = None
+    """Its place among other workers, if it has one: they share their metrics."""
+
     def __init__(
-        self, config: uvicorn.Config, app: ChatApp, settings: Settings, crowd: Crowd
+        self,
+        config: uvicorn.Config,
+        app: ChatApp,
+        settings: Settings,
+        crowd: Crowd,
+        metrics: Optional[socket.socket] = None,
     ) -> None:
         super().__init__(config)
+        self._metrics = metrics
         self._crowd = crowd
         self._app = app
         self._settings = settings
@@ -69,8 +80,14 @@ class Server(uvicorn.Server):
         loop.set_exception_handler(partial(self._on_loop_error, sockets or (), others))
         for listener in sockets or ():
             listener.listen(BACKLOG)  # uvicorn's `backlog` is also what asyncio accepts at once
-            url = url_of(listener, self._settings.root_path, secure=self.config.is_ssl)
-            logger.info("serving on %s", url)
+            if listener is self._metrics:
+                url = url_of(listener, secure=self.config.is_ssl)
+                logger.info("metrics on %smetrics", url)
+            else:
+                url = url_of(listener, self._settings.root_path, secure=self.config.is_ssl)
+                logger.info("serving on %s", url)
+        if self.member is not None:
+            await self.member.open()
         self._loop = loop
         self._start_drains()
 
@@ -78,6 +95,8 @@ class Server(uvicorn.Server):
         """Close everything."""
         await super().shutdown(sockets)
         self._crowd.close()
+        if self.member is not None:
+            self.member.close()
         self._closed = True
         if self._exit_timer is not None:  # what is left are threads
             left = self._drained_at + self._settings.cleanup_timeout - time.monotonic()
@@ -106,7 +125,7 @@ class Server(uvicorn.Server):
         """
         self._exit_timer = ExitTimer()
         try:
-            self.run(sockets=[listener])
+            self.run(sockets=[listener] if self._metrics is None else [listener, self._metrics])
         finally:
             flush_standard_streams()
         return self.started
@@ -171,22 +190,32 @@ def configure_log(settings: Settings) -> None:
     logging.config.dictConfig(service_log(settings))
 
 
-def serve(app: ChatApp, listener: socket.socket, settings: Settings) -> bool:
+def serve(
+    app: ChatApp,
+    listener: socket.socket,
+    settings: Settings,
+    metrics: Optional[socket.socket] = None,
+) -> bool:
     """Serve `app` on `listener` until a signal stops it; False if it cannot start.
 
-    `configure_log` goes before.
+    On `metrics` it tells its metrics. `configure_log` goes before.
     """
-    server = make_server(app, settings, log_config=None)
+    server = make_server(app, settings, metrics, log_config=None)
     return server.run_process(listener)
 
 
-def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
-    """A server for `app`. `options` go to `uvicorn.Config`.
+def make_server(
+    app: ChatApp,
+    settings: Settings,
+    metrics: Optional[socket.socket] = None,
+    **options: Any,
+) -> Server:
+    """A server for `app`, which tells its metrics on `metrics`. `options` go to `uvicorn.Config`.
 
     Raises SettingsError if there can be no TLS as the settings want it.
     """
     check_tls(settings)
-    crowd = Crowd(descriptor_limit())
+    crowd = Crowd(descriptor_limit(), app.observers)
     config = uvicorn.Config(
         app,
         backlog=ACCEPTED_AT_ONCE,
@@ -206,13 +235,15 @@ def make_server(app: ChatApp, settings: Settings, **options: Any) -> Server:
     )
     config.load()
     config.loaded_app = ForwardedPrefix(config.loaded_app, app, settings.root_path)
+    if metrics is not None:
+        config.loaded_app = OwnAddress(config.loaded_app, app, settings, metrics, crowd.refusals)
     checked: Any = partial(
         _checked_protocol(config.http_protocol_class),
         head_timeout=settings.body_timeout,
         crowd=crowd,
     )
     config.http_protocol_class = checked
-    return Server(config, app, settings, crowd)
+    return Server(config, app, settings, crowd, metrics)
 
 
 def _checked_protocol(protocol: Type[Any]) -> Type[CheckedProtocol]:

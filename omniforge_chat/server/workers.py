@@ -8,6 +8,7 @@ the pipes end, and so do the workers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -22,6 +23,8 @@ from typing import Iterator, List, NamedTuple, Optional
 
 from ..app import create_app
 from ..logs import logger
+from ..observe.fleet import Fleet, Member
+from ..rules import SettingsError
 from ..settings import Settings
 from ..stdio import flush_standard_streams
 from .server import Server, configure_log, make_server
@@ -33,22 +36,39 @@ _SHORTEST_LIFE = 1.0
 _CAN_BLOCK_SIGNALS = hasattr(signal, "pthread_sigmask")
 
 
-def serve_workers(listener: socket.socket, settings: Settings) -> None:
+def serve_workers(
+    listener: socket.socket, settings: Settings, metrics: Optional[socket.socket] = None
+) -> None:
     """Serve `create_app(settings=settings)` in `settings.workers` processes, all on `listener`.
 
-    A worker that dies is replaced. SIGINT, SIGTERM and SIGHUP stop each worker, and this returns
-    when all have ended.
+    On `metrics` each tells the metrics of all. A worker that dies is replaced. SIGINT, SIGTERM and
+    SIGHUP stop each worker, and this returns when all have ended. Raises SettingsError if the
+    metrics need a directory, and there can be none.
     """
+    fleet = _make_fleet(settings)
     try:
-        _Supervisor(listener, settings).run()
+        _Supervisor(listener, settings, metrics, fleet).run()
     finally:
+        if fleet is not None:
+            fleet.close()
         flush_standard_streams()
+
+
+def _make_fleet(settings: Settings) -> Optional[Fleet]:
+    if settings.metrics == "off":
+        return None
+    try:
+        return Fleet()
+    except OSError as error:
+        expected = f"off for several workers, as they need a directory (TMPDIR): {error}"
+        raise SettingsError("metrics", settings.metrics, expected) from None
 
 
 class _Worker(NamedTuple):
     process: BaseProcess
     pipe: Connection
     started: float
+    name: str
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):  # it has ended already
@@ -56,9 +76,18 @@ class _Worker(NamedTuple):
 
 
 class _Supervisor:
-    def __init__(self, listener: socket.socket, settings: Settings) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        settings: Settings,
+        metrics: Optional[socket.socket],
+        fleet: Optional[Fleet],
+    ) -> None:
         self._listener = listener
         self._settings = settings
+        self._metrics = metrics
+        self._fleet = fleet
+        self._names = map(str, itertools.count(1))
         self._workers: List[_Worker] = []
         self._stopping = False
 
@@ -84,14 +113,17 @@ class _Supervisor:
         # Not fork: a worker begins from nothing, on every platform alike.
         context = multiprocessing.get_context("spawn")
         theirs, ours = context.Pipe(duplex=False)
-        process = context.Process(target=_run_worker, args=(self._listener, self._settings, theirs))
+        name = next(self._names)
+        place = None if self._fleet is None else _Place(self._fleet.directory, name, self._metrics)
+        arguments = (self._listener, self._settings, theirs, place)
+        process = context.Process(target=_run_worker, args=arguments)
         try:
             with theirs, _sigint_blocked():
                 process.start()
         except OSError:
             ours.close()
             raise
-        self._workers.append(_Worker(process, ours, time.monotonic()))
+        self._workers.append(_Worker(process, ours, time.monotonic(), name))
         if self._stopping:
             self._workers[-1].stop()  # the signal came before this one could be told
 
@@ -99,6 +131,8 @@ class _Supervisor:
         for worker in [w for w in self._workers if not w.process.is_alive()]:
             self._workers.remove(worker)
             worker.pipe.close()
+            if self._fleet is not None:
+                self._fleet.fold(worker.name)
             if self._stopping:
                 continue
             process = worker.process
@@ -133,13 +167,27 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run_worker(listener: socket.socket, settings: Settings, pipe: Connection) -> None:
+class _Place(NamedTuple):
+    """The place of a worker among the others, and where it tells the metrics of all."""
+
+    directory: str
+    name: str
+    listener: Optional[socket.socket]
+
+
+def _run_worker(
+    listener: socket.socket, settings: Settings, pipe: Connection, place: Optional[_Place]
+) -> None:
     # Ctrl-C reaches every process of a terminal; the parent passes on what it hears.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _CAN_BLOCK_SIGNALS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     configure_log(settings)
-    server = make_server(create_app(settings=settings), settings, log_config=None)
+    app = create_app(settings=settings)
+    metrics = None if place is None else place.listener
+    server = make_server(app, settings, metrics, log_config=None)
+    if place is not None and app.exposition is not None:
+        server.member = Member(app.exposition, place.directory, place.name)
     threading.Thread(target=_stop_with_parent, args=(pipe, server), daemon=True).start()
     server.run_process(listener)
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from omniforge_chat import Settings
 from omniforge_chat.app import ChatApp
+from omniforge_chat.observer import Observers
 from omniforge_chat.server import Server, make_server
 
 from .constants import PATIENCE
@@ -71,4 +72,6 @@ def cut(data: bytes, size: int) -> List[bytes]:
 def serving(app: ASGIApp, http: str) -> Server:
     """A server of `app`, which is driven by hand."""
     pytest.importorskip(http)
-    return make_server(cast(ChatApp, app), Settings(), log_config=None, http=http)
+    chat: Any = app
+    chat.observers = Observers()  # as a ChatApp has them
+    return make_server(cast(ChatApp, chat), Settings(), log_config=None, http=http)
