@@ -30,7 +30,7 @@ LEEWAY_SECONDS = 10
 MOST_KNOWN = 10_000
 """How many checked tokens are known. The one that was not used for longest goes first."""
 
-_FAULTS = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
+_FAULTS = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 """What a token can raise that somebody has made up."""
 
 

@@ -16,7 +16,7 @@ import pytest
 from ..support.answers import last
 from ..support.command import Command, Done, command
 from ..support.constants import CONVERSATION, PATIENCE
-from ..support.issuer import NAME, IssuerServer, public_entry
+from ..support.issuer import NAME, IssuerServer, public_entry, token
 from ..support.process import MODULE, ServiceProcess, environment, running
 from ..support.stores import PostgresServer, RedisServer
 
@@ -224,6 +224,39 @@ def test_what_is_wrong_with_keys_and_tokens_is_a_warning_each_at_the_start(tmp_p
         assert [line for line in service.log if f" WARNING omniforge_chat: {warning}" in line]
     assert "".join(service.log).count("every user") == 1
     assert "".join(service.log).count("no JSON") == 1
+
+
+def test_who_has_a_key_or_a_token_may_chat_as_long_as_it_holds(
+    command: Command, tmp_path: Path
+) -> None:
+    """From the command that makes a key to the one that takes it back, without a restart."""
+    file = {"CHAT_API_KEYS_FILE": "keys.json"}
+    assert command("keys", "add", "root", **file).status == 0
+    with IssuerServer() as issuer:
+        issuer.shows(public_entry("ES256"))
+        tokens = {"CHAT_JWT_ISSUER": NAME, "CHAT_JWT_AUDIENCE": "chat", "CHAT_JWT_JWKS": issuer.url}
+        with running(tmp_path, **file, **tokens) as service:
+
+            def status(name: str = "Accept", value: str = "*/*") -> int:
+                with service.connect() as client:
+                    client.post({"message": "hi"}, headers={name: value})
+                    return client.head()[0]
+
+            assert status() == 401
+            key = command("keys", "add", "ann", **file).out.strip()
+            assert status("Authorization", f"Bearer {key}") == 200
+            assert status("X-API-Key", key) == 200
+            assert status("Authorization", f"Bearer {token()}") == 200
+            assert status("Authorization", f"Bearer {token(aud='mail')}") == 401
+            issuer.stop()
+            assert status("Authorization", f"Bearer {token()}") == 200
+            assert command("keys", "remove", "ann", **file).status == 0
+            deadline = time.monotonic() + PATIENCE
+            while status("X-API-Key", key) != 401:
+                assert time.monotonic() < deadline, "the key still holds"
+            assert service.end() == 0
+    assert key not in "".join(service.log)
+    assert "eyJ" not in "".join(service.log)  # with which each token begins
 
 
 # A service whose store is not there
