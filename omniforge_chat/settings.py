@@ -13,6 +13,11 @@ from .models import Allowance, Rate
 from .rules import DIALECTS, SettingsError, check, shown
 
 
+def is_reachable(address: object) -> bool:
+    """Whether other machines can reach `address`, as `getsockname` of a socket has it."""
+    return isinstance(address, tuple) and not _is_loopback(address)
+
+
 def _is_loopback(address: object) -> bool:
     if not isinstance(address, tuple):
         return False  # a Unix socket, which no web page can reach

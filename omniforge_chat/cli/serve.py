@@ -9,6 +9,7 @@ import socket
 import sys
 from typing import Dict, List, Optional
 
+from ..access import make_credentials
 from ..app import create_app
 from ..core.responder import Responder
 from ..logs import logger
@@ -24,7 +25,7 @@ from ..server import (
     serve_reloading,
     serve_workers,
 )
-from ..settings import Settings, is_secret, variable
+from ..settings import Settings, is_reachable, is_secret, variable
 from ..stdio import open_standard_streams
 from .credentials import check_credentials
 from .environment import check_settings, find_own_modules, read_settings, told
@@ -70,6 +71,7 @@ def run(arguments: List[str]) -> int:
             settings = fit_streams(settings, listener, descriptors_per_stream(settings.responder))
         except OSError as error:
             return _fail(1, str(error))
+        _warn_if_open(settings, listener.getsockname())
         settings = settings.listening_on(listener.getsockname())
         _warn_of_stores(settings)
         _warn_of_credentials(settings)
@@ -102,6 +104,15 @@ def _check(settings: Settings, options: Options) -> None:
         raise SettingsError(variable("workers"), settings.workers, "1, for --reload")
     if options.fd is not None and settings.uds:
         raise SettingsError(variable("uds"), settings.uds, "none, as --fd is given")
+
+
+def _warn_if_open(settings: Settings, address: object) -> None:
+    """Log it if machines can reach the service, and nobody is asked who they are."""
+    if is_reachable(address) and make_credentials(settings) is None:
+        logger.warning(
+            "whoever reaches %s may chat: set %s or %s to ask for keys or tokens",
+            *(settings.host, variable("api_keys_file"), variable("jwt_issuer")),
+        )
 
 
 def _warn_of_stores(settings: Settings) -> None:

@@ -431,3 +431,15 @@ def test_the_time_that_kubernetes_gives_is_enough_for_the_defaults() -> None:
     needed = pause + defaults.drain_timeout + 3 * defaults.cleanup_timeout + 1
     assert given > needed
     assert f"you need more than {needed:.0f}" in page
+
+
+def test_each_threat_has_its_test() -> None:
+    """A promise whose test is gone is none."""
+    for *_, cell in rows(DOCS / "security.md", "somebody", "tries to", "so the service", "test"):
+        named = re.findall(r"(?:(tests/[\w/]+\.py)|`)::(\w+)|make (\w+)", cell)
+        assert named, cell
+        module = Path()
+        for path, name, target in named:
+            module = ROOT / path if path else ROOT / "Makefile" if target else module
+            pattern = rf"^{target}:" if target else rf"^(async )?def {name}\("
+            assert re.search(pattern, module.read_text("utf-8"), re.MULTILINE), cell
