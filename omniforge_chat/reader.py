@@ -85,8 +85,9 @@ class Chat:
 
     `on_thought` gets the pieces of the model's thoughts, if the service shows them. `on_resume`
     gets True when the connection is lost and the reply is asked for again, and False when it goes
-    on. A service that keeps replies makes one reply for each `idempotency_key`. `fields` are
-    further fields of the request, such as `conversation_id`.
+    on. A service that keeps replies makes one reply for each `idempotency_key`. `key` says who
+    asks: a key or a token, sent as `Authorization: Bearer`; ValueError if it can be none. `fields`
+    are further fields of the request, such as `conversation_id`.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Chat:
         on_thought: Optional[Callable[[str], None]] = None,
         on_resume: Optional[Callable[[bool], None]] = None,
         idempotency_key: Optional[str] = None,
+        key: Optional[str] = None,
         **fields: Any,
     ) -> None:
         self.done: Dict[str, Any] = {}
@@ -112,6 +114,10 @@ class Chat:
         self._running = False  # the service keeps the reply, and has not told its end
         self._told = False  # that it is to end
         self._ends_by = math.inf
+        if key is not None and not is_key(key):
+            raise ValueError("a key has visible ASCII characters alone")
+        # Its repr does not show the key.
+        self._headers = httpx.Headers({} if key is None else {"Authorization": f"Bearer {key}"})
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         self._pieces = self._read({**fields, "message": message}, headers)
 
@@ -139,7 +145,8 @@ class Chat:
         """Tell the service that the reply is to end, and return whether it heard it."""
         self._told = True
         with contextlib.suppress(httpx.RequestError):
-            return self._client.delete(self._address(), timeout=_TELLING).is_success
+            url, headers = self._address(), self._headers
+            return self._client.delete(url, headers=headers, timeout=_TELLING).is_success
         return False
 
     def _address(self) -> httpx.URL:
@@ -155,7 +162,7 @@ class Chat:
 
     def _read(self, body: Dict[str, Any], headers: Dict[str, str]) -> Generator[str, None, None]:
         """The pieces, over as many connections as it takes."""
-        pieces = self._follow("POST", self._url, json=body, headers=headers)
+        pieces = self._follow("POST", self._url, headers, json=body)
         tries = 0
         while time.monotonic() < self._ends_by:
             before = self._last_id
@@ -178,7 +185,7 @@ class Chat:
             time.sleep(max(grown / 1000, failure.retry_after or 0))
             tries += 1
             last_id = {"Last-Event-ID": self._last_id} if self._last_id else {}
-            pieces = self._follow("GET", self._address(), headers=last_id)
+            pieces = self._follow("GET", self._address(), last_id)
 
     def _goes_on_after(self, failure: ChatFailed) -> bool:
         asked = 1000 * (failure.retry_after or 0)
@@ -195,10 +202,11 @@ class Chat:
         self._waiting = waiting
 
     def _follow(
-        self, method: str, url: Union[str, httpx.URL], **options: Any
+        self, method: str, url: Union[str, httpx.URL], headers: Dict[str, str], **body: Any
     ) -> Generator[str, None, None]:
         """The pieces that one connection brings, up to the end of the reply."""
-        with self._client.stream(method, url, timeout=TIMEOUT, **options) as response:
+        sent = {**self._headers, **headers}
+        with self._client.stream(method, url, headers=sent, timeout=TIMEOUT, **body) as response:
             if method == "GET" and response.status_code == 204:
                 raise ChatFailed("cut", "The reply is over, and its end did not come", status=204)
             if response.status_code != 200 or _media_type(response) != "text/event-stream":
@@ -234,6 +242,11 @@ class Chat:
             raise ChatFailed("unreadable", f"The stream is none of a chat: {error}") from error
         except httpx.RequestError as error:
             raise _cut(error) from error
+
+
+def is_key(text: str) -> bool:
+    """Whether a key can be this. httpx shows the others in the text of its errors."""
+    return text.isascii() and text.isprintable() and " " not in text and text != ""
 
 
 def _cut(error: httpx.RequestError) -> ChatFailed:

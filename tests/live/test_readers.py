@@ -18,13 +18,14 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from omniforge_chat import ChatError, Settings, Turn, create_app
-from omniforge_chat.models import UUID4_PATTERN
+from omniforge_chat.models import UUID4_PATTERN, Rate
 from omniforge_chat.reader import Chat, ChatFailed
 
 from ..support.constants import CONVERSATION, PATIENCE
 from ..support.docs import DOCS, blocks
 from ..support.node import node, put_reader
 from ..support.process import environment
+from ..support.responders import saying
 from ..support.servers import UvicornThread
 
 # A reader's driver gets an address, a message and perhaps the number of pieces after which it is to
@@ -185,6 +186,66 @@ def test_the_reader_does_not_hold_what_never_ends(status: int, kind: str, code: 
             next(iter(reply))
         assert caught.value.code == code
     assert read < 20
+
+
+NO_KEYS = ["", "sesame\n", "sesame street", "sés", "sesame\x00"]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+def test_a_key_that_can_be_none_is_refused_and_not_shown(key: str) -> None:
+    """httpx would show it in the text of its error, and texts of errors are logged."""
+    with httpx.Client() as client, pytest.raises(ValueError, match="visible ASCII") as caught:
+        Chat(client, "http://127.0.0.1/", "hi", key=key)
+    assert "ses" not in str(caught.value) + repr(caught.value)
+
+
+def test_a_key_is_in_no_repr() -> None:
+    """Nor in a failure, whatever a program prints of it."""
+    body = b'{"code": "unauthorized", "message": "The key is not valid"}'
+    headers = {"Content-Type": "application/json", "Retry-After": "7"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(401, headers=headers, content=body))
+    with httpx.Client(transport=transport) as client:
+        reply = Chat(client, "http://x/", "hi", key="sesame")
+        with reply, pytest.raises(ChatFailed) as caught:
+            list(reply)
+        failure = caught.value
+        assert (failure.status, failure.code, failure.retry_after) == (401, "unauthorized", 7)
+        shown = [reply, vars(reply), failure, vars(failure), failure.__cause__]
+        assert "sesame" not in repr(shown)
+
+
+def test_the_reader_in_javascript_has_a_key_too(tmp_path: Path) -> None:
+    """It tells a refusal by its status, code and wait, and shows no key that can be none."""
+    put_reader(tmp_path)
+    script = """
+    import { chat } from "./reader.mjs";
+    const [url, ...wrong] = process.argv.slice(1);
+    for (const key of wrong) {
+      try { chat("hi", { url, key }); }
+      catch (error) { console.log(error.name, /ses/.test(error.message)); }
+    }
+    for (const key of [undefined, "sesame", "ofk_0123456789abcdef", "ofk_0123456789abcdef"]) {
+      try { for await (const piece of chat("hi", { url, key })) console.log(piece); }
+      catch ({ status, code, retryAfter }) { console.log(status, code, retryAfter); }
+    }
+    """
+    settings = Settings(api_keys="me:ofk_0123456789abcdef", rate_limit=Rate(1, 60))
+    with UvicornThread(create_app(saying("hello"), settings=settings)) as server:
+        wrong = [key for key in NO_KEYS if "\x00" not in key]  # no argument can have that
+        done = subprocess.run(
+            [*node(script), f"{server.url}/api/v1/chat", *wrong],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.splitlines() == [
+        *["TypeError false"] * len(wrong),
+        *["401 unauthorized undefined"] * 2,
+        "hello",
+        "429 rate_limited 60",
+    ]
 
 
 def test_the_reader_tells_the_usage_of_a_reply_that_failed() -> None:

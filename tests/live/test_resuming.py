@@ -88,8 +88,8 @@ def _python(url: str, times: int, plan: Any) -> List[Result]:
         for _ in range(times):
             pieces: List[str] = []
             heard: List[bool] = []
-            key = plan.get("idempotencyKey")
-            chat = Chat(client, url, message, on_resume=heard.append, idempotency_key=key)
+            keys = {"key": plan.get("key"), "idempotency_key": plan.get("idempotencyKey")}
+            chat = Chat(client, url, message, on_resume=heard.append, **keys)
             try:
                 with chat as reply:
                     for piece in reply:
@@ -193,7 +193,9 @@ def test_a_reply_is_whole_wherever_it_is_cut(read: Read) -> None:
     [
         (refusal(404, "reply_not_found"), "reply_not_found"),
         (refusal(400, "validation_error"), "validation_error"),
-        (refusal(401, "unauthorized"), "unauthorized"),
+        (refusal(401, "unauthorized", **{"Retry-After": "0"}), "unauthorized"),
+        (refusal(403, "forbidden", **{"Retry-After": "0"}), "forbidden"),
+        (refusal(429, "rate_limited", **{"Retry-After": "43200"}), "rate_limited"),
         (refusal(503, "replay_unavailable", **{"Retry-After": "3600"}), "replay_unavailable"),
         (Answer([b"<p>"], 200, {"Content-Type": "text/html"}), "200"),
         (Answer([], 204), "cut"),
@@ -234,9 +236,10 @@ def test_an_answer_that_may_be_another_one_soon_is_asked_for_again(
     assert app.requests == ["POST", *[f"GET {REPLY}.4"] * 3]
 
 
-def test_the_seconds_of_a_refusal_are_waited(read: Read) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_seconds_of_a_refusal_are_waited(read: Read, status: int) -> None:
     """Or a service that is out of breath gets none."""
-    app = Scripted(stream(ONE), refusal(503, "no", **{"Retry-After": "1"}), stream(TWO, done()))
+    app = Scripted(stream(ONE), refusal(status, "no", **{"Retry-After": "1"}), stream(TWO, done()))
     [result] = read(app)
     assert (result.text, result.heard) == ("one two ", [True, False])
 
@@ -287,6 +290,15 @@ def test_a_reply_is_asked_for_beside_its_chat(read: Read, path: str, expected: s
     assert [asked.method for asked in app.asked] == ["POST", "GET", "DELETE"]
     assert {asked.headers["authorization"] for asked in app.asked} == {"me"}
     assert [asked.headers.get("idempotency-key") for asked in app.asked] == ["key", None, None]
+
+
+def test_a_key_goes_with_each_request(read: Read) -> None:
+    """With the stop, too. It comes in place of an Authorization among the headers."""
+    app = Scripted(stream(ONE), stream(TWO, SILENT))
+    read(app, leave=2, key="ofk_x", headers={"Authorization": "me", "X-Other": "other"})
+    assert [asked.method for asked in app.asked] == ["POST", "GET", "DELETE"]
+    assert {asked.headers["authorization"] for asked in app.asked} == {"Bearer ofk_x"}
+    assert {asked.headers["x-other"] for asked in app.asked} == {"other"}
 
 
 def test_a_reply_that_is_stopped_tells_its_end(read: Read) -> None:

@@ -4,6 +4,7 @@ The modules:
 
 - `command`: its arguments, and its exit status.
 - `address`: the address of the chat.
+- `key`: the key that says who the user is.
 - `conversation`: messages and their replies. It alone needs httpx, which is an extra.
 - `dialog`: the prompt, and the commands there.
 - `terminal`: where the texts go, and what of them.

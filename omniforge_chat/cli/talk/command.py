@@ -14,6 +14,7 @@ from ...stdio import open_standard_streams
 from .address import chat_url, own_url
 from .dialog import Dialog
 from .interrupts import INTERRUPTED, Interrupts
+from .key import VARIABLE, given_key
 from .terminal import Terminal, Trouble
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Options(argparse.Namespace):
     once: Optional[str]
     conversation_id: Optional[str]
     header: List[Tuple[str, str]]
+    key_file: Optional[str]
 
 
 def run(arguments: List[str]) -> int:
@@ -83,13 +85,16 @@ def _conversation(options: Options, terminal: Terminal) -> Conversation:
     try:
         module = import_module(".conversation", __package__)
         url = options.url or chat_url(own_url(os.environ))
+        key = given_key(options.key_file, os.environ, options.header)
     except ModuleNotFoundError as error:
         if error.name != "httpx":
             raise
         raise Trouble("talk needs httpx: pip install 'omniforge-chat[client]'") from None
+    except OSError as error:
+        raise Trouble(f"--key-file {options.key_file}: {error.strerror or error}") from None
     except ValueError as error:
         raise Trouble(str(error)) from None
-    conversation: Conversation = module.Conversation(url, options.header, terminal)
+    conversation: Conversation = module.Conversation(url, options.header, key, terminal)
     conversation.begin(options.conversation_id)
     return conversation
 
@@ -141,6 +146,13 @@ def _parse(arguments: List[str]) -> Options:
         type=_header_of,
         metavar="'NAME: VALUE'",
         help="send this header, too; may be repeated",
+    )
+    parser.add_argument(
+        "--key-file",
+        type=_text,
+        metavar="FILE",
+        help=f"the file with the key that says who you are (the variable {VARIABLE}, or you are "
+        "asked for it)",
     )
     return parser.parse_args(arguments, Options())
 

@@ -8,26 +8,34 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import httpx
 
-from ...reader import Chat, ChatFailed
+from ...reader import Chat, ChatFailed, is_key
 from ...responders.providers.address import is_loopback, without_secrets
 from .interrupts import Interrupts
+from .key import VARIABLE
 from .terminal import Terminal, Trouble
+
+_NO_KEY = "a key has visible ASCII characters alone"
 
 
 class Conversation:
     """The messages to the chat at `url` under one id.
 
-    Raises Trouble if httpx cannot use the address, or the proxy or certificates that the
-    environment names.
+    `key` says who the user is. Raises Trouble for a key that can be none, and if httpx cannot use
+    the address, or the proxy or certificates that the environment names.
     """
 
-    def __init__(self, url: str, headers: List[Tuple[str, str]], terminal: Terminal) -> None:
+    def __init__(
+        self, url: str, headers: List[Tuple[str, str]], key: Optional[str], terminal: Terminal
+    ) -> None:
         self.shown_url = without_secrets(url)
         self._url = url
         self._direct = is_loopback(url)
         self._headers = headers
+        self._key = key
         self._terminal = terminal
         self.begin()
+        if key is not None and not is_key(key):
+            raise Trouble(f"{VARIABLE} or --key-file: {_NO_KEY}")
         try:
             httpx.URL(url)
             self._tls = httpx.create_ssl_context()
@@ -45,27 +53,63 @@ class Conversation:
         """Send a message, and show its reply as it comes. Returns the data of `done`.
 
         Raises Trouble for a failure, and KeyboardInterrupt for Ctrl-C. Then the reply is stopped:
-        the connection is closed, and a service that keeps replies is told.
+        the connection is closed, and a service that keeps replies is told. If the service wants a
+        key, the user is asked for it, and the message sent again.
         """
         fields: Dict[str, Any] = {"conversation_id": self._id}
         if regenerate:
             fields["regenerate"] = True
-        # A client for each message: nothing of one that was interrupted is left for the next.
-        try:
-            with self._client() as client, self._chat(client, message, fields) as reply:
-                try:
-                    with interrupts:
-                        for text in reply:
-                            self._terminal.text(text)
-                except KeyboardInterrupt:
-                    # Another Ctrl-C does not wait for the service.
-                    with contextlib.suppress(KeyboardInterrupt), interrupts:
-                        reply.stop()
-                    raise
-        except (ChatFailed, httpx.TransportError, UnicodeError) as error:
-            raise Trouble(self._explain(error)) from error
+        done: Optional[Dict[str, Any]] = None
+        while done is None:
+            try:
+                done = self._reply(message, interrupts, fields)
+            except (ChatFailed, httpx.TransportError, UnicodeError) as error:
+                raise Trouble(self._explain(error)) from error
         self._terminal.end_line()
+        return done
+
+    def _reply(
+        self, message: str, interrupts: Interrupts, fields: Dict[str, Any]
+    ) -> Optional[Dict[str, Any]]:
+        """The data of `done`; None if the service wanted a key, and the user has given one."""
+        # A client for each message: nothing of one that was interrupted is left for the next.
+        with self._client() as client, self._chat(client, message, fields) as reply:
+            try:
+                with interrupts:
+                    for text in reply:
+                        self._terminal.text(text)
+            except KeyboardInterrupt:
+                # Another Ctrl-C does not wait for the service.
+                with contextlib.suppress(KeyboardInterrupt), interrupts:
+                    reply.stop()
+                raise
+            except ChatFailed as error:
+                # Once a reply has begun, to send its message again would make a second one.
+                began = reply.id is not None
+                if error.status != 401 or began or not self._asked_for_key(interrupts):
+                    raise
+                return None
         return reply.done
+
+    def _asked_for_key(self, interrupts: Interrupts) -> bool:
+        """Ask the user for a key, if there is one to ask, and return whether there is a new one.
+
+        A key that was refused is forgotten.
+        """
+        if not self._terminal.is_dialog:
+            return False
+        refused, self._key = self._key is not None, None
+        self._terminal.note("(The key was refused)" if refused else "(The service wants a key)")
+        while self._key is None:
+            with interrupts:
+                given = self._terminal.ask_secret("Key: ")
+            if not given.strip():
+                return False
+            if is_key(given.strip()):
+                self._key = given.strip()
+            else:
+                self._terminal.note(f"({_NO_KEY})")
+        return True
 
     def _chat(self, client: httpx.Client, message: str, fields: Dict[str, Any]) -> Chat:
         return Chat(
@@ -74,6 +118,7 @@ class Conversation:
             message,
             on_thought=self._terminal.thought,
             on_resume=self._tell_resuming,
+            key=self._key,
             **fields,
         )
 
@@ -97,6 +142,8 @@ class Conversation:
         text = str(error)
         if error.status in (404, 405) or error.code == str(error.status):
             text += f" (from {self.shown_url})"
+        if error.status == 401 and not self._terminal.is_dialog:
+            text += f" ({VARIABLE} or --key-file says who you are)"
         if error.retry_after is not None:
             text += f" (try again in {error.retry_after} s)"
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import io
 import sys
 from importlib import import_module
@@ -94,6 +95,14 @@ class Terminal:
         if not line:
             raise EOFError
         return line.rstrip("\n")
+
+    def ask_secret(self, prompt: str) -> str:
+        """A line that is not shown. It is "" if there is none."""
+        self.end_line()
+        try:
+            return getpass.getpass(prompt)
+        except EOFError:
+            return ""
 
     def read_all(self) -> str:
         """All of standard input, without the line ends behind it.

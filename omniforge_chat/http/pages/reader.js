@@ -27,6 +27,7 @@
  * @typedef {object} ChatOptions
  * @property {string | URL} [url] the chat; if it is not set, the one beside this file's address
  * @property {string} [conversationId]
+ * @property {string} [key] says who asks: a key or a token, sent as `Authorization: Bearer`
  * @property {HeadersInit} [headers] further headers of the request
  * @property {Record<string, unknown>} [fields] further fields of the request
  * @property {string} [idempotencyKey] a service that keeps replies makes one reply for each key
@@ -116,6 +117,7 @@ export class Reply {
   /** The id of the last event. */
   lastId;
   #options;
+  #headers;
   #url;
   #running; // the service keeps the reply, and has not told its end
   #left = false;
@@ -137,6 +139,7 @@ export class Reply {
     this.#running = id !== undefined;
     this.lastId = options.lastId ?? "";
     this.#options = options;
+    this.#headers = headersOf(options);
     this.#url = options.url ?? besideThisFile();
     this.#pieces = this.#read(message);
   }
@@ -162,7 +165,7 @@ export class Reply {
 
   /** Tell the service that the reply is to end, and return whether it heard it. */
   async #tell() {
-    const init = { method: "DELETE", headers: this.#options.headers, keepalive: true };
+    const init = { method: "DELETE", headers: this.#headers, keepalive: true };
     const answer = await fetch(this.#address(), init).catch(() => undefined);
     return answer?.ok;
   }
@@ -228,8 +231,8 @@ export class Reply {
 
   /** @param {string} message */
   async #send(message) {
-    const { headers, conversationId, fields, idempotencyKey } = this.#options;
-    const sent = new Headers(headers);
+    const { conversationId, fields, idempotencyKey } = this.#options;
+    const sent = new Headers(this.#headers);
     sent.set("Content-Type", "application/json");
     if (idempotencyKey !== undefined) sent.set("Idempotency-Key", idempotencyKey);
     const body = JSON.stringify({ conversation_id: conversationId, ...fields, message });
@@ -250,7 +253,7 @@ export class Reply {
     const { signal } = this.#attempt;
     this.#cutAfter(wait + HEAD);
     await pause(wait, signal);
-    const headers = new Headers(this.#options.headers);
+    const headers = new Headers(this.#headers);
     if (this.lastId) headers.set("Last-Event-ID", this.lastId);
     const init = { headers, signal, cache: /** @type {const} */ ("no-store") };
     const response = await fetch(this.#address(), init).catch(broken);
@@ -396,6 +399,16 @@ export class EventStreamParser {
     this.#data = [];
     if (dispatched) this.#onEvent(event);
   }
+}
+
+/** @param {ChatOptions} options */
+function headersOf({ key, headers }) {
+  const sent = new Headers(headers);
+  if (key === undefined) return sent;
+  // The error that `fetch` has for other characters may show them.
+  if (!/^[!-~]+$/.test(key)) throw new TypeError("chat: a key has visible ASCII characters alone");
+  sent.set("Authorization", `Bearer ${key}`);
+  return sent;
 }
 
 const here = import.meta.url; // in the call below bundlers would look for a file of theirs
