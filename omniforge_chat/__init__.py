@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
+    from .observe.tracing import Tracing as Tracing
     from .observer import ChatEnd, Observer, ReadEnd, Refusal, UpstreamCall, UpstreamEnd
     from .replay.memory import MemoryReplay
     from .replay.protocol import Replay
@@ -99,7 +100,7 @@ __all__ = [
 ]
 
 # Each module is imported when a name in it is first asked for: the command line has to hear
-# signals before that, and two of them need the extra `providers`.
+# signals before that, and those of _NEEDS need an extra.
 _HOMES = {
     "app": "ChatApp create_app",
     "conversations.memory": "MemoryHistory",
@@ -112,6 +113,7 @@ _HOMES = {
     "http.access": "Access",
     "http.routes": "chat_routes",
     "models": "Allowance Caller Finish Message Rate StoredMessage Thought Turn Usage",
+    "observe.tracing": "Tracing",
     "observer": "ChatEnd Observer ReadEnd Refusal UpstreamCall UpstreamEnd",
     "replay.memory": "MemoryReplay",
     "replay.protocol": "Replay",
@@ -122,6 +124,7 @@ _HOMES = {
     "stream.lifecycle": "Lifecycle",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_NEEDS = {"AnthropicResponder": "httpx", "OpenAIResponder": "httpx", "Tracing": "opentelemetry"}
 
 
 if not TYPE_CHECKING:  # to a checker it would mean that every name is there
@@ -135,6 +138,7 @@ if not TYPE_CHECKING:  # to a checker it would mean that every name is there
 
 
 def __dir__() -> List[str]:
-    # Whoever lists the names asks for each, as `help()` does. So without the extra it has none.
-    extra = import_module("importlib.util").find_spec("httpx") is not None
-    return sorted({*globals(), *(_HOME if extra else __all__)})
+    # Whoever lists the names asks for each, as `help()` does. So without an extra its are left out.
+    find = import_module("importlib.util").find_spec
+    extra = (name for name, package in _NEEDS.items() if find(package) is not None)
+    return sorted({*globals(), *__all__, *extra})

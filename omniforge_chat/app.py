@@ -38,7 +38,7 @@ from .http import (
     server_error,
 )
 from .logs import logger
-from .observe import Exposition, make_exposition
+from .observe import Exposition, make_exposition, make_tracing
 from .observer import Observer, Observers
 from .replay import Replay, make_replay
 from .replay.protocol import check_replay
@@ -233,6 +233,7 @@ def create_app(
     exposition = make_exposition(settings)
     if exposition is not None:
         observers = (*observers, exposition.metrics)
+    observers = (*observers, *make_tracing(settings))
     lifecycle = Lifecycle(max_streams=settings.max_streams, observers=observers)
     access = Access(settings, authenticate=authenticate, redis=redis)
     routes = chat_routes(

@@ -102,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Annotated[str, rules.METRICS] = "off"
     tracing: Annotated[bool, rules.SWITCH] = False
     trace_content: Annotated[bool, rules.SWITCH] = False
+    gen_ai_names: Annotated[str, rules.one_of("older", "latest")] = "older"
 
     def __post_init__(self) -> None:
         for field, (rule, *_) in _TABLE.items():
@@ -153,11 +154,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         They are those of a service. So without `CORS_ORIGINS` pages of every origin may call it,
         without credentials; without `CHAT_DIALECTS` it speaks all of them; it has its page; and it
-        traces if the variables of OpenTelemetry say so.
+        traces, by the names that they choose, if the variables of OpenTelemetry say so.
         Raises SettingsError with the variable, its value and the values that it may have.
         """
         values: Dict[str, Any] = {"cors_origins": ("*",), "dialects": DIALECTS, "page": True}
         values["tracing"] = _exports_traces(environ)
+        if _LATEST_NAMES in environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(","):
+            values["gen_ai_names"] = "latest"
         for field in cls.__struct_fields__:
             if variable(field) in environ:
                 values[field] = read(field, environ)
@@ -175,6 +178,9 @@ def is_secret(field: str) -> bool:
     """Whether nobody may see the value of `field` of Settings."""
     rule: rules.Rule = _TABLE[field][0]
     return rule.is_secret
+
+
+_LATEST_NAMES = "gen_ai_latest_experimental"
 
 
 def _exports_traces(environ: Mapping[str, str]) -> bool:

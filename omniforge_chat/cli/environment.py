@@ -10,7 +10,7 @@ from typing import Mapping, Optional
 
 from ..access import make_credentials
 from ..core.responder import Responder
-from ..observe import make_exposition
+from ..observe import check_tracing, make_exposition
 from ..responders import load_responder
 from ..rules import SettingsError
 from ..server import check_tls
@@ -63,6 +63,7 @@ def check_settings(settings: Settings) -> Responder:
     if settings.uds and not hasattr(socket, "AF_UNIX"):
         raise SettingsError(variable("uds"), settings.uds, "none, as there are no Unix sockets")
     check_tls(settings)
+    check_tracing(settings)
     make_credentials(settings)
     make_exposition(settings)
     make_stores(settings)

@@ -23,7 +23,7 @@ from ..errors import (
     RequestError,
     RequestTimeout,
 )
-from ..logs import logger
+from ..logs import TRACEPARENT, enter_trace, logger
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
@@ -92,6 +92,7 @@ class ChatEndpoint:
     async def _respond(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         try:
             headers = dict(scope["headers"])  # the last of a name counts
+            enter_trace(headers.get(TRACEPARENT))
             resumes = b"last-event-id" in headers
             reads = resumes or (self._replies is not None and HEADER in headers)
             if resumes and (self._replies is None or not self.dialect.resumable):

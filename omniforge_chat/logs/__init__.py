@@ -25,7 +25,7 @@ from .chat import chat_ended, log_ended
 from .formats import JSONFormatter, TextFormatter
 from .handler import BatchingStreamHandler
 from .record import CHAT_FIELDS, Form, logger
-from .trace import TRACEPARENT, trace_id, trace_id_in
+from .trace import TRACEPARENT, enter_trace, trace_id, trace_id_in
 
 __all__ = [
     "CHAT_FIELDS",
@@ -35,6 +35,7 @@ __all__ = [
     "JSONFormatter",
     "TextFormatter",
     "chat_ended",
+    "enter_trace",
     "log_config",
     "log_ended",
     "logger",

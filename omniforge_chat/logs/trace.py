@@ -19,6 +19,13 @@ _parse = re.compile(
 ).fullmatch
 
 
+def enter_trace(traceparent: Optional[bytes]) -> None:
+    """From now on this context is in the trace that the header names, or in none."""
+    found = trace_id_in(traceparent)
+    if found != trace_id.get():
+        trace_id.set(found)
+
+
 def trace_id_in(traceparent: Optional[bytes]) -> str:
     """The id in the value of that header, or "" if it is none, or not valid."""
     found = _parse(traceparent) if traceparent else None

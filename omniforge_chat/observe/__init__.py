@@ -7,6 +7,10 @@
 - `lag`: how late the event loop is.
 - `exposition`: the numbers as Prometheus reads them.
 - `fleet`: those of all workers of a service, also of those that have died.
+- `otel`: OpenTelemetry, which is imported if the settings want it.
+- `tracing`: Tracing, which makes spans.
+- `conventions`: the names in spans.
+- `export`: the SDK, which sends the spans of a service.
 """
 
 from __future__ import annotations
@@ -16,8 +20,16 @@ from typing import Optional
 from ..settings import Settings
 from .exposition import Exposition
 from .metrics import Metrics
+from .otel import check_tracing, make_tracing, start_export
 
-__all__ = ["Exposition", "Metrics", "make_exposition"]
+__all__ = [
+    "Exposition",
+    "Metrics",
+    "check_tracing",
+    "make_exposition",
+    "make_tracing",
+    "start_export",
+]
 
 
 def make_exposition(settings: Settings) -> Optional[Exposition]:

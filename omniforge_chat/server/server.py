@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..app import ChatApp
 from ..logs import log_config, logger
+from ..observe import start_export
 from ..observe.fleet import Member
 from ..settings import Settings
 from ..stdio import flush_standard_streams
@@ -99,8 +100,11 @@ class Server(uvicorn.Server):
             self.member.close()
         self._closed = True
         if self._exit_timer is not None:  # what is left are threads
-            left = self._drained_at + self._settings.cleanup_timeout - time.monotonic()
-            self._exit_timer.end_within(max(0.5, left))
+            self._exit_timer.end_within(max(0.5, self._time_left()))
+
+    def _time_left(self) -> float:
+        """Seconds: of the time to clean up after the drain."""
+        return self._drained_at + self._settings.cleanup_timeout - time.monotonic()
 
     def _on_loop_error(
         self,
@@ -124,9 +128,12 @@ class Server(uvicorn.Server):
         A stop ends the process in time, whatever runs in it. False if the server cannot start.
         """
         self._exit_timer = ExitTimer()
+        export = start_export(self._settings)
         try:
             self.run(sockets=[listener] if self._metrics is None else [listener, self._metrics])
         finally:
+            if export is not None:
+                export.close(max(0.2, self._time_left() - 0.3))
             flush_standard_streams()
         return self.started
 

@@ -55,6 +55,7 @@ def value_of(field: str) -> st.SearchStrategy[Any]:
         "cors_headers": st.lists(st.sampled_from(["*", "Authorization", "x-a_b.c!"])).map(tuple),
         "log_level": st.sampled_from(["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]),
         "log_format": st.sampled_from(["text", "json"]),
+        "gen_ai_names": st.sampled_from(["older", "latest"]),
         "history": st.sampled_from(
             ["off", "memory", "redis", "sqlite:a/B c.db", "postgresql://u:p@h:1/d?x=y"]
         ),

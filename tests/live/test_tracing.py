@@ -1,0 +1,106 @@
+"""A service that sends its spans to a collector, as the variables of OpenTelemetry say."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..support.collector import Collector
+from ..support.command import Command, command
+from ..support.process import running
+
+__all__ = ["command"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_sends_its_spans_before_it_ends(workers: str, tmp_path: Path) -> None:
+    """Those of the last seconds are the ones to look at. With a trace in the log for each."""
+    with Collector() as collector:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "WEB_CONCURRENCY": workers}
+        with running(tmp_path, **variables) as service:
+            for _ in range(4):
+                service.reply()
+            assert service.end() == 0
+        spans = collector.spans(4)
+        assert collector.is_empty()
+    assert {span["name"] for span in spans} == {"POST /api/v1/chat"}
+    assert {span["process"]["service.name"] for span in spans} == {"omniforge-chat"}
+    log = "\n".join(service.log)
+    assert {span["trace"] for span in spans} == set(re.findall(r"chat ended.* trace_id=(\w+)", log))
+    assert "ERROR" not in log
+
+
+def test_other_variables_of_opentelemetry_count_too(tmp_path: Path) -> None:
+    """The SDK reads them itself: the name of the service, its attributes, the sampler."""
+    with Collector() as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
+            "OTEL_SERVICE_NAME": "bots",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test",
+            "OTEL_BSP_SCHEDULE_DELAY": "1",
+        }
+        with running(tmp_path, **variables) as service:
+            service.reply()
+            (span,) = collector.spans(1)
+            assert service.end() == 0
+    assert span["process"]["service.name"] == "bots"
+    assert span["process"]["deployment.environment"] == "test"
+
+
+def test_nothing_is_sent_without_a_variable_or_with_tracing_off(tmp_path: Path) -> None:
+    """A name of a variable may be there for other programs of the machine."""
+    with Collector() as collector:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "CHAT_TRACING": "off"}
+        with running(tmp_path, **variables) as service:
+            service.reply()
+            assert service.end() == 0
+        assert not collector.asked.is_set()
+    assert "trace_id" not in "\n".join(service.log)
+
+
+def test_a_collector_that_hangs_keeps_no_service_from_its_end(tmp_path: Path) -> None:
+    """Spans are worth less than a deploy."""
+    with Collector(hangs=True) as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "1",
+            "CHAT_CLEANUP_TIMEOUT": "0.5",
+        }
+        with running(tmp_path, **variables) as service:
+            service.reply()
+            assert collector.asked.wait(10)
+            service.reply("again")
+            assert service.end() == 0
+
+
+def test_what_is_missing_is_told_in_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command that installs it."""
+    monkeypatch.delitem(sys.modules, "omniforge_chat.observe.export", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    done = command("--check", CHAT_TRACING="on")
+    assert done.status == 2
+    assert done.err == (
+        "omniforge-chat: CHAT_TRACING='on': expected off, or the extra otel: "
+        "pip install 'omniforge-chat[otel]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OTEL_TRACES_EXPORTER", "nothing"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
+)
+def test_an_exporter_that_is_not_there_is_told_in_one_line(
+    name: str, value: str, command: Command
+) -> None:
+    """Else its spans would go nowhere, and nobody would know."""
+    done = command("--check", **{"CHAT_TRACING": "on", name: value})
+    assert done.status == 2
+    assert done.err.startswith(
+        f"omniforge-chat: {name}='{value}': expected one that is installed: "
+    )
+    assert done.err.count("\n") == 1
