@@ -152,6 +152,7 @@ class RateLimited(RequestError):
 
     code = "rate_limited"
     status = 429
+    retry_after = 1  # at least; each has its own
 
     def __init__(
         self, message: str, *, retry_after: int, headers: Optional[Mapping[str, str]] = None

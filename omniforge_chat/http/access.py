@@ -70,9 +70,13 @@ class Access:
         self._limiter: Optional[Limiter] = make_limiter(
             settings, redis, callers_differ=authenticate is not None
         )
-        self.asks = authenticate is not None or self._credentials is not None
+        self.has_keys = self._credentials is not None
+        """Whether it knows callers by a key or a token in the headers of a request."""
+        self.asks = authenticate is not None or self.has_keys
         """Whether only those may chat who are known."""
-        self.acts = self.asks or self._limiter is not None
+        self.limits = self._limiter is not None
+        """Whether there may be a bound for anybody."""
+        self.acts = self.asks or self.limits
         """Whether there is anything to do for a request."""
 
     async def check(

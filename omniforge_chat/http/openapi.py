@@ -26,6 +26,7 @@ from .openapi_parts import (
     document_response,
     empty_response,
     errors_of,
+    guards,
     parameter,
     ref,
     refusals,
@@ -44,6 +45,12 @@ _NOT_BLANK = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u20
 LATEST = "3.2"
 VERSIONS = {"3.1": "3.1.1", LATEST: "3.2.0"}
 """The versions of OpenAPI that the document can be written in."""
+
+_SCHEMES: Described = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key or a token."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
+}
+"""The ways to say who one is; `access/credentials.py` reads them."""
 
 
 def document(
@@ -69,7 +76,7 @@ def document(
         paths[dialect.path] = {"post": _chat(dialect, features, streamed=streamed)}
         for resource in dialect.resources():
             paths[resource.path.replace(":path}", "}")] = {
-                "get": _resource(resource, dialect.operation)
+                "get": _resource(resource, dialect.operation, features)
             }
     return {
         "openapi": VERSIONS[version],
@@ -89,8 +96,10 @@ def document(
             "schemas": {
                 **{name: without_defaults(schema) for name, schema in asked.items()},
                 **{name: without_null(schema) for name, schema in answered.items()},
-            }
+            },
+            **({"securitySchemes": _SCHEMES} if features.keys else {}),
         },
+        **({"security": [{name: []} for name in _SCHEMES]} if features.keys else {}),
     }
 
 
@@ -140,15 +149,16 @@ def _chat(dialect: Dialect, features: Features, *, streamed: bool) -> Described:
     }
 
 
-def _resource(resource: Resource, chat: Operation) -> Described:
+def _resource(resource: Resource, chat: Operation, features: Features) -> Described:
     names = re.findall(r"{(\w+)", resource.path)
+    errors = [*guards(features), *([NotFound] if names else [])]
     return {
         "operationId": resource.id,
         "summary": resource.summary,
         "parameters": [parameter(name, "path", "") for name in names],
         "responses": {
             "200": document_response(resource.summary, {"type": "object"}),
-            **(refusals([NotFound], chat.refusal) if names else {}),
+            **refusals(errors, chat.refusal),
         },
     }
 
@@ -161,4 +171,5 @@ def _ready() -> Described:
 
 def _probe(name: str, summary: str, status: str) -> Described:
     responses = {"200": status_response(summary, status)}
-    return {"operationId": name, "summary": summary, "responses": responses}
+    # Anybody may ask it, whatever the other routes want.
+    return {"operationId": name, "summary": summary, "security": [], "responses": responses}

@@ -25,6 +25,7 @@ from .openapi_parts import (
     Features,
     document_response,
     empty_response,
+    guards,
     object_of,
     parameter,
     ref,
@@ -66,7 +67,7 @@ def kept_paths(
     if features.replies:
         found["/api/v1/chat/replies/{reply_id}"] = {
             "get": _read(native, features, streamed=streamed),
-            "delete": _stop("stopReply", "Stop a reply", _reply_id(), [ReplyNotFound]),
+            "delete": _stop("stopReply", "Stop a reply", _reply_id(), [ReplyNotFound], features),
         }
         found["/api/v1/conversations/{conversation_id}/stop"] = {
             "post": _stop(
@@ -74,6 +75,7 @@ def kept_paths(
                 "Stop the reply that runs in a conversation",
                 _conversation_id(),
                 [ReplyNotFound, ConversationNotFound],
+                features,
             )
         }
         for dialect in dialects:
@@ -82,7 +84,7 @@ def kept_paths(
                 found[dialect.running_path] = {"get": running}
     if features.conversations:
         found["/api/v1/conversations/{conversation_id}"] = {
-            "get": _conversation(),
+            "get": _conversation(features),
             "delete": _delete(features),
         }
     return found
@@ -112,7 +114,14 @@ def _conversation_id() -> Described:
 
 def _read(native: Dialect, features: Features, *, streamed: bool) -> Described:
     text = "The same as `Last-Event-ID`, which is newer if both are there."
-    errors = [*_PLACES, InvalidHeader, ReplyNotFound, InternalError, ReplayUnavailable]
+    errors = [
+        *guards(features, streams=True),
+        *_PLACES,
+        InvalidHeader,
+        ReplyNotFound,
+        InternalError,
+        ReplayUnavailable,
+    ]
     responses = {
         "200": stream_response(native.operation, features, streamed=streamed),
         "204": empty_response("The client has all of the reply."),
@@ -130,7 +139,13 @@ def _read(native: Dialect, features: Features, *, streamed: bool) -> Described:
 
 def _running(dialect: Dialect, features: Features, *, streamed: bool) -> Described:
     operation = dialect.operation
-    errors = [*_PLACES, ConversationNotFound, InternalError, ReplayUnavailable]
+    errors = [
+        *guards(features, streams=True),
+        *_PLACES,
+        ConversationNotFound,
+        InternalError,
+        ReplayUnavailable,
+    ]
     responses = {
         "200": stream_response(operation, features, streamed=streamed),
         "204": empty_response("No reply is running there."),
@@ -141,28 +156,34 @@ def _running(dialect: Dialect, features: Features, *, streamed: bool) -> Describ
 
 
 def _stop(
-    name: str, summary: str, where: Described, missing: Sequence[Type[ChatError]]
+    name: str,
+    summary: str,
+    where: Described,
+    missing: Sequence[Type[ChatError]],
+    features: Features,
 ) -> Described:
+    errors = [*guards(features), *missing, InternalError, ReplayUnavailable]
     responses = {
         "200": status_response("It has ended before", "ended"),
         "202": status_response("It ends now, with what there is of it", "stopping"),
-        **refusals([*missing, InternalError, ReplayUnavailable], Error),
+        **refusals(errors, Error),
     }
     return _operation(name, summary, [where], responses)
 
 
-def _conversation() -> Described:
+def _conversation(features: Features) -> Described:
+    errors = [*guards(features), ConversationNotFound, InternalError, HistoryUnavailable]
     messages = {"type": "array", "items": ref(StoredMessage.__name__)}
     shape = object_of({"conversation_id": {"type": "string"}, "messages": messages})
     responses = {
         "200": document_response("Its messages, oldest first", shape),
-        **refusals([ConversationNotFound, InternalError, HistoryUnavailable], Error),
+        **refusals(errors, Error),
     }
     return _operation("conversation", "Read a conversation", [_conversation_id()], responses)
 
 
 def _delete(features: Features) -> Described:
-    errors: List[Type[ChatError]] = [ConversationNotFound, InternalError, HistoryUnavailable]
+    errors = [*guards(features), ConversationNotFound, InternalError, HistoryUnavailable]
     if features.replies:
         errors.append(ReplayUnavailable)
     responses = {

@@ -10,14 +10,20 @@ import msgspec
 from ..dialects import Event, Operation, all_errors
 from ..errors import (
     Abandoned,
+    AccessUnavailable,
     ChatError,
     ConversationNotFound,
+    Forbidden,
     HistoryUnavailable,
     KeyReused,
+    LimitsUnavailable,
+    RateLimited,
     ReplayGap,
     ReplayUnavailable,
     ReplyExpired,
     ReplyNotFound,
+    RequestError,
+    Unauthorized,
     WorkerLost,
 )
 from ..models import Error
@@ -29,11 +35,15 @@ class Features(NamedTuple):
     """What a service has besides chats, as far as clients see it.
 
     It keeps `replies`; it has a `history` of conversations; and that can be read (`conversations`).
+    It `asks` who a caller is, whom it may know by `keys` or tokens; and it may have `limits`.
     """
 
     replies: bool = False
     history: bool = False
     conversations: bool = False
+    asks: bool = False
+    keys: bool = False
+    limits: bool = False
 
 
 NO_FEATURES = Features()
@@ -43,15 +53,30 @@ _OF_REPLIES = {
     *(Abandoned, WorkerLost, ReplayGap),
 }
 _OF_HISTORY = {ConversationNotFound, HistoryUnavailable}
+_OF_ACCESS = (Unauthorized, Forbidden, AccessUnavailable)
+_OF_LIMITS = (RateLimited, LimitsUnavailable)
 
 
 def errors_of(features: Features) -> Iterator[Type[ChatError]]:
     """The classes of errors that a service with these features has."""
-    for error in all_errors(ChatError):
-        if not (error in _OF_REPLIES and not features.replies) and not (
-            error in _OF_HISTORY and not features.history
-        ):
-            yield error
+    never = {
+        *(() if features.replies else _OF_REPLIES),
+        *(() if features.history else _OF_HISTORY),
+        *(() if features.asks else _OF_ACCESS),
+        *(() if features.limits else _OF_LIMITS),
+    }
+    return (error for error in all_errors(ChatError) if error not in never)
+
+
+def guards(features: Features, *, streams: bool = False) -> List[Type[ChatError]]:
+    """The classes of refusals that any route has which asks who a caller is.
+
+    If it `streams`, limits hold as well.
+    """
+    return [
+        *(_OF_ACCESS if features.asks else ()),
+        *(_OF_LIMITS if features.limits and streams else ()),
+    ]
 
 
 def schemas(structs: Iterable[type]) -> Described:
@@ -105,6 +130,16 @@ def header(name: str, description: str) -> Described:
 def request_id_header() -> Described:
     """The header that each response has."""
     return header("X-Request-ID", "The reference of this request, also in the log.")
+
+
+def limit_headers() -> Described:
+    """The headers of a response that tell how much is left of a caller's limits."""
+    return {
+        **header(
+            "RateLimit", "How much is left of each limit (draft-ietf-httpapi-ratelimit-headers)."
+        ),
+        **header("RateLimit-Policy", "The limits."),
+    }
 
 
 def parameter(name: str, place: str, description: str, **schema: object) -> Described:
@@ -168,8 +203,13 @@ def _refusal(classes: List[Type[ChatError]], shape: Optional[Type[msgspec.Struct
             schema = {"allOf": [schema, {"properties": {"code": {"enum": codes}}}]}
         content = {"application/json": {"schema": schema}}
     headers = request_id_header()
-    if getattr(classes[0], "retry_after", None) is not None:
+    requests = [error for error in classes if issubclass(error, RequestError)]
+    if any(error.retry_after is not None for error in requests):
         headers.update(header("Retry-After", "Seconds to wait before the next try."))
+    if Unauthorized in classes:
+        headers.update(header("WWW-Authenticate", "The way to say who you are."))
+    if RateLimited in classes:
+        headers.update(limit_headers())
     phrase = HTTPStatus(classes[0].status).phrase
     description = " ".join((refusal.__doc__ or phrase).splitlines()[0] for refusal in classes)
     return {"description": description, "headers": headers, "content": content}
@@ -181,6 +221,8 @@ def stream_response(operation: Operation, features: Features, *, streamed: bool)
     if features.replies:
         headers.update(header("X-Reply-ID", "The id of the reply, which is kept."))
         headers.update(header("Location", "Where the reply is to be read again, and stopped."))
+    if features.limits:
+        headers.update(limit_headers())
     content = _stream(operation, features) if streamed else {"schema": {"type": "string"}}
     return {
         "description": operation.description,

@@ -58,13 +58,19 @@ def chat_routes(
         *_chats(responder, dialects, settings, lifecycle, history, replies, access),
         *_resources(dialects, lifecycle, access),
         *reply_routes(dialects, lifecycle, access, history, replies),
-        *open_routes(dialects, lifecycle, _features(history, replay)),
+        *open_routes(dialects, lifecycle, _features(history, replay, access)),
     ]
 
 
-def _features(history: Optional[History], replay: Optional[Replay]) -> Features:
-    stored = isinstance(history, StoredConversations)
-    return Features(replay is not None, history is not None, stored)
+def _features(history: Optional[History], replay: Optional[Replay], access: Access) -> Features:
+    return Features(
+        replies=replay is not None,
+        history=history is not None,
+        conversations=isinstance(history, StoredConversations),
+        asks=access.asks,
+        keys=access.has_keys,
+        limits=access.limits,
+    )
 
 
 def _chats(

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 
 from omniforge_chat import (
@@ -32,7 +33,7 @@ from omniforge_chat import (
 from omniforge_chat.app import ChatApp
 from omniforge_chat.core.responder import Item
 from omniforge_chat.core.sse import Frame
-from omniforge_chat.models import ChatRequest
+from omniforge_chat.models import ChatRequest, Rate
 from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import refusal
@@ -522,3 +523,114 @@ def test_a_service_that_keeps_things_is_as_the_document_says(
         # It makes headers without a look at their patterns; with an id a body means nothing.
         lenient += [positive_data_acceptance, negative_data_rejection]
     case.call_and_validate(base_url=keeping_service, excluded_checks=lenient)
+
+
+# A service that asks who a caller is, and limits what they may have
+
+KEY = "ofk_0123456789abcdef"
+AS_ME = {"Authorization": f"Bearer {KEY}"}
+GUARDED = Settings(
+    api_keys=f"me:{KEY}",
+    rate_limit=Rate(100_000, 60),
+    history="memory",
+    replay="memory",
+    dialects=("native", "openai", "ai_sdk"),
+    metrics="on",
+)
+guarded = create_app(answer_even_messages, settings=GUARDED)
+ASKING = document_of(guarded)
+
+
+@pytest.mark.parametrize("query", [pytest.param("", marks=reads_3_2), pytest.param("version=3.1")])
+def test_the_document_of_a_service_that_asks_is_valid(query: str) -> None:
+    """By the meta-schema of the version that it claims; and anybody may read it."""
+    openapi_spec_validator.validate(document_of(guarded, query=query))
+
+
+async def _nobody(connection: HTTPConnection) -> None:
+    """A host's own function."""
+
+
+@pytest.mark.parametrize(
+    ("options", "authenticate", "schemes", "codes"),
+    [
+        ({}, None, False, set()),
+        ({"api_keys": f"me:{KEY}"}, None, True, {"who"}),
+        ({}, _nobody, False, {"who", "limits"}),
+        ({"rate_limit": Rate(1, 60)}, None, False, {"limits"}),
+        ({"api_keys": f"me:{KEY}", "caller_streams": 1}, None, True, {"who", "limits"}),
+    ],
+)
+def test_the_document_tells_what_can_happen_to_a_caller(
+    options: Any, authenticate: Any, schemes: bool, codes: Set[str]
+) -> None:
+    """And no more. How a host's own function knows somebody, the service cannot tell."""
+    app = create_app(answer_even_messages, settings=Settings(**options), authenticate=authenticate)
+    document = document_of(app)
+    assert ("securitySchemes" in document["components"]) == schemes
+    assert ("security" in document) == schemes
+    who = {"unauthorized", "forbidden", "access_unavailable"}
+    limits = {"rate_limited", "limits_unavailable"}
+    expected = (who if "who" in codes else set()) | (limits if "limits" in codes else set())
+    assert set(_codes(document)) - set(_codes(DOCUMENT)) == expected
+    described = document["paths"][CHAT]["post"]["responses"]["200"]["headers"]
+    assert ({"RateLimit", "RateLimit-Policy"} <= set(described)) == ("limits" in codes)
+
+
+def test_the_ways_to_say_who_one_is_are_those_of_the_service() -> None:
+    """A generated client sends what its scheme says."""
+    schemes = ASKING["components"]["securitySchemes"]
+    assert schemes["bearer"]["scheme"] == "bearer"
+    assert [*schemes] == [name for way in ASKING["security"] for name in way]
+    assert call(guarded, headers={schemes["key"]["name"]: KEY}).status == 200
+    assert call(guarded, headers=AS_ME).status == 200
+    assert call(guarded).status == 401
+    for path, methods in ASKING["paths"].items():
+        for operation in methods.values():
+            probe = path in ("/health", "/ready")
+            assert (operation.get("security") == []) == probe
+            assert ("401" in operation["responses"]) != probe
+    assert "/metrics" not in ASKING["paths"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [({"api_keys": f"me:{KEY}"}, 401), ({"rate_limit": Rate(1, 60)}, 429)]
+)
+def test_the_refusal_of_a_caller_has_the_headers_that_are_described(
+    options: Any, status: int
+) -> None:
+    """By them a client knows what to do: to ask for a key, or to wait."""
+    app = create_app(answer_even_messages, settings=Settings(**options))
+    answers = [call(app) for _ in range(2)]
+    described = document_of(app)["paths"][CHAT]["post"]["responses"]
+    assert answers[-1].status == status
+    for answer in answers:
+        names = {name.lower() for name in described[str(answer.status)]["headers"]}
+        assert names <= set(answer.headers)
+    told = described[str(status)]["headers"]
+    wanted = {401: {"WWW-Authenticate"}, 429: {"Retry-After", "RateLimit", "RateLimit-Policy"}}
+    assert set(told) - {"X-Request-ID"} == wanted[status]
+
+
+@pytest.fixture(scope="module")
+def guarded_service() -> Iterator[str]:
+    """Where the service is that asks."""
+    with UvicornThread(guarded) as live:
+        yield live.url
+
+
+asking = readable(ASKING)
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 10),
+    reason="the last schemathesis for Python 3.9 sends other headers and paths than it has made",
+)
+@asking.parametrize()
+@settings(max_examples=8)
+def test_a_service_that_asks_is_as_the_document_says(case: Any, guarded_service: str) -> None:
+    """With the key, and without: whatever claims to ask must ask."""
+    lenient = [*unreliable_checks]
+    if case.operation.path not in ("/health", "/ready"):
+        lenient += [positive_data_acceptance, negative_data_rejection]
+    case.call_and_validate(base_url=guarded_service, headers=AS_ME, excluded_checks=lenient)
