@@ -9,6 +9,7 @@ A line for each chat is the most expensive thing in a short one. Two ways make i
 The modules:
 
 - `chat`: the lines when something ends: a chat, say.
+- `access`: the line for each request.
 - `record`: their record.
 - `trace`: the trace of a request, which its lines name.
 - `formats`: the formats.
@@ -21,24 +22,24 @@ from __future__ import annotations
 import logging
 from typing import Any, Dict
 
-from .chat import chat_ended, log_ended
+from .access import request_ended
+from .chat import chat_ended
 from .formats import JSONFormatter, TextFormatter
 from .handler import BatchingStreamHandler
-from .record import CHAT_FIELDS, Form, logger
+from .record import CHAT_FIELDS, logger
 from .trace import TRACEPARENT, enter_trace, trace_id, trace_id_in
 
 __all__ = [
     "CHAT_FIELDS",
     "TRACEPARENT",
     "BatchingStreamHandler",
-    "Form",
     "JSONFormatter",
     "TextFormatter",
     "chat_ended",
     "enter_trace",
     "log_config",
-    "log_ended",
     "logger",
+    "request_ended",
     "trace_id",
     "trace_id_in",
 ]
@@ -51,10 +52,10 @@ class _NoRefusals(logging.Filter):
         return record.msg != "Invalid HTTP request received."
 
 
-def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any]:
+def log_config(level: str, style: str) -> Dict[str, Any]:
     """A dict for `logging.config.dictConfig`: every line to standard error, in one format.
 
-    `level`, `style` and `access` are the settings `log_level`, `log_format` and `access_log`.
+    `level` and `style` are the settings `log_level` and `log_format`.
     """
     formatter = JSONFormatter if style == "json" else TextFormatter
     return {
@@ -65,8 +66,8 @@ def log_config(level: str, style: str, *, access: bool = False) -> Dict[str, Any
         "handlers": {"stderr": {"()": BatchingStreamHandler, "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
-            # We log the end of each chat. The server's own line for each request adds nothing.
-            "uvicorn.access": {"level": "INFO" if access else "WARNING"},
+            # We log the end of each chat, and each request if that is wanted.
+            "uvicorn.access": {"level": "WARNING"},
             "uvicorn.error": {"filters": ["no refusals"]},
             # Nor does a line for each request to a model provider. Those for each step of such a
             # request would even quote the provider's headers.

@@ -10,6 +10,7 @@ The modules:
 - `metrics`: their metrics at an address of their own.
 - `tls`: TLS for it.
 - `descriptors`: the limit of open files, and the connections beyond it.
+- `access_log`: each request, as its line in the log has it.
 - `forwarded`: the path under which a proxy shows the service.
 - `signals`: who handles SIGINT, SIGTERM and SIGHUP meanwhile, and the end of the process.
 - `rules`: the limits and rules for the head of a request.

@@ -35,13 +35,15 @@ from ..errors import BadRequest, RequestError
 from ..http import error_response
 from ..request_id import request_id
 from ..stream.response import ABORT, UNSENT
+from .access_log import AccessLog, log_refusal
 from .descriptors import Crowd
 from .http10 import Http10Send
 from .rules import LINGER_BYTES, LINGER_SECONDS, READ_AHEAD_BYTES
 
 _PROTOCOL = (
     "connection_made connection_lost data_received on_response_complete send_400_response "
-    "_should_upgrade _unset_keepalive_if_required app cycle flow loop server_state transport "
+    "_should_upgrade _unset_keepalive_if_required app client cycle flow loop server_state "
+    "transport "
 )
 UVICORN = {
     "Config": "http_protocol_class is_ssl load loaded_app",
@@ -123,6 +125,7 @@ class CheckedProtocol(asyncio.Protocol):
     """The part that both parsers share, to be a base before one of uvicorn's protocols."""
 
     app: Any
+    client: Any
     cycle: Any  # the request that was read last
     flow: Any  # a _Flow
     loop: asyncio.AbstractEventLoop
@@ -138,10 +141,13 @@ class CheckedProtocol(asyncio.Protocol):
     _ahead_of: Any = None  # the request during which what is `_ahead` has come
     _ahead = 0  # bytes
 
-    def __init__(self, *args: Any, head_timeout: float, crowd: Crowd, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, head_timeout: float, crowd: Crowd, logs_access: bool, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
         self._crowd = crowd
+        self._logs_access = logs_access
 
     def refusal(self) -> Optional[RequestError]:
         """The error of the rule that was broken; None for what the parser does not understand."""
@@ -153,7 +159,8 @@ class CheckedProtocol(asyncio.Protocol):
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self._close_after(self._head_timeout)
-        self.app = _AppWithExtensions(self._crowd.admit(self, transport, self.app), transport)
+        app = self._crowd.admit(self, transport, self.app)
+        self.app = _AppWithExtensions(AccessLog(app) if self._logs_access else app, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -236,6 +243,8 @@ class CheckedProtocol(asyncio.Protocol):
         reference = request_id({"headers": ()})
         self._crowd.refusals.count(error, reference)
         response = error_response(error, {"Connection": "close", "X-Request-ID": reference})
+        if self._logs_access:
+            log_refusal(error.status, len(response.body), self.client, reference)
         status = b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())
         fields = [*self.server_state.default_headers, *response.raw_headers]
         lines = [b"%s: %s" % field for field in fields]

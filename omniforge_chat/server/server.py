@@ -189,7 +189,7 @@ def _listen_again(listener: socket.socket) -> None:
 
 def service_log(settings: Settings) -> Dict[str, Any]:
     """The configuration of the log of a service."""
-    return log_config(settings.log_level, settings.log_format, access=settings.access_log)
+    return log_config(settings.log_level, settings.log_format)
 
 
 def configure_log(settings: Settings) -> None:
@@ -229,7 +229,7 @@ def make_server(
         workers=1,  # or it reads WEB_CONCURRENCY
         root_path=settings.root_path,
         forwarded_allow_ips=settings.forwarded_allow_ips,
-        access_log=settings.access_log,
+        access_log=False,
         server_header=False,
         ws="none",
         timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it takes any number
@@ -248,6 +248,7 @@ def make_server(
         _checked_protocol(config.http_protocol_class),
         head_timeout=settings.body_timeout,
         crowd=crowd,
+        logs_access=settings.access_log,
     )
     config.http_protocol_class = checked
     return Server(config, app, settings, crowd, metrics)

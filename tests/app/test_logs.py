@@ -24,6 +24,7 @@ from omniforge_chat.logs import (
     TextFormatter,
     chat_ended,
     log_config,
+    request_ended,
     trace_id,
     trace_id_in,
 )
@@ -534,6 +535,32 @@ def test_the_lines_of_a_chat_in_a_trace_name_it_last(log: Log) -> None:
     assert TRACE not in last
     assert len(lines) == 6
     assert all(line.endswith(f" trace_id={TRACE}") for line in lines)
+
+
+def test_a_request_is_an_object_of_its_fields_in_json(log: Log) -> None:
+    """As the end of a chat is."""
+    log.handler.setFormatter(JSONFormatter())
+
+    async def main() -> None:
+        request_ended("GET", "/", 200, 5, 1.5, None, "ref-1", caller="key:a", trace=TRACE)
+
+    log.run(main())
+    log.handler.flush()
+    line = json.loads(log.lines[0])
+    assert (line.pop("level"), line.pop("logger")) == ("INFO", "omniforge_chat")
+    del line["time"]
+    assert line == {
+        "message": "request",
+        "method": "GET",
+        "path": "/",
+        "status": 200,
+        "bytes": 5,
+        "ms": 1.5,
+        "client": None,
+        "request_id": "ref-1",
+        "caller": "key:a",
+        "trace_id": TRACE,
+    }
 
 
 def test_json_has_the_trace_as_a_field_of_its_own() -> None:
