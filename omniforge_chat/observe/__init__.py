@@ -4,6 +4,7 @@
 - `metrics`: Metrics, which counts.
 - `families`: the names of what it counts.
 - `counts`: the numbers, of one worker or of several.
+- `process`: the resources that this process takes.
 - `lag`: how late the event loop is.
 - `exposition`: the numbers as Prometheus reads them.
 - `fleet`: those of all workers of a service, also of those that have died.

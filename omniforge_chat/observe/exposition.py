@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Iterator, List, Protocol, Tuple
 
@@ -15,6 +16,7 @@ from ..rules import SettingsError
 from .counts import Counts
 from .families import FAMILIES, Family
 from .metrics import Metrics
+from .process import cpu_seconds, process_gauges
 
 LONGEST_ACCEPT = 1024
 """Characters of the header `Accept` that are looked at."""
@@ -36,13 +38,12 @@ class Exposition:
 
     def __init__(self, metrics: Metrics) -> None:
         try:
-            self._client: Any = importlib.import_module("prometheus_client")
             self._core: Any = importlib.import_module("prometheus_client.core")
             self._choose: Any = importlib.import_module(
                 "prometheus_client.exposition"
             ).choose_encoder
         except ModuleNotFoundError as error:
-            if error.name != "prometheus_client":
+            if error.name is None or error.name.partition(".")[0] != "prometheus_client":
                 raise
             raise SettingsError(
                 "metrics",
@@ -51,7 +52,7 @@ class Exposition:
             ) from None
         self.metrics = metrics
         self.source: Source = self
-        self._process: Any = self._client.ProcessCollector(registry=None)
+        self._started = time.time()
 
     async def aclose(self) -> None:
         """Leave nothing behind in the event loop."""
@@ -63,15 +64,13 @@ class Exposition:
 
     def snapshot(self, *, process: bool = True) -> Counts:
         """The numbers of this worker, and those of its process, which take a while to find out."""
-        counts = msgspec.structs.replace(self.metrics.counts, gauges={"omniforge_workers": 1})
-        for family in self._process.collect() if process else ():
-            for sample in family.samples:
-                if sample.name == "process_cpu_seconds_total":
-                    counts.counters[sample.name][()] = sample.value
-                elif sample.name in FAMILIES:
-                    counts.gauges[sample.name] = sample.value
+        gauges = process_gauges() if process else {}
+        counts = msgspec.structs.replace(self.metrics.counts, gauges=gauges)
+        counts.counters["process_cpu_seconds_total"][()] = cpu_seconds()
+        gauges["process_start_time_seconds"] = self._started
+        gauges["omniforge_workers"] = 1
         for name, read in self.metrics.gauges.items():
-            counts.gauges[name] = read()
+            gauges[name] = read()
         return counts
 
     async def render(self, accept: str) -> Tuple[bytes, str]:

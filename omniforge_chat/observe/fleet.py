@@ -100,6 +100,8 @@ class Member:
         """Be there for the others from now on."""
         self._exposition.source = self
         self._tick()
+        if not hasattr(asyncio, "start_unix_server"):
+            return  # on Windows nobody can ask, and the others read what is written each second
         socket = str(self._path / f"{self._name}.sock")
         try:
             self._server = await asyncio.start_unix_server(self._asked, socket)

@@ -105,6 +105,12 @@ def test_metrics_may_have_a_port_of_their_own(directory: Path, workers: int) -> 
         with Client(own) as client:
             client.ask("/metrics", host="evil.example")
             assert client.head()[0] == 421
+        with Client(port) as client:
+            client.send(b"nonsense\r\n\r\n")
+            assert client.head()[0] == 400
+        found = scrape(own)
+        for code in ("bad_request", "host_not_allowed"):
+            assert found("omniforge_refusals_total", code=code) == 1, found.text
         assert service.end() == 0
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
 import sys
+import time
 from typing import Any, Dict, Optional, Tuple
 
 import msgspec
@@ -257,6 +260,7 @@ def test_without_prometheus_client_the_error_names_the_extra(
 ) -> None:
     """It comes at the start, and not at the first scrape."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "prometheus_client.core")
     with pytest.raises(SettingsError, match=r"omniforge-chat\[metrics\]"):
         Exposition(Metrics())
     assert Settings().metrics == "off"
@@ -272,3 +276,19 @@ def test_the_documentation_has_each_metric_and_its_labels() -> None:
     for name, family in FAMILIES.items():
         if not name.startswith("gen_ai"):
             assert tuple(re.findall(r"`(\w+)`", found[name])) == family.labels, name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_the_files_of_the_process_are_counted() -> None:
+    """A service that runs out of them refuses chats."""
+    before = told(Metrics())
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(open(os.devnull, "rb"))
+        after = told(Metrics())
+    files = "process_open_fds"
+    assert after(files) - before(files) == 20
+    assert after(files) < after("process_max_fds")
+    assert 1e6 < after("process_resident_memory_bytes") < 1e10
+    assert 0 < before("process_cpu_seconds_total") <= after("process_cpu_seconds_total")
+    assert time.time() - after("process_start_time_seconds") < 60
