@@ -207,9 +207,10 @@ def test_the_same_numbers_come_as_openmetrics() -> None:
     "accept",
     ["application/openmetrics-text;version=abc", "text/plain;version=x", "\xff;;=,;", "a," * 9999],
 )
-def test_whatever_a_client_accepts_it_gets_text(accept: str) -> None:
+def test_whatever_a_client_accepts_it_gets_the_numbers(accept: str) -> None:
     """The header is anybody's, and prometheus-client compares what is no number."""
-    assert told(Metrics(), accept).kind.startswith("text/plain; version=0.0.4")
+    scrape = told(Metrics(), accept)  # which format it is, is up to the version of the package
+    assert "omniforge_workers" in scrape.names
 
 
 def test_each_name_has_a_unit_that_prometheus_knows() -> None:
