@@ -73,6 +73,8 @@ def log_config(level: str, style: str) -> Dict[str, Any]:
             # request would even quote the provider's headers.
             "httpx": {"level": "WARNING"},
             "httpcore": {"level": "WARNING"},
+            # It tells of each try to reach a collector that is gone, besides what is lost.
+            "opentelemetry.exporter": {"level": "ERROR"},
             # It tells of each broken connection what we tell once of the database.
             "psycopg": {"level": "ERROR"},
         },

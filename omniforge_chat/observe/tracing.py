@@ -31,6 +31,9 @@ from . import conventions as names
 _NO_ERRORS = {"done", "cancelled", "disconnected", "stalled", "abandoned"}
 """Outcomes that nobody has to look after: the client has left, or somebody has stopped it."""
 
+_AROUND = context.create_key("omniforge_chat.around")
+"""The context around the requests to a provider that are made in one task."""
+
 _authority = re.compile(r"(\[[^\]]*\]|[^:\[\]]+)(?::(\d+))?").fullmatch
 
 _encode = msgspec.json.Encoder().encode
@@ -47,7 +50,8 @@ class Tracing(Observer):
     """Makes the spans, by `tracer_provider`, or by that of the process if you pass none.
 
     A chat continues the trace that is current when it begins, or else that of its request. Its span
-    is current while its responder runs. A provider gets the headers of the trace.
+    is current while its responder runs, and that of a request to a provider while that is sent. The
+    provider gets the headers of the trace.
 
     - `content`: whether the text of messages and replies is in the spans of requests to a provider.
     - `gen_ai_names`: "older" or "latest", see `conventions`.
@@ -116,16 +120,22 @@ class Tracing(Observer):
             names.SERVER_ADDRESS: call.address,
             names.SERVER_PORT: call.port,
         }
+        known: Any = context.get_value(_AROUND)  # of an earlier try in this task
+        around: context.Context = known or context.get_current()
         span = self._tracer.start_span(
-            f"{names.CHAT} {model}".rstrip(), kind=SpanKind.CLIENT, attributes=attributes
+            f"{names.CHAT} {model}".rstrip(), around, kind=SpanKind.CLIENT, attributes=attributes
         )
         if span.is_recording():
             span.set_attributes(_of_request(call))
             if self.wants_text:
                 span.set_attributes(_input(call.turn))
         self._calls[id(call)] = span
+        within = _with(span, around)
+        # A span of httpx's is a part of this one. The task of the request ends with the request, so
+        # that nobody has to detach it.
+        context.attach(context.set_value(_AROUND, around, within))
         headers: Dict[str, str] = {}
-        propagate.inject(headers, _with(span, context.get_current()))
+        propagate.inject(headers, within)
         headers.pop("baggage", None)  # it is for services of one's own, and may tell about users
         return headers
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 from typing import Any, AsyncIterator, Dict, List, Optional
 
+import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -285,6 +287,34 @@ def test_each_try_has_a_span_and_the_failed_one_an_error() -> None:
     assert told == [ids(failed)[1], ids(answered)[1]]
 
 
+def test_the_client_of_http_works_within_the_span_of_its_request() -> None:
+    """Tools for httpx have spans, too: those of one try are parts of it."""
+    spans = Spans()
+    tracer = spans.provider.get_tracer("httpx")
+
+    class Client(httpx.AsyncClient):
+        async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+            with tracer.start_as_current_span("POST"):
+                return await super().send(request, **options)
+
+    async def main() -> None:
+        with Provider(refusing(503, {}), OPENAI.answer("x")) as provider:
+            async with Client() as client:
+                model = OPENAI.make(provider, client=client)
+                tracing = Tracing(spans.provider)
+                app = create_app(model, settings=Settings(), observers=[tracing])
+                await HandDrivenRequest().run(app)
+
+    asyncio.run(main())
+    by_id = {ids(span)[1]: span for span in spans.ended}
+    sent = [span for span in spans.ended if span.name == "POST"]
+    assert len(sent) == 2
+    around = [by_id[ids(span)[2]] for span in sent]
+    assert [span.kind for span in around] == [SpanKind.CLIENT] * 2
+    assert around[0] is not around[1]
+    assert {by_id[ids(span)[2]].name for span in around} == {"POST /api/v1/chat"}
+
+
 def test_text_is_told_only_if_that_is_wanted() -> None:
     """In the form of the conventions, as JSON."""
     spans = Spans()
@@ -305,7 +335,7 @@ def test_earlier_messages_and_instructions_are_told_then_too() -> None:
     turn = Turn("hi", CONVERSATION, "ref-1", history=history, system="Be kind")
     tracing = Tracing(spans.provider, content=True)
     asking = UpstreamCall("openai", "m\ud800", "h", 80, 1, {}, turn)
-    headers = tracing.upstream_began(asking)
+    headers = contextvars.copy_context().run(tracing.upstream_began, asking)
     assert headers is not None
     assert list(headers) == ["traceparent"]
     (span,) = tracing._calls.values()

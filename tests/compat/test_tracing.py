@@ -185,5 +185,8 @@ def test_a_service_under_opentelemetry_instrument_answers(tmp_path: Path, record
         str(instrument), sys.executable, str(script), directory=tmp_path, **variables
     )
     assert '"http.route": "/api/v1/chat"' in printed
+    # Its variables turn on our own spans, which are parts of that tool's.
+    assert '"omniforge.outcome": "done"' in printed
+    assert "SpanKind.INTERNAL" in printed
     record(subject, "chat")
     record(subject, "route")
