@@ -98,7 +98,12 @@ class Tracing(Observer):
             span.set_attribute(names.CHUNKS, end.chunks)
             if end.reply_id:
                 span.set_attribute(names.REPLY_ID, end.reply_id)
-        _end(span, end.outcome, failed=end.outcome not in _NO_ERRORS)
+        # A mistake of the client is no error of the server.
+        _end(
+            span,
+            end.outcome,
+            failed=end.outcome not in _NO_ERRORS and not 400 <= end.status < 500,
+        )
 
     def chat_refused(self, refusal: Refusal) -> None:
         """See Observer. A request that is for no chat has no span."""
@@ -107,7 +112,6 @@ class Tracing(Observer):
         error = refusal.error
         span, _ = self._server_span(refusal.scope, refusal.request_id, refusal.dialect)
         span.set_attribute(names.STATUS, error.status)
-        # A mistake of the client is no error of the server.
         _end(span, error.code, failed=error.status >= 500)
 
     def upstream_began(self, call: UpstreamCall) -> Optional[Mapping[str, str]]:
