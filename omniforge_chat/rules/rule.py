@@ -28,14 +28,19 @@ class SettingsError(ValueError):
 
 def without_passwords(text: str) -> str:
     """`text`, whose URLs have `***` in place of user name and password."""
+    return re.sub(r"\S+", lambda word: _without_password(word[0]), text)
+
+
+def _without_password(url: str) -> str:
+    before, scheme, behind = url.partition("://")
     # A password may have an @ in it, and a / or a quotation mark that should have been escaped.
-    return re.sub(r"://\S*@", "://***@", text)
+    _, at, host = behind.rpartition("@")
+    return f"{before}{scheme}***@{host}" if at else url
 
 
 def masked(value: str) -> str:
     """The value of a setting, with `***` in place of the passwords in an address."""
-    value = re.sub(r"(?s)://.*@", "://***@", value)
-    return re.sub(r"(?i)(pass\w*=)[^&\s]*", r"\1***", value)
+    return re.sub(r"(?i)(pass\w{0,60}=)[^&\s]*", r"\1***", _without_password(value))
 
 
 def shown(value: object) -> str:

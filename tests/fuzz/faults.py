@@ -13,8 +13,8 @@ from typing import Optional, Tuple
 
 from .target import Target
 
-SECONDS = 5.0
-"""CPU time that one input may take. The usual one takes a thousandth of it."""
+SECONDS = 2.0
+"""CPU time that one input may take. The usual one takes a thousandth of it, the longest a tenth."""
 
 SHRINKING = 20.0
 """Seconds that it takes at most to look for a shorter input."""

@@ -16,6 +16,7 @@ _ODD = (
     *(b"null", b"true", b"[]", b"{}", b'""', b"[", b"{", b'"', b"}", b"]", b",", b":", b"\\"),
     *(b"0", b"-1", b"1e999", b"NaN", b"1.5", b"9" * 20),
 )
+_STRETCHED = (b" ", b"\n", b"9", b"a", b"/", b"://", b"[", b'{"a":', b"<")
 _pieces = re.compile(rb"\w+|\W", re.ASCII).findall
 
 _TOGETHER = 20
@@ -43,7 +44,7 @@ def inputs(target: Target) -> st.SearchStrategy[List[bytes]]:
     known = {*_ODD, *target.words, *(piece for pieces in seeds for piece in pieces)}
     word = st.sampled_from(sorted(known))
     word = word | st.sampled_from([*target.seeds, b""]) | st.binary(max_size=3)
-    often = st.sampled_from([1] * 40 + [2, 3, 20, 20, 300, 300, MAX_BYTES])
+    often = st.sampled_from([1] * 9 + [2, 20, 300])
     new = st.builds(lambda piece, count: (piece * count)[:MAX_BYTES], word, often)
     edit = st.tuples(st.integers(0, 2**16), st.integers(0, 3), new)
 
@@ -53,8 +54,19 @@ def inputs(target: Target) -> st.SearchStrategy[List[bytes]]:
             for number in range(_TOGETHER)
         ]
 
+    def stretched(seed: int, place: int, width: int, other: bytes) -> List[bytes]:
+        """A seed with a piece of it, or `other`, as often as there is room for it."""
+        pieces = seeds[seed]
+        at = place % (len(pieces) + 1)
+        piece = b"".join(pieces[at : at + width]) or other
+        count = (MAX_BYTES - len(target.seeds[seed])) // len(piece)
+        return [b"".join([*pieces[:at], piece * count, *pieces[at:]])]
+
+    which, width = st.integers(0, len(seeds) - 1), st.integers(0, 3)
+    stretching = st.sampled_from([*_STRETCHED, *target.words])
+    long = st.builds(stretched, which, st.integers(0, 2**16), width, stretching)
     edited = st.builds(
         on_several, st.integers(0, len(seeds)), st.lists(edit, min_size=1, max_size=5)
     )
     soup = st.lists(word, max_size=20).map(lambda words: [b"".join(words)[:MAX_BYTES]])
-    return edited | edited | soup | st.binary(max_size=60).map(lambda data: [data])
+    return edited | edited | long | soup | st.binary(max_size=60).map(lambda data: [data])

@@ -105,5 +105,5 @@ _REFUSALS = [
 TARGETS = (
     *map(_frames_of, WIRES),
     Target("thoughts", _think, [b" <think>a</think> <think>b</think> Hello", b"hm</think>"], _TAGS),
-    Target("refusals", _refuse, _REFUSALS),
+    Target("refusals", _refuse, _REFUSALS, (b"<!--", b"data:")),
 )

@@ -121,17 +121,17 @@ def _items(data: bytes) -> Tuple[List[Item], Optional[Exception]]:
 
 def _sent(reply: Reply, items: List[Item], error: Optional[Exception]) -> List[Frame]:
     """The frames of a reply of these items, each sent alone, as a client reads them."""
-    body = b""
+    sent: List[bytes] = []
     for item in items:
         piece = reply.note(item)
         if piece and not reply.ended:
             reply.ready.append(piece)
-            body += reply.frames(last=False)
+            sent.append(reply.frames(last=False))
             reply.sent()
     if error is not None and not reply.ended:
         reply.fail(error)
     reply.complete = not reply.ended
-    body += reply.frames(last=True)
+    body = b"".join([*sent, reply.frames(last=True)])
     text = body.decode()
     assert text.splitlines() == text.split("\n")[:-1], "a line is not one to everybody"
     assert body.endswith(b"\n\n")
@@ -146,12 +146,12 @@ def _reply(data: bytes) -> None:
             break
         said += item if isinstance(item, str) else ""
     for name, request in _REQUESTS.items():
-        found = ""
+        found: List[str] = []
         reply = Reply(_TURN, request.frames(_TURN), thoughts=True)
         for frame in _sent(reply, items, error):
             if frame.data != "[DONE]":
-                found += _SAID[name](frame.event, json.loads(frame.data))
-        assert found == said, name
+                found.append(_SAID[name](frame.event, json.loads(frame.data)))
+        assert "".join(found) == said, name
     _check_kept(items, error)
 
 

@@ -12,6 +12,8 @@ import pytest
 from omniforge_chat.errors import UpstreamRateLimited
 from omniforge_chat.responders.providers.errors import Failure, refused, reported, retry_after
 
+from ..support.growth import LINEAR, growth
+
 REFUSED = "The model provider refused the request"
 LIMITED = "The model provider is at its rate limit"
 
@@ -137,6 +139,12 @@ def test_an_exhausted_quota_is_not_tried_again() -> None:
 def test_the_wait_is_read_in_all_its_forms(headers: Dict[str, str], wait: Optional[float]) -> None:
     """RFC 9110, section 10.2.3, and what providers made beside it."""
     assert retry_after(headers) == wait
+
+
+def test_a_header_of_digits_is_soon_read() -> None:
+    """All streams of the process wait meanwhile."""
+    name = "x-ratelimit-reset-tokens"
+    assert growth(lambda size: [retry_after({name: "9" * size})] * 9, 4_000) < LINEAR
 
 
 FAILED = ("upstream_error", "The model provider failed")

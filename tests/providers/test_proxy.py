@@ -15,6 +15,7 @@ from omniforge_chat.responders.providers.address import is_loopback, without_sec
 from omniforge_chat.responders.providers.connections import Connections
 from omniforge_chat.responders.providers.openai import OpenAIOptions
 
+from ..support.growth import LINEAR, growth
 from ..support.provider import Call, Provider, refusing
 from ..support.relay import COMPLETE, TURN, ask, failed, using
 from ..support.responders import events_of
@@ -256,3 +257,9 @@ def test_the_proxy_is_the_one_that_httpx_takes(
 def test_an_address_is_shown_without_secrets(url: str, expected: str) -> None:
     """Whatever somebody has written there."""
     assert without_secrets(url) == expected
+
+
+@pytest.mark.parametrize("unit", ["/", "//", "@", "://"])
+def test_a_long_address_is_soon_read(unit: str) -> None:
+    """A provider may send one, and all streams of the process wait meanwhile."""
+    assert growth(lambda size: without_secrets(unit * size), 50_000) < LINEAR

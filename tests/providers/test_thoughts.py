@@ -106,6 +106,20 @@ def test_text_is_held_back_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(thinking._tail) < 10
 
 
+def test_white_space_without_end_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither memory nor time is a provider's to take; and all pieces come to the same."""
+    monkeypatch.setattr(thoughts, "MAX_WHITE_CHARACTERS", 4)
+    for white, tagged in ((4, ("hm", "Hello")), (5, ("", "     <think>hm</think> Hello"))):
+        text = " " * white + "<think>hm</think> Hello"
+        assert split([text]) == split(list(text)) == tagged
+    text = "<think>hm</think>      <think>hm</think>      Hello"
+    assert split([text]) == split(list(text)) == ("hmhm", "Hello")
+    after = ThoughtSplitter()
+    after.feed("<think>hm</think>")
+    assert [after.feed(" ") for _ in range(9)] == [("", "")] * 9
+    assert not after._tail
+
+
 def test_long_thoughts_cost_next_to_nothing() -> None:
     """They are not searched anew with each piece."""
 

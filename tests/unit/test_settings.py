@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from omniforge_chat import Settings
 from omniforge_chat.models import Rate
-from omniforge_chat.rules import DIALECTS, SettingsError
+from omniforge_chat.rules import DIALECTS, SettingsError, masked, without_passwords
 from omniforge_chat.settings import variable
+
+from ..support.growth import LINEAR, growth
 
 FIELDS = Settings.__struct_fields__
 DEFAULTS: Dict[str, Any] = {field: getattr(Settings(), field) for field in FIELDS}
@@ -157,6 +159,13 @@ def test_nor_is_that_of_an_address_which_is_none(name: str, value: str, shown: s
     for text in (str(caught.value), repr(caught.value)):
         assert f"{name}={shown!r}" in text
         assert "s3c" not in text
+
+
+@pytest.mark.parametrize("unit", ["://", "@", "pass"])
+@pytest.mark.parametrize("show", [masked, without_passwords])
+def test_a_long_text_is_soon_shown(show: Callable[[str], str], unit: str) -> None:
+    """An error of a store or of an issuer may quote whatever it was sent."""
+    assert growth(lambda size: show(unit * size), 5_000) < LINEAR
 
 
 @pytest.mark.parametrize("text", ["s3cret", "a:s3cret", "a b:s3cret-s3cret-s3cret"])

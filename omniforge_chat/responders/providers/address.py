@@ -77,6 +77,8 @@ def is_loopback(url: str) -> bool:
 def without_secrets(url: str) -> str:
     """Return an address with stars in place of credentials, of a query and of a fragment."""
     address, *rest = re.split("[?#]", url, maxsplit=1)
+    before, slashes, behind = address.partition("//")
     # A password may contain any character, if nobody has escaped it.
-    shown = re.sub("//.*@", "//***@", address, flags=re.DOTALL)
+    _, at, host = behind.rpartition("@")
+    shown = f"{before}{slashes}***@{host}" if at else address
     return f"{shown}?***" if rest else shown

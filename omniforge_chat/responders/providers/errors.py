@@ -211,7 +211,8 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
         return max(0.0, seconds) if seconds <= LONGEST_TOLD else None
     waits = []
     for limit in ("requests", "tokens"):
-        reset = _durations(headers.get(f"x-ratelimit-reset-{limit}", ""))
+        # Searching takes the square of the time for many digits.
+        reset = _durations(headers.get(f"x-ratelimit-reset-{limit}", "")[:MAX_NAME_CHARACTERS])
         if reset and headers.get(f"x-ratelimit-remaining-{limit}", "0") == "0":
             waits.append(sum(float(number) * _SECONDS[unit] for number, unit in reset))
     wait = max(waits, default=None)

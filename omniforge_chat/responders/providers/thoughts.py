@@ -24,6 +24,10 @@ MAX_HELD_CHARACTERS = 256 * 1024
 """The longest text that is held back for a `</think>`. Longer ones are the reply."""
 
 
+MAX_WHITE_CHARACTERS = 4096
+"""The longest white space that is held back for a tag. Behind more of it, all is the reply."""
+
+
 def _begin(text: str, at: int = 0) -> int:
     """The place of the first character from `at` on that is no white space."""
     found = _white_space(text, at)
@@ -68,7 +72,8 @@ class ThoughtSplitter:
                 thought += text[at:end] if self._held is None else self._all_held(text, end)
                 at = end + len(self._closing)
                 self._closing, self._held, self._after = "", None, True
-            found = _opening(text, _begin(text, at))
+            begin = _begin(text, at)
+            found = _opening(text, begin) if self._bears(begin - at) else None
             if found is None:
                 break
             self._closing, at = _TAGS[found[0]], found.end()
@@ -98,11 +103,17 @@ class ThoughtSplitter:
     def _said(self, text: str) -> str:
         """Return the beginning of the reply, once it cannot be that of a tag."""
         start = text.lstrip()
-        if any(tag.startswith(start) for tag in _TAGS):
+        if self._after:
+            text = start
+        if self._bears(len(text) - len(start)) and any(tag.startswith(start) for tag in _TAGS):
             self._tail = text
             return ""
         self.over = True
-        return start if self._after else text
+        return text
+
+    def _bears(self, white: int) -> bool:
+        """Whether a tag may come behind so many characters of white space."""
+        return self._after or white <= MAX_WHITE_CHARACTERS
 
     def close(self) -> Tuple[str, str]:
         """Return the thought and the text that are left at the end of the reply."""
@@ -112,7 +123,7 @@ class ThoughtSplitter:
             return _split("".join(held))
         if self._closing:
             return self._shown(tail), ""
-        return "", tail.lstrip() if self._after else tail
+        return "", tail
 
 
 def _split(text: str) -> Tuple[str, str]:
