@@ -3,7 +3,8 @@
 Subjects
     `bare`            an ASGI app that sends the frames as constants, a send for each: the limit
     `omniforge`       `create_app(responder, settings=Settings())`, with its log line for each chat
-    `before`          the same of another checkout, with `--before DIRECTORY`
+    `guarded`         the same with keys, limits in memory and metrics all on
+    `before`          `omniforge` of another checkout, with `--before DIRECTORY`
     `fastapi-stream`  FastAPI, a pydantic model and `StreamingResponse`
     `fastapi-sse`     FastAPI and its own response for events
     `sse-starlette`   Starlette, the same model and the `EventSourceResponse` of sse-starlette

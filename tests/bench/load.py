@@ -12,7 +12,7 @@ from typing import Awaitable, Dict, List, Mapping, Optional
 from omniforge_chat.dialects.native import Native
 
 from .server import Server, waited_seconds
-from .subjects import CONVERSATION, IN_FORMATS, INTERVALS, MESSAGE, RELAYED_TOKENS, question
+from .subjects import CONVERSATION, IN_FORMATS, INTERVALS, KEY, MESSAGE, RELAYED_TOKENS, question
 
 CONNECTIONS = {"short": 32, "long": 8, "relay": 8}
 CONNECTIONS.update({workload: CONNECTIONS[kind] for workload, (kind, _) in IN_FORMATS.items()})
@@ -51,7 +51,8 @@ def _request(message: str) -> bytes:
 
 def _post(path: str, body: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
+    head += f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode("ascii") + body
 
 
 REQUESTS = {

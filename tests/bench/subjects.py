@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from omniforge_chat import OpenAIResponder, Settings, Turn, Usage, create_app
 from omniforge_chat.core.reply import CHARACTERS_PER_TOKEN
 from omniforge_chat.dialects import make_dialect
-from omniforge_chat.models import Chunk, Done
+from omniforge_chat.models import Chunk, Done, Rate
 from omniforge_chat.responders import placeholder
 from omniforge_chat.rules import DIALECTS
 
@@ -27,6 +27,9 @@ from ..support.native import encode_event
 
 INTERVALS = {"paced": 0.05, "kept": 0.05, "relay-paced": 0.05, "many": 1.0}
 """Seconds between two tokens of a stream, where there is time between them."""
+
+KEY = "bench-0123456789abcdef"
+"""The key that each request shows; the service of most subjects asks nobody."""
 
 MESSAGE = "Hello, help me create an agent"
 CONVERSATION = "550e8400-e29b-41d4-a716-446655440000"
@@ -85,6 +88,20 @@ def omniforge(workload: str) -> ASGIApp:
     if responder is None:
         responder = OpenAIResponder(base_url=os.environ[UPSTREAM], model="bench")
     return create_app(responder, settings=Settings())
+
+
+def guarded(workload: str) -> ASGIApp:
+    responder: Any = RESPONDERS.get(workload)
+    if responder is None:
+        responder = OpenAIResponder(base_url=os.environ[UPSTREAM], model="bench")
+    settings = Settings(
+        api_keys=f"bench:{KEY},other:{KEY[::-1]}",
+        rate_limit=Rate(10**9, 60),
+        caller_streams=10**6,
+        tokens_per_day=10**12,
+        metrics="on",
+    )
+    return create_app(responder, settings=settings)
 
 
 def replay_memory(workload: str) -> ASGIApp:
@@ -263,6 +280,7 @@ SUBJECTS = {
     "bare": "subjects:bare",
     "omniforge": "subjects:omniforge",
     "before": "subjects:omniforge",
+    "guarded": "subjects:guarded",
     "replay-memory": "subjects:replay_memory",
     "replay-redis": "subjects:replay_redis",
     "fastapi-stream": "alternatives:fastapi_stream",
@@ -273,8 +291,16 @@ SUBJECTS = {
 }
 """The name of each subject, and the module and function that make it for a workload."""
 
-_PLAIN = ("bare", "omniforge", "before", "fastapi-stream", "fastapi-sse", "sse-starlette")
-_RELAYS = ("omniforge", "before", "fastapi-openai")
+_PLAIN = (
+    "bare",
+    "omniforge",
+    "before",
+    "guarded",
+    "fastapi-stream",
+    "fastapi-sse",
+    "sse-starlette",
+)
+_RELAYS = ("omniforge", "before", "guarded", "fastapi-openai")
 WORKLOADS = {
     "short": _PLAIN,
     "long": _PLAIN,
