@@ -23,7 +23,7 @@ from ..errors import (
     RequestError,
     RequestTimeout,
 )
-from ..logs import TRACEPARENT, enter_trace, logger
+from ..logs import TRACEPARENT, enter_trace, logger, trace_id
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
@@ -92,7 +92,8 @@ class ChatEndpoint:
     async def _respond(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         try:
             headers = dict(scope["headers"])  # the last of a name counts
-            enter_trace(headers.get(TRACEPARENT))
+            if TRACEPARENT in headers or trace_id.get():
+                enter_trace(headers.get(TRACEPARENT))
             resumes = b"last-event-id" in headers
             reads = resumes or (self._replies is not None and HEADER in headers)
             if resumes and (self._replies is None or not self.dialect.resumable):
@@ -115,7 +116,8 @@ class ChatEndpoint:
                     finally:
                         self._lifecycle.release()
                 finally:
-                    passed.leave(0)  # if no stream has done it, with what that has cost
+                    if passed is not FREE:
+                        passed.leave(0)  # if no stream has done it, with what that has cost
                 if response is not None and "RateLimit" not in response.headers:
                     response.raw_headers.extend(passed.headers)
             if response is not None:
@@ -270,7 +272,7 @@ class ChatEndpoint:
             await stream.respond()
             return None
         finally:
-            if stream is not None:
+            if stream is not None and visit.passed is not FREE:
                 visit.passed.leave(stream.tokens)
             if conversation is not None:
                 await conversation.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Awaitable, Callable, List, Mapping, Optional, Sequence, Union
 
+from msgspec.structs import replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -76,7 +77,7 @@ class _Endpoint:
         try:
             self._lifecycle.admit(reads=True)
             try:
-                return await self._answer(visit._replace(passed=passed))
+                return await self._answer(replace(visit, passed=passed))
             finally:
                 self._lifecycle.release()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
+from msgspec.structs import replace
 from starlette.types import Scope, Send
 
 from ..conversations.protocol import Claim
@@ -14,6 +15,7 @@ from ..core.responder import Responder
 from ..dialects import Dialect, Request
 from ..models import Turn
 from ..observer import tell
+from ..replay import Recording
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.kept import KeptStream, KeptWholeReply
@@ -61,7 +63,18 @@ class Streams:
         no Idempotency-Key.
         """
         scope = visit.scope
-        turn = self._turn(request, conversation_id, conversation, scope)
+        turn = Turn(
+            request.message,
+            conversation_id,
+            request_id(scope),
+            (request.history or ()) if conversation is None else conversation.earlier,
+            conversation is not None,
+            request.system,
+            self._dialect.name,
+            request.parameters,
+            request.parts,
+            caller_of(scope),
+        )
         recording = None
         if claim is not None and self._replies is not None:
             recording = self._replies.replay.record(claim.turn_id, conversation_id, claim.owner)
@@ -84,38 +97,29 @@ class Streams:
         )
         stream.headers = visit.passed.headers
         if claim is not None and recording is not None and isinstance(stream, KeptStream):
-            grace = request.grace
-            if grace is None:
-                # With a key a client of any format can come back.
-                resumable = self._dialect.resumable or attempt is not None
-                grace = self._settings.replay_grace if resumable else 0.0
-            headers = headers_of(claim.turn_id, self._dialect.path, scope)
-            stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
+            self._keep(stream, request, claim, recording, attempt, scope)
         observers = self._lifecycle.observers
         observers.enter()
         if observers.chat_began:
             tell(observers.chat_began, turn, scope)
         return stream
 
-    def _turn(
+    def _keep(
         self,
+        stream: KeptStream,
         request: Request,
-        conversation_id: str,
-        conversation: Optional[ConversationTurn],
+        claim: Claim,
+        recording: Recording,
+        attempt: Optional[Attempt],
         scope: Scope,
-    ) -> Turn:
-        return Turn(
-            request.message,
-            conversation_id,
-            request_id(scope),
-            (request.history or ()) if conversation is None else conversation.earlier,
-            conversation is not None,
-            request.system,
-            self._dialect.name,
-            request.parameters,
-            request.parts,
-            caller_of(scope),
-        )
+    ) -> None:
+        grace = request.grace
+        if grace is None:
+            # With a key a client of any format can come back.
+            resumable = self._dialect.resumable or attempt is not None
+            grace = self._settings.replay_grace if resumable else 0.0
+        headers = headers_of(claim.turn_id, self._dialect.path, scope)
+        stream.keep(recording, claim.turn_id, grace=grace, headers=headers)
 
     def _reply(
         self,
@@ -146,7 +150,7 @@ class Streams:
         reply: Reply
         if request.whole:
             reply = whole = WholeReply(turn, request.document(turn), thoughts=True)
-            visit = visit._replace(send=HeldBack(visit.send, whole))
+            visit = replace(visit, send=HeldBack(visit.send, whole))
         else:
             reply = KeptReply(turn, request.frames(turn), found.reply_id, thoughts=True)
         replayed = (b"idempotency-replayed", b"true")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple
+from typing import Mapping
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ..access import Pass
 from .access import FREE
 
 
-class Visit(NamedTuple):
+class Visit(msgspec.Struct, frozen=True):  # made in half the time of a NamedTuple
     """`full` says whether every place was taken when it came."""
 
     scope: Scope

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from ..logs import chat_ended
 from ..observer import ChatEnd, Observer, ReadEnd
 
@@ -13,30 +11,27 @@ class ChatLog(Observer):
 
     def chat_ended(self, end: ChatEnd) -> None:
         """See Observer."""
-        turn, usage = end.turn, end.usage
+        turn, usage, first = end.turn, end.usage, end.first_chunk
         values = (
             turn.request_id,
             turn.conversation_id,
             end.outcome,
             end.chunks,
             0 if usage is None else usage.tokens,
-            _milliseconds(end.first_chunk),
-            _milliseconds(end.seconds),
+            # Milliseconds, with one decimal; round() takes longer (tests.bench.tricks).
+            None if first is None else int(10_000 * first + 0.5) / 10,
+            int(10_000 * end.seconds + 0.5) / 10,
         )
         if end.reply_id:
-            chat_ended(*values, end.reply_id, end.followers, _milliseconds(end.away))
+            away = None if end.away is None else int(10_000 * end.away + 0.5) / 10
+            chat_ended(*values, end.reply_id, end.followers, away)
         else:
             chat_ended(*values)
 
     def reply_read(self, end: ReadEnd) -> None:
         """See Observer."""
-        milliseconds = _milliseconds(end.seconds)
+        milliseconds = int(10_000 * end.seconds + 0.5) / 10
         chat_ended(
             *(end.request_id, end.conversation_id, end.reply_id, end.outcome),
             *(end.after, milliseconds),
         )
-
-
-def _milliseconds(seconds: Optional[float]) -> Optional[float]:
-    """Those, with one decimal; round() takes longer (tests.bench.tricks)."""
-    return None if seconds is None else int(10_000 * seconds + 0.5) / 10

@@ -25,7 +25,7 @@ from ..core.reply import Reply
 from ..core.responder import Responder, converse
 from ..errors import ShuttingDown
 from ..logs import logger
-from ..observer import ChatEnd, tell
+from ..observer import ChatEnd, tell, tell_end
 from ..settings import Settings
 from .envelope import Headers, chat_end, start_of
 from .lifecycle import Lifecycle
@@ -313,4 +313,4 @@ class EventStream:
 
     def _tell(self, end: ChatEnd) -> None:
         """Tell the observers that the chat has ended."""
-        tell(self._lifecycle.observers.chat_ended, end)
+        tell_end(self._lifecycle.observers.chat_ended, end)
