@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from ast import literal_eval
+from functools import partial
 from importlib.util import find_spec
-from typing import List, Tuple
+from typing import Any, List, Sequence, Tuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -71,12 +73,36 @@ async def _converse(server: Server, data: bytes) -> None:
     same([_answers(await _written(server, reads)) for reads in splits(data)])
 
 
-def _connection_on(http: str) -> Target:
-    server = serving(_hear, http)
-    requests = [data for cases in REFUSED.values() for data in cases.values()]
-    requests += [data for data, _ in TAKEN.values()]
-    seeds = [data for data in requests if len(data) < 1000]
-    return Target(f"{http}-connections", lambda data: _converse(server, data), seeds)
+def _heard(answers: List[Tuple[int, bytes]]) -> List[Any]:
+    """The requests that were taken, up to the first one that was not; None for one without body."""
+    found: List[Any] = []
+    for status, answer in answers:
+        if status == 200:
+            _, _, heard = answer.partition(b"\r\n\r\n")
+            method, path, query, _, body = literal_eval(heard.decode()) if heard else [None] * 5
+            found.append((method, path, query, body))
+        elif status != 100:
+            break
+    return found
 
 
-TARGETS = tuple(_connection_on(http) for http in ("h11", "httptools") if find_spec(http))
+@timeless
+async def _compare(servers: Sequence[Server], data: bytes) -> None:
+    """One parser may refuse what another one takes. But what all take has to be one request."""
+    heard = [_heard(_answers(await _written(server, [data]))) for server in servers]
+    for requests in zip(*heard):
+        same(requests)
+
+
+_SERVERS = {http: serving(_hear, http) for http in ("h11", "httptools") if find_spec(http)}
+_REQUESTS = [data for cases in REFUSED.values() for data in cases.values()]
+_REQUESTS += [data for data, _ in TAKEN.values()]
+_SEEDS = [data for data in _REQUESTS if len(data) < 1000]
+
+TARGETS = (
+    *(
+        Target(f"{http}-connections", partial(_converse, server), _SEEDS)
+        for http, server in _SERVERS.items()
+    ),
+    Target("both-connections", partial(_compare, [*_SERVERS.values()]), _SEEDS),
+)

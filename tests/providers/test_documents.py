@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict
 
 import pytest
 
-from omniforge_chat.responders.providers.documents import finish_reason, gave_up, problem
+from omniforge_chat.responders.providers.documents import finish_reason, gave_up, loads, problem
 
 GAVE_UP = """
     network_error NetworkError network-error error error_finish ERROR ERROR_TOXIC server_error
@@ -24,6 +25,14 @@ HONEST = """
     model_length model_context_window_exceeded COMPLETE guardrail_intervened skill_use incomplete
     max_output_tokens because OTHER
 """
+
+
+@pytest.mark.parametrize("digits", [20, 400, 5_000, 60_000])
+def test_a_number_of_many_digits_fails_no_document(digits: int) -> None:
+    """The usual frame passes over such a field; another one has to be read as well."""
+    found = loads('{"created": %s, "x": NaN, "a": "b"}' % ("9" * digits))
+    assert found["a"] == "b"
+    assert found["created"] == (10**digits - 1 if digits < 600 else math.inf)
 
 
 @pytest.mark.parametrize("reason", GAVE_UP.split())

@@ -24,12 +24,17 @@ def loads(data: str) -> Any:
         return _decode(data)
     except msgspec.DecodeError:
         try:
-            return json.loads(data, strict=False)
+            return json.loads(data, strict=False, parse_int=_whole)
         except ValueError:
             pass
         if data[:1] in ("{", "["):
             raise
         raise msgspec.DecodeError(f"no JSON: {data}") from None  # it may be the reason
+
+
+def _whole(digits: str) -> float:
+    # Python may refuse more digits (sys.set_int_max_str_digits), and no count has so many.
+    return int(digits) if len(digits) <= 640 else float(digits)
 
 
 def fields(value: object) -> Dict[str, Any]:
