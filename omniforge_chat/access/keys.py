@@ -5,14 +5,13 @@ that begins like another one belongs to a key that does not (so no comparison in
 needed). No key is kept as it is.
 
 The file is looked at once a second, and for each key that is unknown, so that a new one holds at
-once. A thread reads it if it has changed. Meanwhile the known keys hold; only who brings an unknown
-one waits.
+once. A thread reads it if it has changed. Whoever has made this look waits for it, and also whoever
+comes meanwhile, if the last look is older than a second: their key may be one that was removed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from concurrent.futures import Future
 from hashlib import sha256
@@ -32,7 +31,7 @@ LOOK_SECONDS = 1.0
 """How long a key may hold that is not in the file any more."""
 
 READ_SECONDS = 1.0
-"""How long somebody with an unknown key waits for the file."""
+"""How long a request waits for the file. After that the last keys hold for one more look."""
 
 _Callers = Dict[bytes, Caller]
 
@@ -69,17 +68,17 @@ class Keys:
         """Whose key `secret` is, or None."""
         digest = sha256(secret.encode()).digest()
         caller = self._callers.get(digest)
-        now = monotonic()
         # A file that could not be read is tried again once a second, whoever asks.
         is_new = caller is None and self._signature is not None
-        if not self._path or not (is_new or now - self._looked >= LOOK_SECONDS):
+        if not self._path or not (is_new or monotonic() - self._looked >= LOOK_SECONDS):
             return caller
-        self._looked = now
         reading = self._look()
-        if caller is None and reading is not None:
-            with contextlib.suppress(asyncio.TimeoutError):
+        if reading is not None:
+            try:
                 await asyncio.wait_for(asyncio.wrap_future(reading), READ_SECONDS)
-        return caller or self._callers.get(digest)
+            except asyncio.TimeoutError:
+                self._looked = monotonic()  # it hangs: not every request shall wait for it
+        return self._callers.get(digest)
 
     async def check(self) -> List[Finding]:
         """How many keys there are, and whether others may read the file."""
@@ -98,21 +97,24 @@ class Keys:
         with self._lock:
             if self._reading is not None and not self._reading.done():
                 return self._reading
+            now = monotonic()
             try:
                 signature: Optional[Signature] = signature_of(os.stat(self._path))
             except OSError:
                 signature = None
             if signature == self._signature:
+                self._looked = now
                 return None
             self._reading = Future()
             self._reading.set_running_or_notify_cancel()  # who waits for it cannot cancel it
-            Thread(target=self._read, args=(self._reading,), daemon=True).start()
+            Thread(target=self._read, args=(self._reading, now), daemon=True).start()
             return self._reading
 
-    def _read(self, reading: Future[None]) -> None:
+    def _read(self, reading: Future[None], now: float) -> None:
         try:
             self._reload()
         finally:
+            self._looked = now
             reading.set_result(None)
 
     def _reload(self) -> None:

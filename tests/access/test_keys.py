@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import pytest
 
 from omniforge_chat.access import Credentials, make_credentials, read_secret
+from omniforge_chat.access import keys as keys_module
 from omniforge_chat.access.key_file import new_key
 from omniforge_chat.models import Allowance, Caller, Rate
 from omniforge_chat.rules import SettingsError
@@ -177,6 +178,48 @@ def test_a_new_key_holds_at_once_and_a_removed_one_soon(tmp_path: Path) -> None:
         assert await credentials.find(ALICE)
 
     asyncio.run(asyncio.wait_for(change(), PATIENCE))
+
+
+def test_a_removed_key_opens_nothing_though_nobody_has_asked_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stolen key that was removed at night must not be good for the first request of the day."""
+    monkeypatch.setattr(keys_module, "LOOK_SECONDS", 0.0)  # as if that second were over
+    path = tmp_path / "keys.json"
+    write(path, entry("alice", ALICE), entry("bob", BOB))
+    credentials = made(api_keys_file=str(path))
+    write(path, entry("bob", BOB))
+
+    async def ask() -> List[Optional[Caller]]:
+        return await asyncio.gather(*(credentials.find(key) for key in [ALICE, BOB] * 10))
+
+    assert asyncio.run(ask()) == [None, Caller("key:bob")] * 10
+
+
+def test_a_file_that_hangs_lets_known_keys_wait_but_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be on a disk of the network. Then the last keys hold."""
+    path = tmp_path / "keys.json"
+    write(path, entry("alice", ALICE))
+    credentials = made(api_keys_file=str(path))
+    hanging, waits = threading.Event(), []
+    wait_for = asyncio.wait_for
+
+    async def waited(work: Any, seconds: float) -> Any:
+        waits.append(seconds)
+        return await wait_for(work, 0.01)
+
+    def hang(path: str) -> None:
+        hanging.wait(PATIENCE)
+        raise OSError
+
+    monkeypatch.setattr(keys_module, "read_keys", hang)
+    monkeypatch.setattr(asyncio, "wait_for", waited)
+    write(path, entry("bob", BOB))
+    assert found(credentials, "unknown", ALICE, ALICE) == [None] + [Caller("key:alice")] * 2
+    assert waits == [keys_module.READ_SECONDS]
+    hanging.set()
 
 
 def test_one_set_of_keys_serves_several_loops_and_threads(tmp_path: Path) -> None:
