@@ -15,7 +15,7 @@ from ..logs import logger
 from ..models import Caller
 from ..request_id import request_id
 from ..settings import Settings
-from ..stores import SharedRedis
+from ..stores import SharedRedis, make_redis
 from ..stream.deadline import Deadline
 from ..stream.lifecycle import Lifecycle
 from .responses import internal_error
@@ -49,10 +49,10 @@ FREE: Pass = _Free()
 class Access:
     """Knows who may use one app, by keys and tokens or by what a host says, and how much.
 
-    `authenticate` is the host's own function. A user whom Starlette's AuthenticationMiddleware has
-    found is known without it. Pass one Access to `chat_routes`, and close it at the end; an app
-    makes and closes its own. Raises TypeError if `authenticate` is no async function, and
-    SettingsError.
+    `authenticate` is the host's own function. Without one, a user is known whom Starlette's
+    AuthenticationMiddleware has found. Pass one Access to `chat_routes`, and close it at the end;
+    an app makes and closes its own. Limits in Redis get a connection of their own, unless `redis`
+    is one. Raises TypeError if `authenticate` is no async function, and SettingsError.
     """
 
     def __init__(
@@ -67,6 +67,9 @@ class Access:
         self._settings = settings
         self._authenticate = authenticate
         self._credentials = make_credentials(settings)
+        self._own_redis: Optional[SharedRedis] = None
+        if redis is None and settings.limits == "redis":
+            redis = self._own_redis = make_redis(settings)
         self._limiter: Optional[Limiter] = make_limiter(
             settings, redis, callers_differ=authenticate is not None
         )
@@ -86,7 +89,7 @@ class Access:
 
         Raises Unauthorized, Forbidden if they may not do what `may` says, and AccessUnavailable.
         """
-        caller = caller_of(scope)
+        caller = self._known(scope)
         if caller is None and self.asks:
             # Nothing that asks somebody else may take for ever.
             deadline = Deadline(self._settings.body_timeout, _late, lifecycle)
@@ -96,6 +99,18 @@ class Access:
             if may not in caller.may:
                 raise Forbidden("You may not do this here")
         return caller
+
+    def _known(self, scope: Scope) -> Optional[Caller]:
+        """Who asks, if nobody has to be asked for that. A host's function is, in any case."""
+        if self._authenticate is not None:
+            found: Optional[Caller] = scope.get(CALLER)
+            return found
+        try:
+            return caller_of(scope)
+        except Exception:  # whatever a user of a host's own class does
+            reference = request_id(scope)
+            logger.exception('scope["user"] cannot be a caller request_id=%s', reference)
+            raise internal_error(scope) from None
 
     async def _find(self, scope: Scope) -> Caller:
         secret = read_secret(dict(scope["headers"]))
@@ -133,12 +148,15 @@ class Access:
             await self._credentials.aclose()
         if self._limiter is not None:
             await self._limiter.aclose()
+        if self._own_redis is not None:
+            await self._own_redis.aclose()
 
 
 def caller_of(scope: Scope) -> Optional[Caller]:
     """Who asks, as `Access` or a layer around the chat has found out, or None.
 
-    Starlette's AuthenticationMiddleware is such a layer.
+    Starlette's AuthenticationMiddleware is such a layer. Raises ValueError if the identity of its
+    user is no id, and whatever the user raises.
     """
     known: Optional[Caller] = scope.get(CALLER)
     if known is not None:
@@ -147,11 +165,13 @@ def caller_of(scope: Scope) -> Optional[Caller]:
     if user is None or not getattr(user, "is_authenticated", False):
         return None
     try:
-        identity = str(user.identity)
+        identity = user.identity
     except (AttributeError, NotImplementedError):  # as Starlette's SimpleUser has it
-        identity = str(user.display_name)
+        identity = user.display_name
+    if identity is None:
+        raise ValueError("the identity of an authenticated user must not be None")
     scopes = getattr(scope.get("auth"), "scopes", ())
-    return Caller(identity, frozenset({"chat", *scopes})) if identity else None
+    return Caller(str(identity), frozenset({"chat", *scopes}))
 
 
 def owner_of(scope: Scope) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.authentication import BaseUser
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -191,6 +192,67 @@ def test_the_routes_of_a_host_s_own_table_ask_as_well() -> None:
     app = Starlette(routes=chat_routes(saying("a"), settings=settings, access=access))
     assert call(app).status == 401
     assert call(app, headers={"X-Name": "alice"}).status == 200
+
+
+class User(BaseUser):
+    """A user of Starlette's AuthenticationMiddleware, with an identity of any kind."""
+
+    is_authenticated = True
+    display_name = "somebody"
+
+    def __init__(self, identity: Any) -> None:
+        self._identity = identity
+
+    @property
+    def identity(self) -> Any:
+        return self._identity
+
+
+def test_a_host_s_own_function_is_asked_also_if_a_middleware_has_found_a_user() -> None:
+    """It may know that this user was locked out, or has an allowance of their own."""
+    app = create_app(saying("a"), settings=Settings(), authenticate=by_name)
+    for name, status in (("mallory", 403), ("", 401), ("alice", 200)):
+        headers = {"X-Name": name} if name else {}
+        assert call(app, headers=headers, user=User("bob")).status == status
+
+
+@pytest.mark.parametrize("identity", [None, "", "x" * 257, "a\nb"])
+@pytest.mark.parametrize("rate", [None, Rate(9, 60)])
+def test_a_user_with_an_identity_that_is_none_is_an_error_everywhere(
+    identity: Any, rate: Optional[Rate]
+) -> None:
+    """All users without one would else be the same, and each would read what the others said."""
+    settings = Settings(history="memory", replay="memory", dialects=DIALECTS, rate_limit=rate)
+    app = create_app(saying("a"), settings=settings)
+    paths = [*OTHERS, ("GET", "/v1/models"), *(("POST", path) for path in BODIES)]
+    for method, path in paths:
+        target = path.format(reply="4fGk0uXxSleYb1h3c8Zb8Q")
+        with Records() as records:
+            answer = call(app, BODIES.get(path), method=method, path=target, user=User(identity))
+        assert answer.status == 500
+        assert answer.json()
+        assert records.troubles, "the host can see why"
+
+
+def test_limits_of_a_host_s_own_table_are_in_redis_if_the_settings_say_so() -> None:
+    """Several workers would else let several times as much pass, and nobody would notice."""
+    settings = Settings(
+        rate_limit=Rate(1, 60),
+        limits="redis",
+        limits_required=True,
+        redis_url="redis://127.0.0.1:1",
+    )
+
+    async def run() -> None:
+        access = Access(settings)
+        app = Starlette(routes=chat_routes(saying("a"), settings=settings, access=access))
+        request = HandDrivenRequest()
+        await request.run(app)
+        await access.aclose()
+        assert refusal(*request.json())[:2] == (503, "limits_unavailable")
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
 
 
 def test_a_function_that_is_not_async_is_refused_at_the_start() -> None:
