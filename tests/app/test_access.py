@@ -117,8 +117,7 @@ def test_a_key_comes_in_either_header(headers: Dict[str, str]) -> None:
 def test_a_wrong_key_is_refused_before_the_body_is_read(key: str) -> None:
     """And it is in no line of the log, whatever it was."""
     with Records() as records:
-        request = HandDrivenRequest(headers=bearer(key))
-        anyio.run(request.run, guarded())
+        request = call(guarded(), headers=bearer(key))
     assert refusal(*request.json())[:2] == (401, "unauthorized")
     assert request.received == 0
     assert not any(key in record.getMessage() for record in records.all if len(key) > 1)
@@ -230,7 +229,7 @@ def test_a_user_with_an_identity_that_is_none_is_an_error_everywhere(
         with Records() as records:
             answer = call(app, BODIES.get(path), method=method, path=target, user=User(identity))
         assert answer.status == 500
-        assert answer.json()
+        assert b"reference" in answer.body
         assert records.troubles, "the host can see why"
 
 
