@@ -116,7 +116,7 @@ def refusal(allowance: Allowance, reads: bool, counts: Counts) -> Optional[RateL
     waits: List[Tuple[float, str]] = []
     rate, streams, limit = allowance.rate, allowance.streams, allowance.tokens_per_day
     if rate is not None and not reads and _room(rate, counts.backlog) < 1:
-        reason = f"You may begin {rate.chats} chats in {rate.seconds} s"
+        reason = f"Your chats are limited to {rate}"
         waits.append((_wait(rate, counts.backlog), reason))
     if streams is not None and counts.places >= streams:
         what = "kept replies may be read" if reads else "chats may be answered"

@@ -113,7 +113,9 @@ def test_a_key_comes_in_either_header(headers: Dict[str, str]) -> None:
     assert call(guarded(), headers=headers).status == 200
 
 
-@pytest.mark.parametrize("key", ["x", ALICE[:-1], ALICE + "x", ALICE.upper(), "é", "x" * 100_000])
+@pytest.mark.parametrize(
+    "key", ["x", ALICE[:-1], ALICE + "x", ALICE.upper(), "é", pytest.param("x" * 9000, id="long")]
+)
 def test_a_wrong_key_is_refused_before_the_body_is_read(key: str) -> None:
     """And it is in no line of the log, whatever it was."""
     with Records() as records:

@@ -164,7 +164,7 @@ def test_the_fields_say_policies_and_what_is_left_of_them() -> None:
         "RateLimit": '"30s";r=0;t=15, "streams";r=0',
     }
     assert refused.retry_after == 15
-    assert str(refused) == "You may begin 2 chats in 30 s; wait 15 s"
+    assert str(refused) == "Your chats are limited to 2/30s; wait 15 s"
     readers = '"30s";q=2;w=30, "readers";q=2;qu="concurrent-requests"'
     assert fields(limits.enter(reads=True)) == [readers, '"30s";r=0;t=15, "readers";r=1']
 
