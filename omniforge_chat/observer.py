@@ -7,6 +7,7 @@ observers that come with the package.
 from __future__ import annotations
 
 from contextvars import ContextVar
+from inspect import iscoroutinefunction
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 import msgspec
@@ -161,11 +162,15 @@ Hooks = Tuple[Callable[..., Any], ...]
 class Observers:
     """Those of one app. For each event it has the methods that do something about it.
 
-    `want_text` says whether one of them wants the text of replies.
+    `want_text` says whether one of them wants the text of replies. Raises TypeError for what is no
+    Observer, and for a method that is a coroutine function: nobody would await it.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.all = tuple(observers)
+        for observer in self.all:
+            if not isinstance(observer, Observer):
+                raise TypeError(f"an observer must be an Observer, not {observer!r}")
         self.want_text = any(observer.wants_text for observer in self.all)
         self.chat_began = self._hooks("chat_began")
         self.first_chunk = self._hooks("first_chunk")
@@ -184,11 +189,15 @@ class Observers:
 
     def _hooks(self, name: str) -> Hooks:
         nothing = getattr(Observer, name)
-        return tuple(
+        found = [
             getattr(observer, name)
             for observer in self.all
-            if getattr(type(observer), name, None) is not nothing
-        )
+            if getattr(type(observer), name) is not nothing
+        ]
+        for hook in found:
+            if iscoroutinefunction(hook):
+                raise TypeError(f"{hook.__qualname__} must be a plain function, not async")
+        return tuple(found)
 
 
 upstream_observers: ContextVar[Optional[Observers]] = ContextVar(
@@ -199,12 +208,18 @@ responder may call that of a provider."""
 
 
 def tell(hooks: Hooks, *event: Any) -> List[Any]:
-    """Call each of `hooks` with `event`, and return what they return. What they raise is logged."""
+    """Call each of `hooks` with `event`, and return what they return. What they raise is logged.
+
+    Also a CancelledError, say, or a panic of an extension module: the stream would take it for its
+    own, and others would not hear of the event.
+    """
     results: List[Any] = []
     for hook in hooks:
         try:
             results.append(hook(*event))
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             _log_failure(hook)
     return results
 
@@ -214,7 +229,9 @@ def tell_end(hooks: Hooks, end: ChatEnd) -> None:
     for hook in hooks:
         try:
             hook(end)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             _log_failure(hook)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+import asyncio
+from typing import Any, List, Tuple, Type
 
 import pytest
 
@@ -126,6 +127,46 @@ def test_an_observer_that_fails_disturbs_nobody() -> None:
         "Broken.first_chunk",
         "Broken.chat_ended",
     ]
+
+
+class Panic(BaseException):
+    """As extension modules raise it."""
+
+
+@pytest.mark.parametrize("error", [Panic, asyncio.CancelledError, SystemExit])
+@pytest.mark.parametrize("method", ["chat_began", "first_chunk", "chat_ended"])
+def test_what_is_no_exception_disturbs_nobody_either(
+    method: str, error: Type[BaseException]
+) -> None:
+    """A stream would take a cancellation for its own, and others would miss the end of the chat."""
+
+    def fail(self: object, *event: object) -> None:
+        raise error
+
+    witness = Witness()
+    failing = type("Failing", (Observer,), {method: fail})()
+    app = create_app(saying("a"), settings=Settings(), observers=[failing, witness])
+    with Records() as records:
+        answer = call(app, {"message": "hi"})
+    assert last(answer.frames)[0] == "done"
+    assert witness.names == ["began", "first", "ended"]
+    assert isinstance(witness.heard[-1][1], ChatEnd)
+    assert witness.heard[-1][1].outcome == "done"
+    assert [bool(record.exc_info) for record in records.all if record.levelname == "ERROR"] == [
+        True
+    ]
+
+
+class Awaited(Observer):
+    async def chat_ended(self, end: ChatEnd) -> None:  # type: ignore[override]  # the mistake
+        """Nobody would await it."""
+
+
+@pytest.mark.parametrize("wrong", [None, Witness, object(), Awaited()])
+def test_what_cannot_observe_is_refused_at_once(wrong: Any) -> None:
+    """Else each chat would go uncounted, with a traceback or with nothing."""
+    with pytest.raises(TypeError, match="must be"):
+        create_app(saying("a"), settings=Settings(), observers=[wrong])
 
 
 @timeless

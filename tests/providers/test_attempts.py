@@ -11,6 +11,7 @@ from omniforge_chat import Settings, Turn, UpstreamError, Usage, create_app
 from omniforge_chat.observer import Observers, UpstreamEnd
 
 from ..support.app import HandDrivenRequest
+from ..support.logs import Records
 from ..support.provider import Call, Provider, hang_up, opening, refusing
 from ..support.relay import TURN, UpstreamWitness
 from ..support.wires import OPENAI, Wire
@@ -145,6 +146,22 @@ def test_the_headers_of_an_observer_go_along_and_replace_none() -> None:
         headers = provider.call().headers
     assert (headers["traceparent"], headers["tracestate"]) == ("theirs", "a=1")
     assert "wrong" not in headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    "further",
+    [{"x": "a\r\nb: c"}, {"x": "\u20ac"}, {"x": 1}, {"Content-Length": "3"}, {"a b": "c"}, "x: y"],
+)
+def test_headers_that_cannot_be_sent_harm_no_request(further: Any) -> None:
+    """An observer that fails disturbs nobody, also by its result."""
+    with Provider(OPENAI.answer("x")) as provider, Records() as records:
+        responder = OPENAI.make(provider)
+        chat(responder, [UpstreamWitness(further), UpstreamWitness({"y": "z"})], closing=responder)
+        headers = provider.call().headers
+    assert headers["y"] == "z"
+    assert "x" not in headers
+    [failed] = [record.getMessage() for record in records.all if record.levelname == "ERROR"]
+    assert failed.startswith("an observer failed: upstream_began")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

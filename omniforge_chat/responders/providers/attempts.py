@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from ...errors import ChatError
+from ...logs import logger
 from ...models import Turn
 from ...observer import Observers, UpstreamCall, UpstreamEnd, tell
+from ...rules import SettingsError
+from .extras import check_headers
 from .reader import FrameReader
 from .stream import ProviderStream
 
@@ -105,7 +108,7 @@ class WatchedAttempts(Attempts):
         )
         headers: Dict[str, str] = {}
         for further in tell(self._observers.upstream_began, call):
-            headers.update(further or {})
+            headers.update(_sendable(further))
         return headers
 
     def responded(self, status: int) -> None:
@@ -144,3 +147,14 @@ class WatchedAttempts(Attempts):
                 text="".join(self._texts),
             )
         tell(self._observers.upstream_ended, end)
+
+
+def _sendable(further: Any) -> Mapping[str, str]:
+    """The headers of an observer; none if they would break the request."""
+    try:
+        if further:
+            check_headers(further)
+    except SettingsError:
+        logger.exception("an observer failed: upstream_began, whose headers cannot be sent")
+        return {}
+    return further or {}
