@@ -33,10 +33,7 @@ class Export:
         self._provider: Optional[TracerProvider] = None
         if _is_set_up():
             return
-        exporters = _exporters()
-        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        for exporter in exporters:
-            self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider = _make_provider()
         trace.set_tracer_provider(self._provider)
 
     def close(self, seconds: float) -> None:
@@ -51,12 +48,19 @@ class Export:
 def check() -> None:
     """Raises SettingsError if an Export cannot be made."""
     if not _is_set_up():
-        for exporter in _exporters():
-            exporter.shutdown()
+        _make_provider().shutdown()
 
 
 def _is_set_up() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _make_provider() -> TracerProvider:
+    exporters = _exporters()
+    provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
 
 
 def _exporters() -> List[SpanExporter]:

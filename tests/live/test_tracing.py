@@ -104,3 +104,22 @@ def test_an_exporter_that_is_not_there_is_told_in_one_line(
         f"omniforge-chat: {name}='{value}': expected one that is installed: "
     )
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_PROPAGATORS", "b33"),  # which is read by the import
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-4"),
+    ],
+)
+def test_a_variable_that_opentelemetry_cannot_use_is_told_in_one_line(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    """Not by a traceback; and several workers would fail with it again and again."""
+    variables = {"CHAT_TRACING": "on", name: value, "WEB_CONCURRENCY": "2"}
+    with running(tmp_path, **variables) as service:
+        assert service.status() == 2
+        [line] = service.log
+    assert line.startswith("omniforge-chat: CHAT_TRACING='on': expected off, or variables OTEL_")
