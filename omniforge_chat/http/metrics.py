@@ -6,7 +6,7 @@ from typing import Awaitable, Callable, List, Optional, Sequence
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
@@ -74,5 +74,9 @@ def _route(metrics: Callable[[Request], Awaitable[Response]]) -> Route:
 
 
 async def _answer(exposition: Exposition, request: Request) -> Response:
-    text, kind = await exposition.render(request.headers.get("accept", ""))
+    try:
+        text, kind = await exposition.render(request.headers.get("accept", ""))
+    except OSError:  # wrong numbers would be worse than none
+        headers = {"Cache-Control": "no-store"}
+        return PlainTextResponse("The numbers of all workers cannot be had", 503, headers)
     return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})

@@ -26,7 +26,7 @@ class Source(Protocol):
     """Where the numbers come from."""
 
     async def counts(self) -> Counts:
-        """Those of this moment."""
+        """Those of this moment. Raises OSError if they cannot be had."""
 
 
 class Exposition:
@@ -74,7 +74,10 @@ class Exposition:
         return counts
 
     async def render(self, accept: str) -> Tuple[bytes, str]:
-        """The text, and its type; `accept` is the header of that name, and chooses the format."""
+        """The text, and its type; `accept` is the header of that name, and chooses the format.
+
+        Raises OSError if the numbers cannot be had.
+        """
         counts = await self.source.counts()
         try:
             encode, kind = self._choose(accept[:LONGEST_ACCEPT])

@@ -11,6 +11,9 @@ the socket; the end of that connection says that it is written. So whoever is as
 What anybody has ever been told of a worker is in its file, then. If it is killed, the file stays:
 no sum goes back. Only what it has counted since, for a second at most, is lost.
 
+If a file cannot be written or read, nobody is told any sum: it would be one of some workers, and
+each of them would tell another one.
+
 The parent adds the files of the dead to one of its own, and deletes them. That file is read last,
 and says whom it has swallowed: nobody is left out, and nobody is counted twice. The gauges of the
 dead are no part of any sum.
@@ -63,15 +66,15 @@ class Fleet:
     def fold(self, name: str) -> None:
         """Keep the numbers of a worker that has died."""
         path = Path(self.directory)
-        file = _read(path / f"{name}.counts")
-        if file is not None:
-            self._dead.counts.add(file.counts)
-            self._dead.names = [*self._dead.names[1 - _SWALLOWED_NAMES :], name]
-            try:
+        try:
+            file = _read(path / f"{name}.counts")
+            if file is not None:
+                self._dead.counts.add(file.counts)
+                self._dead.names = [*self._dead.names[1 - _SWALLOWED_NAMES :], name]
                 _write(path / f"{_DEAD}.counts", _encode(self._dead))
-            except OSError as error:
-                logger.error("the numbers of the dead workers cannot be written: %s", error)
-                return
+        except OSError as error:
+            logger.error("the numbers of the dead workers cannot be written: %s", error)
+            return
         for kind in ("counts", "sock"):
             with contextlib.suppress(OSError):
                 (path / f"{name}.{kind}").unlink()
@@ -128,19 +131,21 @@ class Member:
         data = _encode(_File(counts))
         if data == self._written:
             return
-        self._written = data
         try:
             _write(self._path / f"{self._name}.counts", data)
-            self._fails = False
         except OSError as error:
             if not self._fails:
                 logger.error("the numbers of this worker cannot be written: %s", error)
             self._fails = True
+        else:
+            self._written, self._fails = data, False
 
     async def counts(self) -> Counts:
         """See Source."""
         own = self._exposition.snapshot()
         self._write(own)
+        if self._fails:
+            raise OSError("the numbers of this worker cannot be written")
         total = Counts.zero()
         total.add(own)
         total.join(own)
@@ -168,7 +173,7 @@ class Member:
             each.cancel()
         if late:
             await asyncio.wait(late)
-        # Who is late is busy, and lives: the numbers are those of a second ago.
+        # Who is late is busy, and lives: its numbers are those that it has written last.
         return {asked[each] for each in late} | {asked[each] for each in done if each.result()}
 
     def _others(self) -> Dict[str, _File]:
@@ -185,8 +190,10 @@ async def _ask(path: Path) -> bool:
     """Wait until a worker has written its file. False if it is dead."""
     try:
         reader, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
+    except (ConnectionRefusedError, FileNotFoundError):
         return False
+    except OSError:
+        return True  # its queue is full, say
     try:
         with contextlib.suppress(OSError):
             await reader.read()
@@ -196,9 +203,10 @@ async def _ask(path: Path) -> bool:
 
 
 def _read(path: Path) -> Optional[_File]:
+    """The file of a worker, if there is one. Raises OSError if it cannot be read."""
     try:
         return _decode(path.read_bytes())
-    except OSError:
+    except FileNotFoundError:
         return None  # it has gone meanwhile
     except msgspec.MsgspecError as error:
         logger.error("the numbers of a worker cannot be read: %s", error)

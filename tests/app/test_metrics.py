@@ -11,11 +11,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Settings, Usage, create_app
+from omniforge_chat.observe.counts import Counts
 
 from ..support.app import HandDrivenRequest, call
 from ..support.away import KeptLine
 from ..support.constants import CONVERSATION as ID
 from ..support.line import Script
+from ..support.logs import Records
 from ..support.metrics import Scrape
 from ..support.responders import saying
 from ..support.timeless import timeless
@@ -96,6 +98,21 @@ def test_nobody_stores_the_numbers_on_their_way() -> None:
     answer = call(app, b"", method="GET", path="/metrics")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-request-id"]
+
+
+def test_numbers_that_cannot_be_had_are_a_failed_scrape() -> None:
+    """Prometheus then knows that it has none; and a failure each 15 seconds fills no log."""
+
+    class Gone:
+        async def counts(self) -> Counts:
+            raise OSError("the directory of the workers has gone")
+
+    app = create_app(saying("a"), settings=ON)
+    assert app.exposition is not None
+    app.exposition.source = Gone()
+    with Records() as records:
+        answer = call(app, b"", method="GET", path="/metrics")
+    assert (answer.status, records.all) == (503, [])
 
 
 @pytest.mark.parametrize("metrics", ["off", "127.0.0.1:9100"])

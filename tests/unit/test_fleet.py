@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -171,8 +172,8 @@ def test_a_file_that_is_none_is_left_out(parent: Fleet) -> None:
     assert "cannot be read" in records.all[0].getMessage()
 
 
-def test_a_directory_that_has_gone_is_told_once() -> None:
-    """Each scrape would fill the log."""
+def test_a_directory_that_has_gone_is_told_once_and_no_sum_is() -> None:
+    """Each worker would tell its own numbers, and each scrape that meets another one go back."""
     parent = Fleet()
     parent.close()
 
@@ -181,7 +182,59 @@ def test_a_directory_that_has_gone_is_told_once() -> None:
         with Records() as records:
             for _ in range(3):
                 worker.chat()
-                assert await worker.sum() > 0
+                with pytest.raises(OSError, match="cannot be written"):
+                    await worker.sum()
         assert [record.levelname for record in records.all] == ["ERROR"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["2", "dead"])
+def test_without_the_numbers_of_one_no_sum_is_told(
+    parent: Fleet, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this process has no more file descriptors, say: a sum without them goes back."""
+    read_bytes = Path.read_bytes
+
+    def read(self: Path) -> bytes:
+        if self.name == f"{name}.counts":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read_bytes(self)
+
+    async def run() -> None:
+        one, other = Worker(parent, "1"), Worker(parent, "2")
+        for worker in (one, other):
+            await worker.member.open()
+            worker.chat()
+        assert await one.sum() == 2
+        monkeypatch.setattr(Path, "read_bytes", read)
+        with pytest.raises(OSError, match="Too many"):
+            await one.sum()
+        monkeypatch.undo()
+        assert await one.sum() == 2
+        for worker in (one, other):
+            worker.member.close()
+
+    asyncio.run(run())
+
+
+def test_numbers_that_cannot_be_folded_stay_in_the_sum(
+    parent: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the directory may be full at that moment."""
+
+    def full(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run() -> None:
+        one, other = Worker(parent, "1"), Worker(parent, "2")
+        other.chat(7)
+        await other.member.open()
+        other.member.close()
+        with monkeypatch.context() as patch, Records() as records:
+            patch.setattr(os, "replace", full)
+            parent.fold("2")
+        assert "cannot be written" in records.all[0].getMessage()
+        assert await one.sum() == 7
 
     asyncio.run(run())
