@@ -75,6 +75,10 @@ def log_config(level: str, style: str) -> Dict[str, Any]:
             "httpcore": {"level": "WARNING"},
             # It tells of each try to reach a collector that is gone, besides what is lost.
             "opentelemetry.exporter": {"level": "ERROR"},
+            # And of each header of a trace that it does not like, which it quotes: any client could
+            # fill the log so.
+            "opentelemetry.baggage": {"level": "ERROR"},
+            "opentelemetry.trace": {"level": "ERROR"},
             # It tells of each broken connection what we tell once of the database.
             "psycopg": {"level": "ERROR"},
         },

@@ -74,7 +74,7 @@ class _Request:
         caller = caller_of(scope)
         request_ended(
             scope["method"],
-            _printable(scope["raw_path"]),
+            _one_word(scope["raw_path"].decode("latin-1")),
             self._status,
             self._bytes,
             int(10_000 * (time.monotonic() - self._began) + 0.5) / 10,
@@ -91,9 +91,10 @@ def log_refusal(status: int, size: int, client: Any, reference: str) -> None:
 
 
 def _address(client: Any) -> Optional[str]:
-    return client[0] if client else None
+    # One that was forwarded may be any text.
+    return _one_word(client[0]) if client else None
 
 
-def _printable(path: bytes) -> str:
-    text = path.decode("latin-1")
-    return "".join(character if character.isprintable() else "?" for character in text)
+def _one_word(text: str) -> str:
+    """`text` of a client, which can end neither a line nor a field there."""
+    return "".join(c if c.isprintable() and c != " " else "?" for c in text)

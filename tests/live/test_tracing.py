@@ -11,6 +11,7 @@ import pytest
 from ..support.collector import Collector
 from ..support.command import Command, command
 from ..support.process import running
+from ..support.traces import SAMPLED
 
 __all__ = ["command"]
 
@@ -59,6 +60,22 @@ def test_nothing_is_sent_without_a_variable_or_with_tracing_off(tmp_path: Path) 
             assert service.end() == 0
         assert not collector.asked.is_set()
     assert "trace_id" not in "\n".join(service.log)
+
+
+def test_headers_of_a_trace_that_are_none_are_not_in_the_log(tmp_path: Path) -> None:
+    """They may tell about users, and any client could fill the log with them."""
+    headers = {
+        "traceparent": SAMPLED + "x" * 600,
+        "tracestate": "canary=\xe9",
+        "baggage": "canary" * 2000,
+    }
+    with running(tmp_path, CHAT_TRACING="on", OTEL_TRACES_EXPORTER="none") as service:
+        for name, value in headers.items():
+            with service.connect() as client:
+                client.post({"message": "hi"}, headers={"traceparent": SAMPLED, name: value})
+                assert client.head()[0] == 200
+        assert service.end() == 0
+    assert [line for line in service.log if "canary" in line or "opentelemetry" in line] == []
 
 
 def test_a_collector_that_hangs_keeps_no_service_from_its_end(tmp_path: Path) -> None:
