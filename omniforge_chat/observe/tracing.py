@@ -14,7 +14,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 import msgspec
 
 try:
-    from opentelemetry import context, propagate, trace
+    from opentelemetry import baggage, context, propagate, trace
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] != "opentelemetry":
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
         "opentelemetry is missing: pip install 'omniforge-chat[otel]'", name="opentelemetry"
     ) from None
 
-from ..logs import trace_id
+from ..logs import TRACEPARENT, trace_id
 from ..models import Turn
 from ..observer import ChatEnd, Observer, Refusal, Scope, UpstreamCall, UpstreamEnd
 from . import conventions as names
@@ -139,8 +139,8 @@ class Tracing(Observer):
         # that nobody has to detach it.
         context.attach(context.set_value(_AROUND, around, within))
         headers: Dict[str, str] = {}
-        propagate.inject(headers, within)
-        headers.pop("baggage", None)  # it is for services of one's own, and may tell about users
+        # Baggage is for services of one's own, and may tell about users.
+        propagate.inject(headers, baggage.clear(within))
         return headers
 
     def upstream_ended(self, end: UpstreamEnd) -> None:
@@ -202,9 +202,14 @@ def _end(span: Span, outcome: str, *, failed: bool) -> None:
 def _carrier(scope: Scope) -> Dict[str, str]:
     """The headers of a request that may belong to a trace."""
     fields = {field.encode("latin-1"): field for field in propagate.get_global_textmap().fields}
-    return {
-        fields[name]: value.decode("latin-1") for name, value in scope["headers"] if name in fields
-    }
+    carrier: Dict[str, str] = {}
+    for name, value in scope["headers"]:
+        if name in fields:
+            field, text = fields[name], value.decode("latin-1")
+            # A list may come in parts (RFC 9110, section 5.3); a traceparent is none.
+            parts = field in carrier and name != TRACEPARENT
+            carrier[field] = f"{carrier[field]},{text}" if parts else text
+    return carrier
 
 
 def _route(scope: Scope) -> str:

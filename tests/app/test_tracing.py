@@ -152,6 +152,23 @@ def test_a_chat_goes_on_with_the_trace_of_its_request() -> None:
     assert context.trace_state.to_header() == "a=1"
 
 
+def test_the_state_of_a_trace_may_come_in_parts() -> None:
+    """Each tool on the way may add a field of its own."""
+    spans = Spans()
+    fields = [("traceparent", SAMPLED), ("tracestate", "a=1"), ("tracestate", "b=2")]
+
+    async def main() -> None:
+        app = create_app(saying("x"), settings=Settings(), observers=[Tracing(spans.provider)])
+        request = HandDrivenRequest()
+        request.scope["headers"] += [(name.encode(), value.encode()) for name, value in fields]
+        await request.run(app)
+
+    asyncio.run(main())
+    context = spans.ended[0].get_span_context()
+    assert context is not None
+    assert context.trace_state.to_header() == "a=1,b=2"
+
+
 def test_the_log_names_the_trace() -> None:
     """From a line to the picture, and back. Without OpenTelemetry, from what the client sent."""
     for observers in ([], [Tracing(Spans().provider)]):
