@@ -32,7 +32,7 @@ from .http import (
     ChatEndpoint,
     DirectWay,
     chat_routes,
-    front_route,
+    front_routes,
     http_error,
     metrics_routes,
     server_error,
@@ -290,13 +290,14 @@ class _Default:
 
     def __init__(self, router: Router, settings: Settings) -> None:
         self._not_found = router.default
-        self._front = front_route(settings)
+        self._front = front_routes(settings)
 
     _asgi_single_callable = True
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        match, child_scope = self._front.matches(scope)
-        if match == Match.NONE:
-            return self._not_found(scope, receive, send)
-        scope.update(child_scope)
-        return self._front.handle(scope, receive, send)
+        for route in self._front:
+            match, child_scope = route.matches(scope)
+            if match != Match.NONE:
+                scope.update(child_scope)
+                return route.handle(scope, receive, send)
+        return self._not_found(scope, receive, send)

@@ -9,7 +9,7 @@ from .chat import ChatEndpoint
 from .cors import CORS
 from .direct import DirectWay
 from .failures import http_error, server_error
-from .front import front_route
+from .front import front_routes
 from .hosts import AllowedHosts
 from .metrics import metrics_page, metrics_routes
 from .replies import ANSWERED_HEADERS, ASKED_HEADERS
@@ -32,7 +32,7 @@ __all__ = [
     "conversation_document",
     "delete_conversation",
     "error_response",
-    "front_route",
+    "front_routes",
     "http_error",
     "metrics_page",
     "metrics_routes",

@@ -1,11 +1,10 @@
-"""The route `/` of a service that runs alone: a page to talk in, or the way to `/docs`."""
+"""The routes of a page to talk in, of a service that runs alone; or the way to `/docs`."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from importlib.resources import files
-from typing import Awaitable, Callable
+from typing import Awaitable, Callable, List
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -14,15 +13,23 @@ from starlette.routing import Route
 
 from ..request_id import RequestIDMiddleware
 from ..settings import Settings
+from .assets import page_file, script_file
 from .paths import ChatRoute
 from .responses import ASK_AGAIN
 
 
-def front_route(settings: Settings) -> Route:
-    """The page, if `settings` have it. It talks to the native chat, so that must be on, too."""
-    shown = settings.page and "native" in settings.dialects
-    endpoint = _page() if shown else _to_docs
-    return ChatRoute("/", endpoint, middleware=[Middleware(RequestIDMiddleware)])
+def front_routes(settings: Settings) -> List[Route]:
+    """The page and its script, if `settings` have it; else the way from `/` to `/docs`.
+
+    It talks to the native chat, so that must be on, too.
+    """
+    middleware = [Middleware(RequestIDMiddleware)]
+    if not (settings.page and "native" in settings.dialects):
+        return [ChatRoute("/", _to_docs, middleware=middleware)]
+    return [
+        ChatRoute("/", _page(), middleware=middleware),
+        ChatRoute("/page.js", script_file("page.js"), middleware=middleware),
+    ]
 
 
 async def _to_docs(request: Request) -> Response:
@@ -34,7 +41,7 @@ async def _to_docs(request: Request) -> Response:
 
 
 def _page() -> Callable[[Request], Awaitable[Response]]:
-    text = (files(__package__) / "pages" / "chat.html").read_text("utf-8")
+    text = page_file("chat.html")
     headers = {"Content-Security-Policy": _policy(text), **ASK_AGAIN}
 
     async def page(request: Request) -> Response:
@@ -45,7 +52,7 @@ def _page() -> Callable[[Request], Awaitable[Response]]:
 
 
 def _policy(page: str) -> str:
-    """A policy under which only the script and the style of `page` work, and `reader.js`."""
+    """A policy under which only the script and the style of `page` work, and its own files."""
     script, style = (
         _hash(page.partition(begin)[2].partition(end)[0])
         for begin, end in (('<script type="module">', "</script>"), ("<style>", "</style>"))

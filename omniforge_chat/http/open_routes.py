@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from typing import Awaitable, Callable, List, Sequence
+from typing import List, Sequence
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -14,6 +13,7 @@ from ..dialects import Dialect
 from ..errors import InvalidFields
 from ..request_id import RequestIDMiddleware, request_id
 from ..stream.lifecycle import Lifecycle
+from .assets import page_file, script_file
 from .openapi import LATEST, VERSIONS, document
 from .openapi_parts import Features
 from .paths import ChatRoute, mount_path
@@ -24,7 +24,7 @@ def open_routes(
     dialects: Sequence[Dialect], lifecycle: Lifecycle, features: Features
 ) -> List[Route]:
     """`GET /health`, `/ready`, `/openapi.json`, `/docs` and `/reader.js`."""
-    page = _page("docs.html")
+    page = page_file("docs.html")
 
     async def health(request: Request) -> Response:
         return json_response({"status": "healthy"})
@@ -56,21 +56,8 @@ def open_routes(
         ChatRoute("/ready", ready, middleware=middleware),
         ChatRoute("/openapi.json", openapi, middleware=middleware),
         ChatRoute("/docs", docs, middleware=middleware),
-        ChatRoute("/reader.js", _script("reader.js"), middleware=middleware),
+        ChatRoute("/reader.js", script_file("reader.js"), middleware=middleware),
     ]
-
-
-def _page(name: str) -> str:
-    return (files(__package__) / "pages" / name).read_text("utf-8")
-
-
-def _script(name: str) -> Callable[[Request], Awaitable[Response]]:
-    text = _page(name)
-
-    async def script(request: Request) -> Response:
-        return Response(text, headers=ASK_AGAIN, media_type="text/javascript")
-
-    return script
 
 
 _PAGE_POLICY = (

@@ -33,6 +33,12 @@ def page(answer: HandDrivenRequest) -> str:
     return answer.body.decode("utf-8")
 
 
+@pytest.fixture(scope="module")
+def script() -> str:
+    """The script of the page, a file of its own."""
+    return get(create_app(settings=PAGE), "/page.js").body.decode("utf-8")
+
+
 def policy(answer: HandDrivenRequest) -> Any:
     directives = answer.headers["content-security-policy"].split("; ")
     return {
@@ -62,8 +68,14 @@ def test_the_page_is_there_if_it_is_on_and_can_talk(settings: Settings, shown: b
         assert answer.headers["x-request-id"]
         assert call(app, method="HEAD", path="/").status == 200
         assert call(app, path="/").status == 405
+        script = get(app, "/page.js")
+        assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert script.headers["cache-control"] == "no-cache"
+        assert script.headers["x-request-id"]
+        assert call(app, path="/page.js").status == 405
     else:
         assert (answer.status, answer.headers["location"]) == (307, "docs")
+        assert get(app, "/page.js").status == 404
     assert get(app, "/docs").body.startswith(b"<!doctype html>")
 
 
@@ -110,35 +122,47 @@ def test_only_the_scripts_of_the_service_run(answer: HandDrivenRequest, page: st
     assert "unsafe" not in answer.headers["content-security-policy"]
 
 
-def test_the_page_is_one_file_that_one_can_read(page: str) -> None:
+def test_the_page_is_files_that_one_can_read(page: str, script: str) -> None:
     """It has no build and no dependency, and is no application that grows without an end."""
-    assert page.count("\n") <= 700
-    assert max(map(len, page.splitlines()[8:])) <= 120
+    assert page.count("\n") <= 200
+    assert script.count("\n") <= 600
+    assert max(map(len, [*page.splitlines()[8:], *script.splitlines()])) <= 120
 
 
-def test_the_page_asks_for_nothing_outside_the_service(page: str) -> None:
+def test_the_page_asks_for_nothing_outside_the_service(page: str, script: str) -> None:
     """It works without the internet, and tells nobody who talks here."""
     markup = page.partition("<style>")[0] + page.partition("<body>")[2].partition("<script")[0]
     assert re.findall(r"\b(?:src|href|action)=\"([^\"#]*)", markup.replace("data:image", "#")) == [
         "",
         "docs",
     ]
-    script = page.partition('<script type="module">')[2]
-    assert re.findall(r"new URL\(\"([^\"]*)", script) == ["reader.js", "docs"]
-    assert re.findall(r"\bimport\b\(?[^)]*\)", script) == ['import(new URL("reader.js", base)']
-    assert "fetch(" not in script
-    assert "XMLHttpRequest" not in script
+    inline = page.partition('<script type="module">')[2]
+    assert re.findall(r"new URL\(\"([^\"]*)", inline + script) == ["page.js", ".", "docs"]
+    assert re.findall(r"\bimport\(?\b[^)]*\)", inline) == ['import(new URL("page.js", base)']
+    assert re.findall(r"\bimport\b(?!\.meta).*", script) == [
+        'import { chat, resume, ChatFailed } from "./reader.js";'
+    ]
+    for way in ("fetch(", "XMLHttpRequest"):
+        assert way not in inline + script
 
 
-def test_the_script_makes_no_markup_and_no_code_of_text(page: str) -> None:
+def test_the_script_makes_no_markup_and_no_code_of_text(page: str, script: str) -> None:
     """What a model wrote must stay text, whatever the browser's policy is."""
     ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|DOMParser|setHTML"
     code = r"\beval\(|new Function|createContextualFragment|setTimeout\(\s*[\"'`]"
-    assert re.findall(f"{ways}|{code}", page) == []
+    assert re.findall(f"{ways}|{code}", page + script) == []
     assert not re.search(r"<[^>]*\s(on[a-z]+|style)\s*=", page.partition("<body>")[2])
 
 
 def test_every_control_has_a_name(page: str) -> None:
     """Without one a screen reader has only "button" to say."""
-    for attributes, text in re.findall(r"<(?:button|textarea)([^>]*)>([^<]*)", page):
-        assert "aria-label=" in attributes or text.strip()
+    for attributes, text in re.findall(r"<(?:button|textarea|dialog)([^>]*)>([^<]*)", page):
+        assert re.search("aria-label(ledby)?=", attributes) or text.strip()
+
+
+def test_a_key_is_typed_where_nobody_sees_it_and_kept_for_a_session(page: str, script: str) -> None:
+    """No browser fills it in, and no other tab and no later day finds it."""
+    (field,) = re.findall(r"<input[^>]*>", page)
+    assert re.search(r'id="key" type="password" autocomplete="off"', field)
+    assert '<label for="key">' in page
+    assert re.findall(r"(\w+)\.(?:get|set|remove)Item\(KEY", script) == ["sessionStorage"] * 3

@@ -346,14 +346,14 @@ def test_the_page_waits_for_as_long_as_the_server_asks(window: Window) -> None:
     window.say("Hi")
     window.over()
     retry = window.last.locator(".failure button")
-    expect(retry).to_have_text("Retry in 7 s")
+    expect(retry).to_have_text("Retry in 7 seconds")
     expect(retry).to_have_attribute("aria-disabled", "true")
     retry.evaluate("(it) => it.click()")
     window.say("Now?")
     window.page.get_by_role("button", name="Send").evaluate("(it) => it.click()")
     assert window.service.turns == []
     window.page.clock.fast_forward(5_000)
-    expect(retry).to_have_text(re.compile("Retry in [12] s"))  # the clock goes on meanwhile
+    expect(retry).to_have_text(re.compile("Retry in [12] second"))  # the clock goes on meanwhile
     window.page.clock.fast_forward(2_000)
     expect(retry).to_have_text("Retry")
     retry.click()
@@ -384,12 +384,13 @@ def test_a_reply_that_ends_early_says_why(window: Window) -> None:
     expect(window.last).to_contain_text("The reply is empty.")
 
 
-def test_a_page_without_its_reader_says_so(browser: Browser, service: Service) -> None:
+@pytest.mark.parametrize("missing", ["reader.js", "page.js"])
+def test_a_page_without_a_script_says_so(browser: Browser, service: Service, missing: str) -> None:
     """A deployment in between, say."""
     context = browser.new_context()
     try:
         page = context.new_page()
-        page.route("**/reader.js", lambda route: route.abort())
+        page.route(f"**/{missing}", lambda route: route.abort())
         page.goto(f"{service.server.url}/assistant/")
         expect(page.locator("#notice")).to_have_text(
             "A part of this page cannot be loaded. Load it again."
@@ -834,11 +835,11 @@ def test_a_small_screen_needs_no_scrolling_to_the_side(
         assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_the_service_is_asked_for_three_things(window: Window) -> None:
-    """The page, its reader and the chat."""
+def test_the_service_is_asked_for_four_things(window: Window) -> None:
+    """The page, its script, its reader and the chat."""
     asked: List[str] = []
     window.page.on("request", lambda request: asked.append(request.url))
     window.open()
     window.ask("Hi")
     place = f"{window.service.server.url}/assistant/"
-    assert asked == [place, f"{place}reader.js", f"{place}api/v1/chat"]
+    assert asked == [place, f"{place}page.js", f"{place}reader.js", f"{place}api/v1/chat"]
