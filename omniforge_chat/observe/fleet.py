@@ -120,8 +120,8 @@ class Member:
         self._write(self._exposition.snapshot())
 
     def _tick(self) -> None:
-        self._write(self._exposition.snapshot(process=False))
         self._timer = asyncio.get_running_loop().call_later(WRITE_SECONDS, self._tick)
+        self._write(self._exposition.snapshot(process=False))
 
     def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._write(self._exposition.snapshot())

@@ -54,7 +54,8 @@ class Metrics(Observer):
         self._refusals = counters["omniforge_refusals_total"]
         self._resumed = counters["omniforge_replies_resumed_total"]
         self._tokens = counters["omniforge_tokens_total"]
-        self._tokens.update(dict.fromkeys((*_REPORTED, *_ESTIMATED, _UNKNOWN), 0))
+        # No int: a responder may report more than other formats than Python's can have.
+        self._tokens.update(dict.fromkeys((*_REPORTED, *_ESTIMATED, _UNKNOWN), 0.0))
         self._sent = counters["omniforge_response_bytes_total"]
         self._beats = counters["omniforge_heartbeats_total"]
         self._attempts = counters["omniforge_upstream_attempts_total"]

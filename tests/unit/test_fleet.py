@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from omniforge_chat import Turn, Usage
 from omniforge_chat.observe import Exposition, Metrics, fleet
@@ -185,6 +186,21 @@ def test_a_directory_that_has_gone_is_told_once_and_no_sum_is() -> None:
                 with pytest.raises(OSError, match="cannot be written"):
                     await worker.sum()
         assert [record.levelname for record in records.all] == ["ERROR"]
+
+    asyncio.run(run())
+
+
+def test_a_report_beyond_all_numbers_stops_nothing(parent: Fleet) -> None:
+    """A responder may say what it wants; the others are counted all the same."""
+
+    async def run() -> None:
+        one, other = Worker(parent, "1"), Worker(parent, "2")
+        for worker in (one, other):
+            worker.metrics.chat_ended(replace(END, usage=Usage(2**64, 2**64, 5)))
+            await worker.member.open()
+        assert await one.sum() == await other.sum() == 2
+        for worker in (one, other):
+            worker.member.close()
 
     asyncio.run(run())
 
