@@ -170,7 +170,7 @@ class ChatEndpoint:
     def _failed(self, scope: Scope) -> Response:
         """The answer to an exception that is being handled."""
         logger.exception("request failed request_id=%s", request_id(scope))
-        return error_response(internal_error(scope), shape=self.dialect.refusal)
+        return self._refuse(internal_error(scope), scope)
 
     async def _begin(
         self, claim: Claim, request: Request, attempt: Optional[Attempt], visit: Visit

@@ -95,7 +95,7 @@ class _Endpoint:
             return None
         except Exception:
             logger.exception("request failed request_id=%s", reference)
-            return error_response(internal_error(scope), shape=self._shape)
+            return self._refuse(internal_error(scope), scope)
         if isinstance(answer, Response):
             return answer
         try:

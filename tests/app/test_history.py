@@ -8,7 +8,17 @@ from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
-from omniforge_chat import ChatError, Claim, Message, Settings, Thought, Turn, create_app
+from omniforge_chat import (
+    ChatError,
+    Claim,
+    Message,
+    Observer,
+    Refusal,
+    Settings,
+    Thought,
+    Turn,
+    create_app,
+)
 from omniforge_chat.app import ChatApp
 from omniforge_chat.conversations.memory import MemoryHistory
 from omniforge_chat.conversations.protocol import ABANDONED_SECONDS, History
@@ -600,10 +610,19 @@ class Broken:
 )
 def test_a_history_that_cannot_be_read_refuses_the_chat(fault: BaseException) -> None:
     """An answer that has forgotten the conversation would look like a right one."""
-    answer = call(create_app(recall, settings=SETTINGS, history=Broken(fault)))
+    refused: List[Tuple[str, str]] = []
+
+    class Counting(Observer):
+        def chat_refused(self, refusal: Refusal) -> None:
+            refused.append((refusal.error.code, refusal.dialect))
+
+    broken = Broken(fault)
+    app = create_app(recall, settings=SETTINGS, history=broken, observers=[Counting()])
+    answer = call(app)
     status, code, message = refusal(*answer.json())
     assert (status, code) == (500, "internal_error")
     assert "secret" not in message
+    assert refused == [("internal_error", "native")]
 
 
 def test_a_history_that_cannot_be_written_does_not_spoil_the_reply(

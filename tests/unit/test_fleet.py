@@ -99,6 +99,19 @@ def test_the_dead_are_in_the_sum_and_their_gauges_are_not(parent: Fleet, folded:
     asyncio.run(run())
 
 
+def test_a_worker_that_ends_leaves_all_its_numbers_behind(parent: Fleet) -> None:
+    """The chats of a drain are those of its last second."""
+
+    async def run() -> None:
+        one, other = Worker(parent, "1"), Worker(parent, "2")
+        await other.member.open()
+        other.chat(7)
+        other.member.close()
+        assert await one.sum() == 7
+
+    asyncio.run(run())
+
+
 def test_nobody_is_counted_twice_while_the_parent_adds_the_dead(parent: Fleet) -> None:
     """A file may have been read in the moment in which the parent adds it to its own."""
 
@@ -111,6 +124,30 @@ def test_nobody_is_counted_twice_while_the_parent_adds_the_dead(parent: Fleet) -
         data = path.read_bytes()
         parent.fold("2")
         path.write_bytes(data)
+        assert await one.sum() == 7
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_nobody_is_left_out_while_the_parent_adds_the_dead(
+    parent: Fleet, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may do so right before the files are listed, or right before they are read."""
+    glob = Path.glob
+
+    def then_fold(self: Path, pattern: str) -> Iterator[Path]:
+        before = [*glob(self, pattern)]
+        if pattern == "*.counts":
+            parent.fold("2")
+        return iter(before if listed else [*glob(self, pattern)])
+
+    async def run() -> None:
+        one, other = Worker(parent, "1"), Worker(parent, "2")
+        other.chat(7)
+        await other.member.open()
+        other.member.close()
+        monkeypatch.setattr(Path, "glob", then_fold)
         assert await one.sum() == 7
 
     asyncio.run(run())
