@@ -13,4 +13,5 @@ if hasattr(signal, "SIGHUP"):
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", settings.get_profile("unhurried"), max_examples=10)
 settings.load_profile("unhurried")

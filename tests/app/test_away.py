@@ -428,6 +428,7 @@ async def test_whatever_happens_in_any_order_what_is_kept_is_what_was_said(
     script = Script(*steps, *([] if failure is None else [failure]), clean_up=clean_up)
     body = {"message": "hi", "on_disconnect": grace}
     limits = {"send_timeout": 15, "cleanup_timeout": 3.0, "total_timeout": 200}
+    limits["replay_keep"] = 3600  # all that happens may take longer than it is kept by default
     line = KeptLine(script, body=body, **limits)
     followers: List[Follower] = []
     for event, seconds in events:
