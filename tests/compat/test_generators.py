@@ -12,6 +12,7 @@ import pytest
 
 from omniforge_chat import Settings, create_app
 from omniforge_chat.core.sse import Decoder
+from omniforge_chat.models import Rate
 from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import last, text
@@ -23,7 +24,14 @@ from ..support.servers import UvicornThread
 from .clients import node
 from .table import MODULES, Recorder, npm_package, package
 
-ALL = Settings(dialects=DIALECTS, history="memory", replay="memory")
+KEY = "ofk_0123456789abcdef"
+ALL = Settings(
+    dialects=DIALECTS,
+    history="memory",
+    replay="memory",
+    api_keys=f"me:{KEY}",
+    rate_limit=Rate(1_000, 60),
+)
 """All that the document can have."""
 
 
@@ -73,15 +81,18 @@ def _check(printed: str) -> None:
 
 USE_PYTHON = """
 import json, sys
-from made import Client
+from made import AuthenticatedClient, Client
 from made.api.default import chat, health
 from made.models import ChatRequest, ChatResponse422
 
-client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
+made = {"base_url": sys.argv[1], "raise_on_unexpected_status": True}
+client = AuthenticatedClient(token=KEY, **made)
 reply = chat.sync(client=client, body=ChatRequest(message="hi"))
 refused = chat.sync_detailed(client=client, body=ChatRequest(message=""))
 assert isinstance(refused.parsed, ChatResponse422)
 told = [refused.status_code, refused.parsed.code]
+nobody = chat.sync_detailed(client=Client(**made), body=ChatRequest(message="hi"))
+assert nobody.parsed.code == "unauthorized"
 print(json.dumps([reply, told, health.sync(client=client).status]))
 """
 
@@ -99,7 +110,7 @@ def test_the_client_of_openapi_python_client_chats(
         *("--output-path", "made"),
     )
     record(subject, "generates")
-    _check(_run(tmp_path, sys.executable, "-c", USE_PYTHON, service.url))
+    _check(_run(tmp_path, sys.executable, "-c", f"KEY = {KEY!r}{USE_PYTHON}", service.url))
     record(subject, "chat")
     record(subject, "refusal")
 
@@ -114,8 +125,9 @@ def _type_check(directory: Path, *files: str) -> None:
 USE_ORVAL = """
 import { chat, health } from "./made.ts";
 
-const reply = await chat({ message: "hi" });
-const refused = await chat({ message: "" });
+const mine = { headers: { Authorization: `Bearer ${KEY}` } };
+const reply = await chat({ message: "hi" }, mine);
+const refused = await chat({ message: "" }, mine);
 const up = await health();
 if (reply.status !== 200 || refused.status !== 422) throw new Error(String(refused.status));
 const stream: string = reply.data;
@@ -133,7 +145,7 @@ def test_the_client_of_orval_chats(
     config = {"chat": {"input": str(_document(tmp_path)), "output": output}}
     (tmp_path / "package.json").write_text('{"type": "module"}', "utf-8")
     (tmp_path / "orval.config.mjs").write_text(f"export default {json.dumps(config)};", "utf-8")
-    (tmp_path / "use.ts").write_text(USE_ORVAL, "utf-8")
+    (tmp_path / "use.ts").write_text(f"const KEY = {KEY!r};{USE_ORVAL}", "utf-8")
     orval = str(MODULES / "orval" / "dist" / "bin" / "orval.mjs")
     printed = _run(tmp_path, node(), orval, "--config", "orval.config.mjs")
     assert "warn" not in printed.lower()
@@ -153,7 +165,7 @@ const url = process.argv[2];
 const ask = (body: components["schemas"]["ChatRequest"]) =>
   fetch(`${url}/api/v1/chat`, {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", Authorization: `Bearer ${KEY}` },
     body: JSON.stringify(body),
   });
 const body: newer["schemas"]["ChatRequest"] = { message: "hi" };
@@ -176,7 +188,7 @@ def test_a_client_with_the_types_of_openapi_typescript_chats(
         _run(tmp_path, node(), cli, document.name, "--output", f"made-{version}.ts")
     record(subject, "generates")
     (tmp_path / "package.json").write_text('{"type": "module"}', "utf-8")
-    (tmp_path / "use.ts").write_text(USE_TYPES, "utf-8")
+    (tmp_path / "use.ts").write_text(f"const KEY = {KEY!r};{USE_TYPES}", "utf-8")
     (tmp_path / "node.d.ts").write_text("declare const process: { argv: string[] };", "utf-8")
     _type_check(tmp_path, "use.ts", "node.d.ts")
     _check(_run(tmp_path, node(), "use.ts", service.url))
