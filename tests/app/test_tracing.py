@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
+import weakref
 from typing import Any, AsyncIterator, Dict, List, Optional
 
 import httpx
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -18,7 +21,7 @@ from starlette.routing import Mount
 from omniforge_chat import ChatError, Settings, Tracing, Turn, create_app
 from omniforge_chat.core.responder import Responder
 from omniforge_chat.models import Message
-from omniforge_chat.observer import UpstreamCall
+from omniforge_chat.observer import UpstreamCall, UpstreamEnd
 
 from ..support.app import HandDrivenRequest, call
 from ..support.constants import CONVERSATION
@@ -343,6 +346,49 @@ def test_text_is_told_only_if_that_is_wanted() -> None:
     part = {"type": "text", "content": "one two"}
     assert json.loads(found["gen_ai.output.messages"]) == [{"role": "assistant", "parts": [part]}]
     assert CANARY not in chat.to_json()
+
+
+def test_a_parameter_that_is_no_number_is_not_told() -> None:
+    """It may be text that a user has written."""
+    spans = Spans()
+    tracing = Tracing(spans.provider)
+    given = {"temperature": CANARY, "seed": [CANARY], "top_p": True, "top_k": 5, "user": CANARY}
+    call = UpstreamCall("openai", "m", "h", 80, 1, given, Turn("hi", CONVERSATION, "ref-1"))
+    contextvars.copy_context().run(tracing.upstream_began, call)
+    tracing.upstream_ended(UpstreamEnd(call, "done", 200, 1.0))
+    (span,) = spans.ended
+    assert CANARY not in span.to_json()
+    told = {name for name in attributes(span) if name.startswith("gen_ai.request.")}
+    assert told == {"gen_ai.request.model", "gen_ai.request.stream", "gen_ai.request.top_k"}
+
+
+def test_nothing_of_a_span_that_has_ended_is_kept() -> None:
+    """A service runs for months, and some clients leave before the end."""
+    spans = Spans()
+    begun: List[weakref.ref[Any]] = []
+
+    class Begun(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Optional[Context] = None) -> None:
+            begun.append(weakref.ref(span))
+
+    spans.provider.add_span_processor(Begun())
+    tracing = Tracing(spans.provider)
+
+    async def main() -> None:
+        with Provider(OPENAI.answer("x"), refusing(400, {}), OPENAI.answer("x")) as provider:
+            model = OPENAI.make(provider)
+            app = create_app(model, settings=Settings(), observers=[tracing])
+            for leaves in (False, False, True):
+                request = HandDrivenRequest()
+                if leaves:
+                    request.gone.set()
+                await asyncio.ensure_future(request.run(app))
+            await model.aclose()
+
+    asyncio.run(main())
+    gc.collect()
+    assert len(begun) == len(spans.ended) >= 5
+    assert [span for span in begun if span() is not None] == []
 
 
 def test_earlier_messages_and_instructions_are_told_then_too() -> None:
