@@ -23,7 +23,7 @@ from ..support.answers import last
 from ..support.app import call
 from ..support.away import KeptLine
 from ..support.constants import CONVERSATION as ID
-from ..support.line import Script
+from ..support.line import Line, Script
 from ..support.logs import Records
 from ..support.responders import saying
 from ..support.timeless import timeless
@@ -167,6 +167,16 @@ def test_what_cannot_observe_is_refused_at_once(wrong: Any) -> None:
     """Else each chat would go uncounted, with a traceback or with nothing."""
     with pytest.raises(TypeError, match="must be"):
         create_app(saying("a"), settings=Settings(), observers=[wrong])
+
+
+@timeless
+async def test_heartbeats_are_among_the_bytes_that_were_sent() -> None:
+    """Whoever pays for traffic pays for them, too."""
+    witness = Witness()
+    line = Line(Script("a", 35, "b"), observers=[witness], heartbeat_interval=15)
+    await line.end()
+    end = witness.heard[-1][1]
+    assert (end.heartbeats, end.sent_bytes) == (2, len(line.body))
 
 
 @timeless

@@ -180,3 +180,19 @@ def test_the_observers_of_an_app_hear_also_what_its_own_responder_asks(wrapped: 
             chat(responder, watching, closing=relaying)
     assert len(witness.began) == len(witness.ended) == len(other.ended) == 1
     assert witness.began[0].turn.message == "hi"
+
+
+def test_an_app_without_observers_tells_those_of_no_other_one() -> None:
+    """Some servers run the next request of a connection in the context of the one before."""
+    witness = UpstreamWitness()
+
+    async def main(relaying: Any) -> None:
+        for watching in ([witness], []):
+            app = create_app(relaying, settings=Settings(), observers=watching)
+            await HandDrivenRequest().run(app)
+        await relaying.aclose()
+
+    with Provider(OPENAI.answer("x")) as provider:
+        asyncio.run(main(OPENAI.make(provider)))
+        assert len(provider.calls) == 2
+    assert len(witness.began) == len(witness.ended) == 1
