@@ -337,6 +337,24 @@ def _values(node: Any, key: str) -> Iterator[str]:
             yield from _values(value, key)
 
 
+def test_a_key_is_sent_if_the_service_has_any(browser: Browser) -> None:
+    """It stands in no storage of the browser; and a service that asks nobody has no field."""
+    settings = Settings(api_keys="me:ofk_0123456789abcdef", dialects=("native", "openai"))
+    with docs(browser, greet) as (page, _):
+        expect(page.locator("#reference")).to_contain_text("/assistant/api/v1/chat")
+        expect(page.get_by_label("Key")).to_be_hidden()
+    with docs(browser, greet, settings) as (page, _):
+        send(page, "hi")
+        expect(page.locator("#facts")).to_contain_text("unauthorized")
+        expect(page.locator("#curl")).to_contain_text('-H "Authorization: Bearer $KEY"')
+        page.get_by_label("Key").fill(" ofk_0123456789abcdef ")
+        send(page, "hi")
+        expect(outcome(page)).to_contain_text("Done")
+        page.get_by_role("button", name="Ask v1/models").click()
+        expect(page.locator("#reference")).to_contain_text('200 {"object":"list"')
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+
+
 @pytest.mark.parametrize("probe", ["health", "ready"])
 def test_the_probes_are_asked_from_the_page(browser: Browser, probe: str) -> None:
     """Their addresses, too, depend on where the app is mounted."""
