@@ -12,6 +12,8 @@ from starlette.routing import Mount
 
 from omniforge_chat import ChatError, Settings, Usage, create_app
 from omniforge_chat.observe.counts import Counts
+from omniforge_chat.server.metrics import OwnAddress, open_metrics_listener
+from omniforge_chat.stream.refusals import Refusals
 
 from ..support.app import HandDrivenRequest, call
 from ..support.away import KeptLine
@@ -120,6 +122,36 @@ def test_without_the_setting_there_is_no_such_page(metrics: str) -> None:
     """How much a service has to do is nobody's business; and the page may be a host's own."""
     app = create_app(saying("a"), settings=Settings(metrics=metrics))
     assert call(app, b"", method="GET", path="/metrics").status == 404
+
+
+def test_who_may_not_read_the_numbers_is_among_them() -> None:
+    """A Prometheus without its key is seen, if another one has it."""
+    keys = "one:ofk_0123456789abcdef0123456789"
+    app = create_app(saying("a"), settings=Settings(metrics="on", api_keys=keys))
+    assert call(app, b"", method="GET", path="/metrics").status == 401
+    assert app.exposition is not None
+    assert app.exposition.metrics.counts.counters["omniforge_refusals_total"] == {
+        ("unauthorized",): 1
+    }
+
+
+def test_an_address_of_their_own_is_host_and_port() -> None:
+    """The service may have the same port at another address, where everybody reaches it."""
+    settings = Settings(metrics="127.0.0.1:0")
+    app = create_app(saying("a"), settings=settings)
+    listener = open_metrics_listener(settings)
+    assert listener is not None
+    with listener:
+        host, port = listener.getsockname()
+        both = OwnAddress(app, app, settings, listener, Refusals())
+        for server, status in (
+            ((host, port), 200),
+            (("127.0.0.2", port), 404),
+            ((host, port + 1), 404),
+            (None, 404),
+        ):
+            given = {"headers": {"Host": "localhost"}, "server": server}
+            assert call(both, b"", method="GET", path="/metrics", **given).status == status
 
 
 def test_two_apps_of_a_process_know_nothing_of_each_other() -> None:

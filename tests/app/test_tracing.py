@@ -183,6 +183,19 @@ def test_the_log_names_the_trace() -> None:
             assert ("trace_id" in records.chat("ref-2")) is bool(observers)
 
 
+def test_the_next_request_is_in_no_trace_of_the_one_before() -> None:
+    """Some servers run the next request of a connection in the context of the one before."""
+
+    async def main() -> None:
+        app = create_app(saying("x"), settings=Settings())
+        await HandDrivenRequest(headers={"traceparent": SAMPLED}).run(app)
+        await HandDrivenRequest(headers={"X-Request-ID": "ref-2"}).run(app)
+
+    with Records() as records:
+        asyncio.run(main())
+        assert "trace_id" not in records.chat("ref-2")
+
+
 def test_a_trace_that_begins_here_is_named_too() -> None:
     """Its id is known nowhere else."""
     spans = Spans()

@@ -136,6 +136,14 @@ def test_a_connection_that_ends_without_an_answer_has_no_status() -> None:
         }
 
 
+def test_a_try_has_no_status_of_the_one_before() -> None:
+    """A server that is restarted refuses first, and is gone then."""
+    with Provider(refusing(503, {}), hang_up) as provider:
+        first, *others = heard(OPENAI.make(provider))
+    assert first.status == 503
+    assert {end.status for end in others} == {None}
+
+
 def test_the_headers_of_an_observer_go_along_and_replace_none() -> None:
     """A trace goes on at the provider; what the operator sets is not undone."""
     further = {"traceparent": "ours", "tracestate": "a=1", "authorization": "Bearer wrong"}
