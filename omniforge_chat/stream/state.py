@@ -175,8 +175,9 @@ class StreamState:
         return self._on(_TAKEN_ENDED if self._ended else _TAKEN_LATE)
 
     def torn(self, now: float) -> None:
-        """A send was cancelled."""
-        self._sending_since = None
+        """A send was cancelled, perhaps while it waited for a heartbeat, whose time goes on."""
+        if not self._beating:
+            self._sending_since = None
         self.was_torn = True
         if self.phase is _S and (self._ended or self.stopped):
             self._cleaning_since = now

@@ -91,3 +91,20 @@ async def test_a_heartbeat_that_the_server_fails_to_send_ends_the_stream() -> No
     assert line.script.closed == 15
     assert line.outcome == "disconnected"
     assert line.troubles == ["heartbeat failed"]
+
+
+@timeless
+@pytest.mark.parametrize("cause", ["drain", "deadline", "cancel"])
+async def test_a_piece_that_waits_for_a_stuck_heartbeat_puts_no_end_off(cause: str) -> None:
+    """The last frame would wait for the heartbeat for ever, and so would the server."""
+    limits = {"heartbeat_interval": 15, "send_timeout": 1000, "total_timeout": 40}
+    if cause != "deadline":
+        limits.pop("total_timeout")
+    line = Line(Script("a", 20, "b", FOREVER), **{**OFF, **limits, "cleanup_timeout": 5})
+    await line.at(1)
+    line.stop_reading()
+    await line.at(40)
+    line.meet(cause)
+    assert await line.end() == 45
+    assert line.aborts == 1
+    assert line.said == "a"

@@ -388,7 +388,7 @@ class Life(RuleBasedStateMachine):
     def the_responder_is_closed(self) -> None:
         self.close()
 
-    @precondition(lambda self: self.in_send)
+    @precondition(lambda self: self.in_send and not self.beats)  # a send waits for a heartbeat
     @rule(pieces=st.booleans())
     def the_client_takes_it(self, pieces: bool) -> None:
         self.in_send = False
@@ -399,7 +399,7 @@ class Life(RuleBasedStateMachine):
     @rule(outside=st.booleans())
     def the_send_does_not_end_well(self, outside: bool) -> None:
         self.in_send = False
-        if outside:
+        if outside or self.beats:  # while it waits for a heartbeat, nothing is sent that could fail
             self.state.torn(self.now)
         else:
             self.does(self.state.failed(self.now), "failed")
@@ -417,6 +417,8 @@ class Life(RuleBasedStateMachine):
     def the_heartbeat_is_over(self, taken: bool) -> None:
         self.beats -= 1
         self.state.beat(self.now, taken)
+        if self.in_send:
+            self.state.send_began(self.now)
         if not taken:
             self.does(self.state.client_left(self.now, "disconnected"), "left")
 
