@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Dict, Optional, Tuple
 
-from ..errors import RequestError
+from ..errors import InternalError, RequestError
 from ..logs import logger
 from ..observer import Observers, Refusal, Scope, tell
 
@@ -47,10 +47,12 @@ class Refusals:
 
         `scope` is that of the request, if it came so far; `dialect` that of the chat that it asks.
         """
-        self.note(error, reference)
         hooks = self._observers.chat_refused
         if hooks:
             tell(hooks, Refusal(error, reference, dialect, {} if scope is None else scope))
+        if isinstance(error, InternalError):
+            return  # the log has its traceback
+        self.note(error, reference)
         number, _ = self._refused.get(error.code, (0, None))
         self._refused[error.code] = (number + 1, error)
         if self._loop is None or not self._loop.is_running():
