@@ -21,8 +21,8 @@ class StoreFailure(Exception):
 class StoreUnavailable(StoreFailure):
     """The server is out of reach, or refuses what everybody needs.
 
-    `kind` is the same for failures of the same sort. `in_doubt` says whether the command may have
-    run nevertheless: it was sent, and there is no answer.
+    `kind` is the same for failures of the same sort. `in_doubt` says whether a command may have
+    run nevertheless: it was sent and there is no answer, or another one of them was refused.
     """
 
     def __init__(self, kind: str, text: str) -> None:

@@ -105,6 +105,7 @@ class Line:
             if isinstance(answer, Exception):
                 failure = answers[number] = failure_of(answer, self._prefix)
                 if isinstance(failure, StoreUnavailable):
+                    failure.in_doubt = any(not isinstance(each, Exception) for each in answers)
                     waiting.answers.set_exception(failure)
                     return
         waiting.answers.set_result(answers)

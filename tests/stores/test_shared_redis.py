@@ -44,6 +44,24 @@ def test_commands_and_scripts_get_their_answers(redis_server: RedisServer) -> No
     asyncio.run(run())
 
 
+def test_commands_are_in_doubt_if_another_one_of_theirs_is_refused(
+    one_redis_server: RedisServer,
+) -> None:
+    """Whoever sends all of them again would count twice those that have run."""
+    url = one_redis_server.user("half", "+@all", "-append")
+
+    async def run() -> None:
+        async with shared(url) as redis:
+            good, bad = command("INCR", "mine"), command("APPEND", "mine", "0")
+            for commands, in_doubt in (((bad,), False), ((good, bad), True), ((bad, good), True)):
+                with pytest.raises(StoreUnavailable) as caught:
+                    await redis.batch(commands)
+                assert caught.value.in_doubt == in_doubt
+
+    asyncio.run(run())
+    assert one_redis_server.client.get("mine") == "2"
+
+
 def test_everybody_gets_their_own_answers_however_many_leave(one_redis_server: RedisServer) -> None:
     """An answer that is left behind would be taken for that of the next command."""
 
