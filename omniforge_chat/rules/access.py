@@ -36,8 +36,8 @@ def _are_keys(value: object) -> bool:
     if not isinstance(value, str):
         return False
     pairs = [part.strip().partition(":") for part in value.split(",")] if value else []
-    names = [name for name, *_ in pairs]
-    return len(set(names)) == len(names) and all(
+    names, keys = {name for name, *_ in pairs}, {key for *_, key in pairs}
+    return len(names) == len(keys) == len(pairs) and all(
         is_key_name(name) and is_identifier(key) and len(key) >= 16 for name, _, key in pairs
     )
 
@@ -49,7 +49,8 @@ def is_key_name(value: object) -> bool:
 
 RATE = Rule("a rate such as 60/minute or 100/30s, or off", _is_rate, _read_rate)
 API_KEYS = Rule(
-    "NAME:KEY with commas between; each name once, each key of at least 16 visible characters",
+    "NAME:KEY with commas between; each name and each key once, keys of at least 16 visible "
+    "characters",
     _are_keys,
     is_secret=True,
 )

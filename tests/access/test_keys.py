@@ -107,6 +107,24 @@ def test_keys_of_the_settings_have_their_owners() -> None:
     assert nobody is almost is None
 
 
+def test_keys_of_the_settings_hold_beside_those_of_the_file(tmp_path: Path) -> None:
+    """Also after the file has changed."""
+    path = tmp_path / "keys.json"
+    write(path, entry("alice", ALICE))
+    credentials = made(api_keys_file=str(path), api_keys=f"bob:{BOB}")
+    assert found(credentials, ALICE, BOB) == [Caller("key:alice"), Caller("key:bob")]
+    write(path, entry("carol", "carol-0123456789"))
+    carol, alice, bob = found(credentials, "carol-0123456789", ALICE, BOB)
+    assert (carol, alice, bob) == (Caller("key:carol"), None, Caller("key:bob"))
+
+
+def test_a_key_of_the_settings_belongs_to_one_caller() -> None:
+    """Else one of two would have the conversations of the other, and nobody was told."""
+    with pytest.raises(SettingsError, match="each name and each key once") as caught:
+        Settings(api_keys=f"alice:{ALICE},bob:{ALICE}")
+    assert ALICE not in str(caught.value)
+
+
 def test_a_secret_that_no_one_can_have_is_nobody_s() -> None:
     """Whatever a header can carry is an answer, and no failure."""
     credentials = made(api_keys=f"alice:{ALICE}")
