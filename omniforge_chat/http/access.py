@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Awaitable, Callable, Optional, Sequence, Tuple
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -191,7 +192,11 @@ async def _asked(authenticate: Authenticate, scope: Scope) -> Optional[Caller]:
     except Exception as error:
         known = {401: Unauthorized, 403: Forbidden}
         if isinstance(error, HTTPException) and error.status_code in known:
-            raise known[error.status_code](str(error.detail)) from None  # a host's usual way
+            problem = known[error.status_code](str(error.detail))  # a host's usual way
+            challenge = Headers(error.headers or {}).get("WWW-Authenticate")
+            if challenge is not None:
+                problem.headers = {"WWW-Authenticate": challenge}
+            raise problem from None
         logger.exception("authenticate failed request_id=%s", request_id(scope))
         raise internal_error(scope) from None
 

@@ -77,9 +77,12 @@ class _Endpoint:
         try:
             self._lifecycle.admit(reads=True)
             try:
-                return await self._answer(replace(visit, passed=passed))
+                response = await self._answer(replace(visit, passed=passed))
             finally:
                 self._lifecycle.release()
+            if response is not None:
+                response.raw_headers.extend(passed.headers)
+            return response
         finally:
             passed.leave(0)
 

@@ -145,6 +145,8 @@ async def by_name(connection: HTTPConnection) -> Optional[Caller]:
         raise Forbidden("Not you")
     if name == "http":
         raise HTTPException(403, "Nor you")
+    if name == "basic":
+        raise HTTPException(401, "Who are you?", {"www-authenticate": 'Basic realm="x"'})
     if name == "broken":
         raise ConnectionRefusedError("xyzzy")
     if name == "slow":
@@ -160,6 +162,7 @@ async def by_name(connection: HTTPConnection) -> Optional[Caller]:
         ("mallory", (403, "forbidden")),
         ("http", (403, "forbidden")),
         ("reader", (403, "forbidden")),
+        ("basic", (401, "unauthorized")),
         ("broken", (500, "internal_error")),
         ("slow", (503, "access_unavailable")),
     ],
@@ -173,6 +176,13 @@ def test_a_host_s_own_function_says_who_asks(name: str, expected: Tuple[int, str
         assert b"xyzzy" not in answer.body
     else:
         assert answer.status == 200
+
+
+def test_a_host_s_own_challenge_reaches_the_client() -> None:
+    """A browser asks for a password then, and not for a token."""
+    app = create_app(saying("a"), settings=Settings(), authenticate=by_name)
+    answer = call(app, headers={"X-Name": "basic"})
+    assert answer.headers["www-authenticate"] == 'Basic realm="x"'
 
 
 def test_what_is_kept_asks_too_and_bears_a_function_that_fails() -> None:
@@ -359,6 +369,31 @@ def test_a_refusal_tells_of_the_limits_too() -> None:
     assert answer.headers["ratelimit"] == '"minute";r=1'
 
 
+def test_a_reader_is_told_of_the_limits_whatever_the_answer_is() -> None:
+    """It may read more replies, or look for others."""
+    app = limited(rate_limit=Rate(2, 60), caller_streams=3, replay="memory")
+    answer = call(app, b"", method="GET", path=f"{REPLIES}/4fGk0uXxSleYb1h3c8Zb8Q")
+    assert answer.status == 404
+    assert answer.headers["ratelimit"] == '"minute";r=2, "readers";r=2'
+
+
+def test_a_page_of_another_origin_may_show_its_key_and_read_the_limits() -> None:
+    """If it may send a message, and there is anybody to be known, or a limit to be told of."""
+    origin = "https://a.example"
+    own = {"cors_origins": (origin,), "cors_headers": ("X-Own",)}
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, x-api-key",
+    }
+    for values, status in (({}, 400), ({"api_keys": KEYS}, 200), ({"caller_streams": 1}, 200)):
+        app = limited(**own, **values)
+        assert call(app, b"", method="OPTIONS", headers=asked).status == status
+        exposed = call(app, headers={"Origin": origin}).headers["access-control-expose-headers"]
+        expected = status == 200
+        assert ({"RateLimit", "RateLimit-Policy"} <= set(exposed.split(", "))) == expected
+
+
 def test_where_nobody_is_known_the_address_counts() -> None:
     """A header that anybody can send changes nothing."""
     app = limited(rate_limit=Rate(1, 60))
@@ -376,6 +411,20 @@ def test_tokens_are_counted_when_a_reply_has_ended() -> None:
     """As its usage says; a day has so many."""
     app = limited(tokens_per_day=1000)
     assert [call(app).status for _ in range(3)] == [200, 200, 429]
+
+
+def test_who_reads_a_reply_again_does_not_pay_for_it_again() -> None:
+    """Its tokens are counted once, however often a client has to come back."""
+
+    async def run() -> None:
+        app = limited(tokens_per_day=1_300, replay="memory")
+        for _ in range(4):
+            answer = await ask(app, Idempotency_Key="k")
+            assert answer.status == 200
+        assert answer.headers["idempotency-replayed"] == "true"
+        assert (await ask(app)).status == 200
+
+    asyncio.run(run())
 
 
 def test_a_host_s_allowance_stands_in_place_of_the_settings() -> None:

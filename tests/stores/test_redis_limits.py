@@ -9,7 +9,7 @@ from typing import Any, AsyncIterator, List, Tuple
 
 import pytest
 
-from omniforge_chat import Settings
+from omniforge_chat import Settings, Usage, create_app
 from omniforge_chat.access import Pass, make_limiter
 from omniforge_chat.access import limits_redis as module
 from omniforge_chat.access.limits_redis import RedisLimiter
@@ -17,8 +17,10 @@ from omniforge_chat.errors import LimitsUnavailable, RateLimited
 from omniforge_chat.models import Allowance, Rate
 from omniforge_chat.stores import SharedRedis, make_redis
 
+from ..support.app import HandDrivenRequest
 from ..support.logs import Records
 from ..support.loops import cancelled, waiting
+from ..support.responders import saying
 from ..support.stores import RedisServer
 from ..support.stores.shared import PREFIX, process, shared, until
 
@@ -200,6 +202,82 @@ def test_chats_are_refused_while_the_server_is_away_if_limits_are_required(
     with Records() as log:
         asyncio.run(run())
     assert sum("chats are refused, as limits cannot be kept" in text for text in log.troubles) == 1
+
+
+def test_a_place_that_was_taken_without_an_answer_is_given_back(
+    one_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request was refused, and a server that goes on may have let it in nevertheless."""
+    monkeypatch.setattr(module, "PLACE_SECONDS", 3_600.0)
+
+    async def run() -> None:
+        async with limiter(one_redis_server, required=True) as (store, redis):
+            assert not await refused(store, ONE)
+            one_redis_server.pause()
+            with pytest.raises(LimitsUnavailable):
+                await store.enter("id:a", ONE)
+            one_redis_server.resume()
+
+            async def passes() -> bool:
+                return redis.available and not await refused(store, ONE)
+
+            await until(passes)
+
+    asyncio.run(run())
+
+
+def test_places_that_are_left_while_others_are_held_anew_stay_free(
+    one_redis_server: RedisServer, short_places: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many callers that takes several round trips."""
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(module, "PLACE_SECONDS", 3_600.0)
+
+    async def run() -> None:
+        async with limiter(one_redis_server) as (store, redis):
+            await store.enter("id:a", ONE)
+            second = await store.enter("id:b", ONE)
+            batch, batches, held = redis.batch, 0, asyncio.Event()
+
+            async def is_one() -> bool:
+                return len(one_redis_server.client.keys("*:streams")) == 1
+
+            async def slow(commands: Any) -> Any:
+                nonlocal batches
+                batches += 1
+                if batches == 1:  # the place of a is held anew
+                    second.leave(0)
+                    await until(is_one)
+                answers = await batch(commands)
+                if batches == 3:  # a, the leave of b, and then b again
+                    held.set()
+                return answers
+
+            monkeypatch.setattr(redis, "batch", slow)
+            await held.wait()
+            assert not await refused(store, ONE, "id:b")
+
+    asyncio.run(run())
+
+
+def test_who_has_left_is_counted_before_the_store_closes(one_redis_server: RedisServer) -> None:
+    """A worker that is stopped would else keep places and forget tokens."""
+
+    async def run() -> None:
+        settings = Settings(
+            tokens_per_day=10_000,
+            limits="redis",
+            redis_url=one_redis_server.url,
+            redis_prefix=PREFIX,
+        )
+        app = create_app(saying("a", Usage(600)), settings=settings)
+        await HandDrivenRequest().run(app)
+        await app.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+    [key] = one_redis_server.client.keys("*:tokens")
+    assert one_redis_server.client.get(key) == "600"
 
 
 def test_tokens_are_not_counted_twice_if_no_answer_came(one_redis_server: RedisServer) -> None:
