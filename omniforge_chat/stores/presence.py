@@ -41,6 +41,9 @@ STEADY_SECONDS = 1.5
 PING_SECONDS = 3.0
 """How long the subscription may be silent before the server is asked whether it is still there."""
 
+CANCEL_SECONDS = 0.1
+"""How long a task may take to end before it is cancelled again."""
+
 _BEAT = Script("return redis.call('SET', KEYS[1], '1', 'PX', ARGV[1], 'GET')")
 """A script, as nothing works without the right to call one, and only then the server is back."""
 
@@ -121,11 +124,12 @@ class Presence:
 
     async def aclose(self) -> None:
         """End this worker: the others see at once that it is gone."""
-        tasks = [*self._tasks, *filter(None, [self._beating])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        tasks = {*self._tasks, *filter(None, [self._beating])}
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # `wait_for`, by which redis-py connects, may lose one before Python 3.12.
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
         if self._beaten > -math.inf and self._health.available:
             with contextlib.suppress(StoreUnavailable):
                 await self._line.send([command("DEL", self._keys.worker(self.worker))])

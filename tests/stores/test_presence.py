@@ -11,6 +11,7 @@ import pytest
 
 from omniforge_chat.stores import Presence, SharedRedis, StoreUnavailable, Verdict, command
 
+from ..support.constants import PATIENCE
 from ..support.logs import Records
 from ..support.stores import RedisServer
 from ..support.stores.redis import program
@@ -45,6 +46,19 @@ def other_worker(server: RedisServer) -> Iterator[Tuple[str, Process]]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker declares others dead as soon as it has looked twice."""
     monkeypatch.setattr("omniforge_chat.stores.presence.STEADY_SECONDS", 0.0)
+
+
+def test_a_worker_that_has_just_begun_can_be_closed(one_redis_server: RedisServer) -> None:
+    """In any moment. A service whose start fails would else hang in place of ending."""
+
+    async def run() -> None:
+        for turns in range(40):
+            async with shared(one_redis_server.url) as redis:
+                redis.presence.watch()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 async def verdict(redis: SharedRedis, worker: str) -> Verdict:
