@@ -58,6 +58,19 @@ def script(lines: List[Tuple[str, str]], ports: Dict[str, str]) -> str:
     return "".join([*steps, f"echo '{MARK.format(len(lines))}'\nsleep 600\n"])
 
 
+def repository(directory: Path) -> Path:
+    """A repository of the files that are here, to be cloned."""
+    for name in ("omniforge_chat", "docs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, directory / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, directory)
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for arguments in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *arguments], cwd=directory, check=True)
+    return directory
+
+
 def asked(port: str, path: str) -> Tuple[int, str]:
     """What a page answers."""
     with Client(int(port)) as client:
@@ -76,12 +89,9 @@ def test_an_operator_who_types_what_the_page_says_has_a_guarded_and_watched_serv
     lines = typed()
     ports = {usual: str(free_port()) for usual in ("8000", "9100", "9091")}
     variables = {
-        # The clone comes from here.
-        "GIT_CONFIG_COUNT": "2",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{repository(tmp_path / 'origin')}.insteadOf",
         "GIT_CONFIG_VALUE_0": CLONE,
-        "GIT_CONFIG_KEY_1": "safe.directory",
-        "GIT_CONFIG_VALUE_1": "*",
         "PORT": ports["8000"],
         **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
     }
