@@ -100,7 +100,11 @@ def test_make_image_takes_the_engine_that_runs(
         (tmp_path / name).chmod(0o755)
     variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["make", "image"], cwd=ROOT, env=variables, capture_output=True, text=True
+        ["make", "--no-print-directory", "image"],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
     )
     if built is None:
         assert done.returncode != 0
