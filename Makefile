@@ -67,7 +67,8 @@ test: install ## Run the tests
 test-fast: install ## Run those of the modules and of the app, in seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/app
 test-lowest: $(LOWEST)/.lowest ## Run some of them with the oldest packages that pyproject.toml permits
-	$(LOWEST)/bin/python -m pytest $(PARALLEL) --hypothesis-profile few tests/unit tests/app tests/providers/test_client.py \
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) --hypothesis-profile few \
+		tests/unit tests/app tests/access tests/providers/test_client.py \
 		tests/stores/test_shared_redis.py tests/stores/test_postgres_history.py \
 		tests/live/test_chat_endpoint.py tests/live/test_http_rules.py tests/live/test_stores.py
 test-llm: install $(VENV)/.weights ## Run the tests against that model (Python 3.10 or newer)
