@@ -267,7 +267,7 @@ def test_a_limit_of_the_service_is_told_and_over_when_it_says(browser: Any) -> N
         window.say("Again")
         window.over()
         failure = window.last.locator(".failure")
-        expect(failure).to_contain_text("rate_limited You may begin 1 chats in 3600 s")
+        expect(failure).to_contain_text("rate_limited Your chats are limited to 1/hour")
         expect(failure.locator("button")).to_have_text("Retry in 60 minutes")
         expect(failure.locator("button")).to_have_attribute("aria-disabled", "true")
         assert len(service.turns) == 1
