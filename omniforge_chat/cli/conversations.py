@@ -22,7 +22,7 @@ from ..rules import SettingsError, is_identifier
 from ..settings import Settings, variable
 from ..stdio import open_standard_streams
 from .environment import ENV_FILE_HELP, read_settings, told
-from .printable import printable
+from .printable import complain, printable
 from .stores import make_stores, missing_file, open_stores
 
 _ELSEWHERE = {
@@ -52,7 +52,7 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.any = True
-        _complain(record.getMessage())
+        complain(record.getMessage())
 
 
 def run(arguments: List[str]) -> int:
@@ -70,13 +70,13 @@ def run(arguments: List[str]) -> int:
         settings = read_settings(options.env_file)
         make_stores(settings)
     except SettingsError as error:
-        _complain(told(error))
+        complain(told(error))
         return 2
     if settings.history in _ELSEWHERE:
-        _complain(f"{variable('history')}={settings.history}: {_ELSEWHERE[settings.history]}")
+        complain(f"{variable('history')}={settings.history}: {_ELSEWHERE[settings.history]}")
         return 2
     if missing_file(settings):
-        _complain(f"there is no file {missing_file(settings)}")
+        complain(f"there is no file {missing_file(settings)}")
         return 1
     complaints = _Complaints()
     logger.addHandler(complaints)
@@ -84,16 +84,16 @@ def run(arguments: List[str]) -> int:
         asyncio.run((_show if options.command == "show" else _delete)(settings, options))
         sys.stdout.flush()
     except ConversationNotFound as error:
-        _complain(f"{options.conversation_id}: {error.message}")
+        complain(f"{options.conversation_id}: {error.message}")
         return 1
     except (HistoryUnavailable, ReplayUnavailable) as error:
         if not complaints.any:
-            _complain(error.message)
+            complain(error.message)
         return 1
     except BrokenPipeError:
         return 141  # as a shell tells of SIGPIPE
     except OSError as error:
-        _complain(f"cannot write: {error.strerror or error}")
+        complain(f"cannot write: {error.strerror or error}")
         return 1
     finally:
         logger.removeHandler(complaints)
@@ -135,7 +135,7 @@ async def _delete(settings: Settings, options: Options) -> None:
         await delete_conversation(stores.history, replay, *whose)
     print(f"{options.conversation_id}: deleted {deleted}")
     if settings.replay == "memory":
-        _complain(
+        complain(
             f"{variable('replay')}=memory: what the service keeps of this conversation's replies "
             f"goes {settings.replay_keep:g} s after their end"
         )
@@ -158,11 +158,6 @@ async def _found(
     if replay is not None and await replay.newest(conversation_id, owner) is not None:
         words.append("the replies that were kept")
     return " and ".join(words) or "a turn that was running"
-
-
-def _complain(text: str) -> None:
-    line = " ".join(printable(text).split())
-    print(f"omniforge-chat: {line}", file=sys.stderr, flush=True)
 
 
 def _parse(arguments: List[str]) -> Options:

@@ -12,7 +12,7 @@ from ..rules import AT_LEAST_ONE, RATE, Rule, SettingsError, is_key_name
 from ..settings import variable
 from ..stdio import open_standard_streams
 from .environment import ENV_FILE_HELP, read_settings, told
-from .printable import printable
+from .printable import complain, printable
 
 COLUMNS = ("NAME", "CREATED", "MAY", "RATE", "STREAMS", "TOKENS/DAY")
 
@@ -120,8 +120,7 @@ _COMMANDS: Dict[str, Callable[[str, Options], None]] = {
 
 
 def _fail(status: int, text: str) -> int:
-    line = " ".join(printable(text).split())
-    print(f"omniforge-chat: {line}", file=sys.stderr, flush=True)
+    complain(text)
     return status
 
 

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from omniforge_chat.server import Server
 
-from ..support.driven import Wire, serving
+from ..support.driven import Wire, body_of, serving
 from ..support.http_cases import REFUSED, TAKEN
 from ..support.timeless import timeless
 from .target import Target, same, splits
@@ -24,12 +24,9 @@ _own = re.compile(rb"(?i)(?:x-request-id|date): [^\r]*\r\n")
 
 async def _hear(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with what was heard, in ASCII."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body, more = body + message["body"], message["more_body"]
+    body = await body_of(receive)
+    if body is None:
+        return
     fields = (scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], body)
     heard = repr(fields).encode("ascii")
     headers = [(b"content-length", b"%d" % len(heard))]

@@ -13,18 +13,15 @@ from starlette.types import Receive, Scope, Send
 from omniforge_chat.server import Server
 
 from ..support.answers import refusal
-from ..support.driven import conversation, cut, echoes, serving
+from ..support.driven import body_of, conversation, cut, echoes, serving
 from ..support.http_cases import REFUSED, TAKEN
 
 
 async def hear(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with `METHOD target host body`."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body, more = body + message["body"], message["more_body"]
+    body = await body_of(receive)
+    if body is None:
+        return
     query = scope["query_string"] and b"?" + scope["query_string"]
     host: Dict[bytes, bytes] = dict(scope["headers"])
     heard = f"{scope['method']} {scope['raw_path'].decode()}{query.decode()} "

@@ -21,7 +21,7 @@ from omniforge_chat.server.rules import HEAD_BYTES, HEAD_FIELDS
 from ..support.answers import last, refusal
 from ..support.client import assert_next_request_works, request
 from ..support.constants import PATIENCE
-from ..support.driven import Wire, conversation, cut, echoes, serving
+from ..support.driven import Wire, body_of, conversation, cut, echoes, serving
 from ..support.logs import Records
 from ..support.responders import PacedResponder
 from ..support.servers import WIRES, ServiceThread
@@ -29,11 +29,9 @@ from ..support.servers import WIRES, ServiceThread
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the method and the body."""
-    body, more = scope["method"].encode() + b" ", True
-    while more:
-        message = await receive()
-        assert message["type"] == "http.request"
-        body, more = body + message["body"], message["more_body"]
+    sent = await body_of(receive)
+    assert sent is not None
+    body = scope["method"].encode() + b" " + sent
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -7,11 +7,37 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
+
+from omniforge_chat.observe.counts import Counts
+
 from ..live.test_metrics import CHATS, chats, directory, flags, started, until_workers
+from ..support.constants import PATIENCE
 from ..support.metrics import scrape
 from ..support.process import running
 
 __all__ = ["directory"]
+
+
+class File(msgspec.Struct):
+    """What a worker writes down."""
+
+    counts: Counts
+
+
+def until_written(place: Path, number: int) -> None:
+    """Wait until the files of all workers together have so many chats."""
+    decode = msgspec.msgpack.Decoder(File).decode
+    deadline = time.monotonic() + PATIENCE
+    while (
+        sum(
+            sum(decode(path.read_bytes()).counts.counters[CHATS].values())
+            for path in place.glob("*.counts")
+        )
+        != number
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_one_scrape_has_the_sum_of_all_workers_and_of_those_that_were_killed(
@@ -31,7 +57,7 @@ def test_one_scrape_has_the_sum_of_all_workers_and_of_those_that_were_killed(
             assert found("omniforge_chat_duration_seconds_count") == 200
             assert found("omniforge_workers") == 4
         answered = chats(service, 20)
-        time.sleep(1.2)  # each second a worker writes down what nobody has asked for yet
+        until_written(place, 220)  # each second, what nobody has asked for yet
         os.kill(answered.pop(), signal.SIGKILL)
         for _ in range(5):
             assert scrape(port)(CHATS) == 220

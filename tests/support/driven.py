@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, List, Tuple, cast
+from typing import Any, List, Optional, Tuple, cast
 
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive
 
 from omniforge_chat import Settings
 from omniforge_chat.app import ChatApp
@@ -39,6 +39,17 @@ class Wire(asyncio.Transport):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+
+async def body_of(receive: Receive) -> Optional[bytes]:
+    """The body of a request, for an app; None if the client leaves meanwhile."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body, more = body + message["body"], message["more_body"]
+    return body
 
 
 async def conversation(server: Server, pieces: List[bytes]) -> Tuple[bytes, bool]:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import List, Mapping, TextIO
 
 from ...models import MAX_MESSAGE_CHARACTERS
-from ..printable import printable
+from ..printable import complain, printable
 
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 _MOST_BYTES = 4 * MAX_MESSAGE_CHARACTERS + len(b"\xef\xbb\xbf\r\n")  # in UTF-8
@@ -62,8 +62,7 @@ class Terminal:
     def complain(self, trouble: Trouble) -> None:
         """Show a failure, as one line."""
         self.end_line()
-        line = " ".join(printable(str(trouble)).split())
-        print(f"omniforge-chat: {line}", file=sys.stderr, flush=True)
+        complain(str(trouble))
 
     def end_line(self) -> None:
         """Begin a new line, if the last one is not ended."""
