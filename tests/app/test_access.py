@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, Dict, List, Optional, Tuple
 
 import anyio
@@ -97,6 +98,35 @@ def test_without_a_key_each_format_refuses_in_its_own_shape(path: str) -> None:
     assert answer.headers["x-request-id"]
     assert b"unauthorized" in answer.body or b"key or a token is needed" in answer.body
     assert call(app, BODIES[path], path=path, headers=bearer(ALICE)).status == 200
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_who_may_not_and_who_asks_too_often_is_told_in_that_shape_too(path: str) -> None:
+    """A client library reads the code where it reads that of every refusal."""
+    shapes = []
+    for status, code, headers in (
+        (401, b"unauthorized", {}),
+        (403, b"forbidden", {"X-Name": "mallory"}),
+        (429, b"rate_limited", {"X-Name": "alice"}),
+    ):
+        limits = Settings(dialects=DIALECTS, rate_limit=Rate(1, 60))
+        app = create_app(saying("a"), settings=limits, authenticate=by_name)
+        if status == 429:
+            assert call(app, BODIES[path], path=path, headers=headers).status == 200
+        answer = call(app, BODIES[path], path=path, headers=headers)
+        assert answer.status == status
+        assert ("retry-after" in answer.headers) == (status == 429)
+        kind = answer.headers["content-type"]
+        is_json = kind == "application/json"  # the AI SDK shows the text as it is
+        assert code in answer.body or not is_json
+        shapes.append((kind, *(_names(answer.body) if is_json else ())))
+    assert len({*shapes}) == 1
+
+
+def _names(body: bytes) -> List[str]:
+    """The names of all fields of a document, and of those within."""
+    found: Dict[str, Any] = json.loads(body)
+    return [*found, *(name for each in found.values() if isinstance(each, dict) for name in each)]
 
 
 @pytest.mark.parametrize(
