@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from typing import List
 
 from omniforge_chat.access import Limiter
-from omniforge_chat.access.limits_memory import MemoryLimiter
+from omniforge_chat.access.limits_memory import MAX_SUBJECTS, MemoryLimiter
 from omniforge_chat.access.limits_redis import RedisLimiter
 from omniforge_chat.models import Allowance, Rate
 from omniforge_chat.stores import SharedRedis
@@ -51,8 +52,22 @@ async def measure(name: str, limiter: Limiter) -> None:
         )
 
 
+async def fill(limiter: MemoryLimiter) -> None:
+    """Print the memory that all callers take whom it knows."""
+    tracemalloc.start()
+    for number in range(MAX_SUBJECTS):
+        entered = await limiter.enter(
+            f"address:10.0.{number >> 8}.{number & 255}", ALLOWANCES["all"]
+        )
+        entered.leave(5)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"memory of {len(limiter):,} callers {taken / 1e6:.1f} MB", flush=True)
+
+
 async def main() -> None:
     await measure("memory", MemoryLimiter())
+    await fill(MemoryLimiter())
     with RedisServer(program("redis")) as server:
         redis = SharedRedis(server.url, "bench:")
         limiter = RedisLimiter(redis)
