@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import time
 from pathlib import Path
 from typing import Iterator
 
+from ..support.client import Client
+from ..support.constants import PATIENCE
 from ..support.docs import DOCS
 from .proxies import PROXIES, Proxy
 
@@ -39,7 +42,24 @@ class Front:
             config, found = re.subn(address, rf"127.0.0.1\g<1>{port}", config)
             assert found == 1
         with self.proxy.running(directory, 0, config) as process:
+            _wait_for_worker(process.port)
             yield process.port
+
+
+def _wait_for_worker(port: int) -> None:
+    """Wait until the front reaches a worker.
+
+    One that asks for /ready answers 503 before it knows the first worker that is, and Envoy
+    listens as soon as it has asked one of them.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with Client(port) as client:
+            client.ask("/ready")
+            if client.head()[0] == 200:
+                return
+        assert time.monotonic() < deadline, "it reaches no worker"
+        time.sleep(0.01)
 
 
 FRONTS = [

@@ -106,7 +106,9 @@ class Deaf:
                 if not request:
                     return
                 if request.split(b" ")[1] == b"/ready":
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                    )
                 else:
                     self.asked.append(request)
 
