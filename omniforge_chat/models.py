@@ -9,6 +9,7 @@ and not `| None`, which Python 3.9 does not have.
 from __future__ import annotations
 
 from datetime import datetime
+from os import urandom
 from typing import (
     Annotated,
     Any,
@@ -30,6 +31,15 @@ MAX_MESSAGE_CHARACTERS = 10_000
 
 UUID4_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 """A UUID of version 4 in canonical form: lower case, with hyphens (RFC 9562)."""
+
+_VARIANT = dict(zip("0123456789abcdef", 4 * "89ab"))
+
+
+def new_conversation_id() -> str:
+    """A random UUID of version 4, in half the time of the module `uuid` (tests.bench.tricks)."""
+    digits = urandom(16).hex()  # nobody can guess it, as whoever knows it may read it
+    first, second, third, last = digits[:8], digits[8:12], digits[13:16], digits[20:]
+    return f"{first}-{second}-4{third}-{_VARIANT[digits[16]]}{digits[17:20]}-{last}"
 
 
 class ChatRequest(msgspec.Struct, frozen=True, gc=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from functools import partial
 from typing import Awaitable, Mapping, Optional, Tuple
 
@@ -24,6 +23,7 @@ from ..errors import (
     RequestTimeout,
 )
 from ..logs import TRACEPARENT, enter_trace, logger, trace_id
+from ..models import new_conversation_id
 from ..request_id import request_id
 from ..settings import Settings
 from ..stream.deadline import Deadline
@@ -248,7 +248,7 @@ class ChatEndpoint:
             try:
                 data = await self._body(headers, visit.receive, limit)
                 request = self.dialect.decode(data, headers)
-                conversation_id = request.conversation_id or str(uuid.uuid4())
+                conversation_id = request.conversation_id or new_conversation_id()
                 if self._keeps:  # else a short reply is spared all of this (`make bench`, short)
                     owner = owner_of(scope)
                     claim = Claim(conversation_id, owner, new_reply_id(), request.message)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import httpx
 
+from ...models import new_conversation_id
 from ...reader import Chat, ChatFailed, is_key
 from ...responders.providers.address import is_loopback, without_secrets
 from .interrupts import Interrupts
@@ -45,7 +45,7 @@ class Conversation:
 
     def begin(self, conversation_id: Optional[str] = None) -> None:
         """Go on under this id, or under a new one."""
-        self._id = conversation_id or str(uuid.uuid4())
+        self._id = conversation_id or new_conversation_id()
 
     def send(
         self, message: str, interrupts: Interrupts, *, regenerate: bool = False
