@@ -2,13 +2,13 @@
 
 A line for each chat is the most expensive thing in a short one. Two ways make it cheaper:
 
-- `chat_ended` makes its record itself, because `Logger.info` looks up much that never changes.
-- In a service with our own `log_config`, nothing but our handler sees a record. Then `chat_ended`
-  makes none: it gives the handler the values, which makes the records when it writes.
+- `log_end` makes its record itself, because `Logger.info` looks up much that never changes.
+- In a service with our own `log_config`, nothing but our handler sees a record. Then there is none:
+  the handler gets the values, and makes the lines of them when it writes.
 
 The modules:
 
-- `chat`: the lines when something ends: a chat, say.
+- `end`: the line when something has ended: a chat, say.
 - `access`: the line for each request.
 - `record`: their record.
 - `trace`: the trace of a request, which its lines name.
@@ -23,21 +23,24 @@ import logging
 from typing import Any, Dict
 
 from .access import request_ended
-from .chat import chat_ended
+from .end import log_end
 from .formats import JSONFormatter, TextFormatter
 from .handler import BatchingStreamHandler
-from .record import CHAT_FIELDS, logger
+from .record import CHAT, CHAT_FIELDS, KEPT, READ, logger
 from .trace import TRACEPARENT, enter_trace, trace_id, trace_id_in
 
 __all__ = [
+    "CHAT",
     "CHAT_FIELDS",
+    "KEPT",
+    "READ",
     "TRACEPARENT",
     "BatchingStreamHandler",
     "JSONFormatter",
     "TextFormatter",
-    "chat_ended",
     "enter_trace",
     "log_config",
+    "log_end",
     "logger",
     "request_ended",
     "trace_id",

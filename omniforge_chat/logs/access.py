@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Tuple
 
-from .chat import log_ended
+from .end import log_end
 from .record import Form
 
 ACCESS_FIELDS = ("method", "path", "status", "bytes", "ms", "client", "request_id")
@@ -24,6 +24,4 @@ def request_ended(*values: Any, caller: str = "", trace: str = "") -> None:
     known: Tuple[Any, ...] = values
     if caller:
         form, known = _CALLER, (*known, caller)
-    if trace:
-        form, known = form.traced, (*known, trace)
-    log_ended(form, known)
+    log_end(form, known, trace)

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import msgspec
 
-from .record import MESSAGES, name_of_end
+from .record import MESSAGES, Form, logger, name_of_end
 
 
 class TextFormatter(logging.Formatter):
@@ -27,14 +27,24 @@ class TextFormatter(logging.Formatter):
             text = f"{text}\n{self.formatException(record.exc_info)}"
         return text
 
+    def format_end(self, created: float, form: Form, values: Tuple[Any, ...]) -> str:
+        """The line of what has ended, in less than half the time of `format`.
+
+        That needs a record, `Ended(created, form, values)` (tests.bench.tricks).
+        """
+        return f"{self._time(created, created % 1 * 1000)} INFO {logger.name}: {form.text % values}"
+
     def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:  # noqa: N802
         """The time of `record` in the format of RFC 3339, to the millisecond."""
-        whole = int(record.created)
+        return self._time(record.created, record.msecs)
+
+    def _time(self, created: float, milliseconds: float) -> str:
+        whole = int(created)
         second, text = self._second
         if second != whole:  # in a busy service most lines share their second with the line before
             text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
             self._second = (whole, text)
-        return f"{text}.{int(record.msecs):03d}Z"
+        return f"{text}.{int(milliseconds):03d}Z"
 
 
 class JSONFormatter(TextFormatter):
@@ -56,6 +66,19 @@ class JSONFormatter(TextFormatter):
                 line["trace_id"] = str(vars(record)["trace_id"])
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        return self._encode(line)
+
+    def format_end(self, created: float, form: Form, values: Tuple[Any, ...]) -> str:
+        """See TextFormatter."""
+        line = {
+            "time": self._time(created, created % 1 * 1000),
+            "level": "INFO",
+            "logger": logger.name,
+            "message": MESSAGES[form.name],
+        }
+        return self._encode({**line, **dict(zip(form.fields, values))})
+
+    def _encode(self, line: Dict[str, Any]) -> str:
         try:
             return msgspec.json.encode(line).decode("utf-8")
         except UnicodeEncodeError:

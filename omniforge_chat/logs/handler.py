@@ -18,6 +18,8 @@ from .writer import LineWriter, may_block
 _End = Tuple[float, Form, Tuple[Any, ...]]
 """The time at which something ended, the form of its line, and the values there."""
 
+_OURS = (TextFormatter, JSONFormatter)
+
 
 class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 has no subscript
     """Writes lines to standard error, and those of ended chats several at once.
@@ -45,11 +47,7 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
 
     def is_unchanged(self) -> bool:
         """Whether it is as `log_config` makes it: no filter or formatter wants records at once."""
-        return (
-            not self.filters
-            and self.level <= logging.INFO
-            and type(self.formatter) in (TextFormatter, JSONFormatter)
-        )
+        return not self.filters and self.level <= logging.INFO and type(self.formatter) in _OURS
 
     def write_soon(self, end: _End) -> None:
         """Write the line of what has ended within `DELAY_SECONDS`."""
@@ -110,21 +108,26 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
             pending = self._pending[:]
             if pending:
                 del self._pending[: len(pending)]  # in place: another thread may append meanwhile
-                self._write([Ended(*p) if isinstance(p, tuple) else p for p in pending])
+                self._write(pending)
         finally:
             self.release()
 
-    def _write(self, records: List[logging.LogRecord]) -> None:
+    def _write(self, pending: List[Union[logging.LogRecord, _End]]) -> None:
+        # A host may have set another one since `is_unchanged`.
+        ours: Any = self.formatter if type(self.formatter) in _OURS else None
         lines: List[str] = []
-        for record in records:
+        for item in pending:
             try:
-                lines.append(self.format(record))
+                if ours is not None and isinstance(item, tuple):
+                    lines.append(ours.format_end(*item))
+                else:
+                    lines.append(self.format(_record_of(item)))
             except Exception:
-                self.handleError(record)
+                self.handleError(_record_of(item))
         try:
             self._write_text("\n".join([*lines, ""]))
         except Exception:
-            self.handleError(records[-1])
+            self.handleError(_record_of(pending[-1]))
 
     def _write_text(self, text: str) -> None:
         if self.stream is not self._written_to:
@@ -157,6 +160,10 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
         elif logging.raiseExceptions:
             reason = traceback.format_exc()
             self._write_text(f"--- Logging error ---\n{reason}Message: {record.msg!r}\n")
+
+
+def _record_of(item: Union[logging.LogRecord, _End]) -> logging.LogRecord:
+    return Ended(*item) if isinstance(item, tuple) else item
 
 
 _handlers: weakref.WeakSet[BatchingStreamHandler] = weakref.WeakSet()

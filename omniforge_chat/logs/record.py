@@ -50,15 +50,9 @@ class Form:
         return {self.name: dict(zip(self.fields, values))}
 
 
-FORMS = {
-    len(form.fields): form
-    for form in (
-        Form("chat", CHAT_FIELDS),
-        Form("chat", KEPT_FIELDS),
-        Form("reading", READ_FIELDS),
-    )
-}
-"""Those of what a chat tells of its end, by the number of their fields."""
+CHAT = Form("chat", CHAT_FIELDS)
+KEPT = Form("chat", KEPT_FIELDS)
+READ = Form("reading", READ_FIELDS)
 
 
 def name_of_end(record: logging.LogRecord) -> str:
@@ -83,7 +77,7 @@ class Ended(logging.LogRecord):
         constant = self.constant
         if not constant:
             plain = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "", (), None)
-            plain.funcName = "chat_ended"
+            plain.funcName = "log_end"
             constant.update(plain.__dict__)
         self.__dict__ = record = constant.copy()
         thread = threading.current_thread()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..logs import chat_ended
+from ..logs import CHAT, KEPT, READ, log_end
 from ..observer import ChatEnd, Observer, ReadEnd
 
 
@@ -24,14 +24,12 @@ class ChatLog(Observer):
         )
         if end.reply_id:
             away = None if end.away is None else int(10_000 * end.away + 0.5) / 10
-            chat_ended(*values, end.reply_id, end.followers, away)
+            log_end(KEPT, (*values, end.reply_id, end.followers, away))
         else:
-            chat_ended(*values)
+            log_end(CHAT, values)
 
     def reply_read(self, end: ReadEnd) -> None:
         """See Observer."""
         milliseconds = int(10_000 * end.seconds + 0.5) / 10
-        chat_ended(
-            *(end.request_id, end.conversation_id, end.reply_id, end.outcome),
-            *(end.after, milliseconds),
-        )
+        ids = end.request_id, end.conversation_id, end.reply_id
+        log_end(READ, (*ids, end.outcome, end.after, milliseconds))

@@ -19,15 +19,19 @@ import pytest
 from omniforge_chat import ChatError, Settings, Usage, create_app
 from omniforge_chat.core.responder import Responder
 from omniforge_chat.logs import (
+    CHAT,
+    KEPT,
+    READ,
     BatchingStreamHandler,
     JSONFormatter,
     TextFormatter,
-    chat_ended,
     log_config,
+    log_end,
     request_ended,
     trace_id,
     trace_id_in,
 )
+from omniforge_chat.logs.record import Ended, Form
 
 from ..support.answers import last
 from ..support.app import call
@@ -187,6 +191,30 @@ def test_the_fields_of_a_chat_stand_beside_the_others() -> None:
     assert re.search("chat one", TextFormatter().format(_record(chat={"outcome": "done"})))
 
 
+@pytest.mark.parametrize("formatter", [TextFormatter(), JSONFormatter()])
+@pytest.mark.parametrize("form", [CHAT, KEPT, READ, CHAT.traced])
+@pytest.mark.parametrize("created", [1_700_000_000.0, 1_700_000_000.9996])
+def test_the_line_of_an_end_is_the_same_with_a_record_and_without(
+    formatter: TextFormatter, form: Form, created: float
+) -> None:
+    """A host that adds a handler of its own goes on reading the same log."""
+    values = tuple(f"{field} \ud83d" for field in form.fields)
+    line = formatter.format_end(created, form, values)
+    assert line == formatter.format(Ended(created, form, values))
+
+
+def test_a_formatter_that_is_set_before_a_line_is_written_makes_it(log: Log) -> None:
+    """A host may set up its log when chats have ended already."""
+
+    async def main() -> None:
+        await _chats(1)
+        log.handler.setFormatter(logging.Formatter("%(levelname)s of %(threadName)s"))
+        await log.until_written()
+
+    log.run(main())
+    assert log.lines == ["INFO of MainThread"]
+
+
 @pytest.mark.parametrize(("style", "kind"), [("text", TextFormatter), ("json", JSONFormatter)])
 def test_a_service_logs_everything_in_one_format_to_standard_error(style: str, kind: type) -> None:
     """Also what the server and the libraries say."""
@@ -262,7 +290,7 @@ def log(request: pytest.FixtureRequest) -> Log:
 
 async def _chats(*numbers: int) -> None:
     for number in numbers:
-        chat_ended(f"ref-{number}", CONVERSATION, "done", 1, 1, 0.5, 1.5)
+        log_end(CHAT, (f"ref-{number}", CONVERSATION, "done", 1, 1, 0.5, 1.5))
 
 
 def test_the_lines_of_ended_chats_are_written_several_at_once_and_soon(log: Log) -> None:
@@ -290,8 +318,8 @@ def test_the_line_of_a_reader_waits_with_those_of_chats(log: Log) -> None:
     """After a cut there are as many readers as there were chats."""
 
     async def main() -> None:
-        chat_ended("ref-1", CONVERSATION, "done", 1, 1, 0.5, 1.5, "reply-1", 2, None)
-        chat_ended("ref-2", CONVERSATION, "reply-1", "done", 5, 1.5)
+        log_end(KEPT, ("ref-1", CONVERSATION, "done", 1, 1, 0.5, 1.5, "reply-1", 2, None))
+        log_end(READ, ("ref-2", CONVERSATION, "reply-1", "done", 5, 1.5))
         assert log.writes == 0
         await log.until_written()
 
@@ -377,17 +405,17 @@ def test_a_fork_writes_its_own_lines_and_no_others() -> None:
     program = """
 import asyncio, logging, os, sys
 from logging.config import dictConfig
-from omniforge_chat.logs import chat_ended, log_config
+from omniforge_chat.logs import CHAT, log_config, log_end
 
 config = log_config("INFO", "text")
 config["formatters"]["line"] = {"format": "%(process)d %(message)s"}
 dictConfig(config)
 
 async def main():
-    chat_ended("parent", "c", "done", 1, 1, 0.5, 1.5)
+    log_end(CHAT, ("parent", "c", "done", 1, 1, 0.5, 1.5))
     child = os.fork()
     if child == 0:
-        chat_ended("child", "c", "done", 1, 1, 0.5, 1.5)
+        log_end(CHAT, ("child", "c", "done", 1, 1, 0.5, 1.5))
         logging.getLogger("tool").warning("other %s", os.getpid())
         os._exit(0)
     os.waitpid(child, 0)
@@ -501,7 +529,7 @@ def test_a_line_that_cannot_be_formatted_or_written_costs_no_other(
     """Logging never raises into what logs."""
     with log.attached():
         LOGGER.error("%d", "no number")
-        chat_ended("ref-1", CONVERSATION, "done", 1, 1, 0.5, 1.5)  # with no loop for a timer
+        log_end(CHAT, ("ref-1", CONVERSATION, "done", 1, 1, 0.5, 1.5))  # with no loop for a timer
         assert " request_id=ref-1 " in log.lines[-1]
         assert "Logging error" in capsys.readouterr().err
         log.close()  # so that to flush it fails as well
@@ -517,16 +545,17 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 def test_the_lines_of_a_chat_in_a_trace_name_it_last(log: Log) -> None:
     """Without a trace a line stays as tools know it, field by field."""
 
-    async def traced(*values: Any) -> None:
+    async def traced(form: Form, *values: Any) -> None:
         trace_id.set(TRACE)
-        chat_ended(*values)
+        log_end(form, values)
         LOGGER.warning("upstream failed")
 
     async def main() -> None:
         ended = (CONVERSATION, "done", 1, 1, 0.5, 1.5)
-        chat_ended("ref-0", *ended)
-        for values in (ended, (*ended, "reply", 2, None), (CONVERSATION, "r", "done", 5, 1.5)):
-            await asyncio.create_task(traced("ref-1", *values))
+        log_end(CHAT, ("ref-0", *ended))
+        await asyncio.create_task(traced(CHAT, "ref-1", *ended))
+        await asyncio.create_task(traced(KEPT, "ref-1", *ended, "reply", 2, None))
+        await asyncio.create_task(traced(READ, "ref-1", CONVERSATION, "r", "done", 5, 1.5))
         LOGGER.warning("upstream failed")
 
     log.run(main())

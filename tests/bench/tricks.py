@@ -7,11 +7,15 @@ each is shown, with the ratio of the two.
 from __future__ import annotations
 
 import timeit
+import uuid
 from statistics import median
 from typing import Any, Callable, Dict, List, Tuple
 
 import h11
 
+from omniforge_chat.logs import CHAT, CHAT_FIELDS, TextFormatter
+from omniforge_chat.logs.record import Ended
+from omniforge_chat.models import new_conversation_id
 from omniforge_chat.stream.state import StreamState
 from omniforge_chat.stream.transitions import TABLE, TRANSITIONS, Event, Phase
 
@@ -41,6 +45,7 @@ def ways() -> Dict[str, Tuple[Way, Way]]:
     data: Any = h11.Data(data=b"")
     now, begun = 12345.678, 12344.321
     phase, event = Phase.WAITING, Event.READY
+    formatter, ended = TextFormatter(), (now, CHAT, CHAT_FIELDS)
     state: Any = StreamState.__new__(StreamState)
     state.phase = phase
 
@@ -56,6 +61,11 @@ def ways() -> Dict[str, Tuple[Way, Way]]:
             lambda: sum(map(len, pieces)),
             lambda: len("".join(pieces)),
         ),
+        "logs/formats.py: the line of an end, without a record": (
+            lambda: formatter.format(Ended(*ended)),
+            lambda: formatter.format_end(*ended),
+        ),
+        "models.py: a random UUID as text": (lambda: str(uuid.uuid4()), new_conversation_id),
         "server: the class by name": (by_super.step, by_name.step),
         "server/h11_protocol.py: type() of an event": (
             lambda: isinstance(data, h11.Request),
@@ -75,14 +85,14 @@ def ways() -> Dict[str, Tuple[Way, Way]]:
 
 def main() -> None:
     """Print the time of each way."""
-    print(f"{'':50}  plain, ns  ours, ns  ratio")
+    print(f"{'':55}  plain, ns  ours, ns  ratio")
     for name, pair in ways().items():
         times: Tuple[List[float], List[float]] = ([], [])
         for _ in range(TURNS):
             for way, kept in zip(pair, times):
                 kept.append(timeit.timeit(way, number=CALLS) / CALLS * 1e9)
         plain, ours = map(median, times)
-        print(f"{name:50}  {plain:9.0f}  {ours:8.0f}  {plain / ours:5.2f}")
+        print(f"{name:55}  {plain:9.0f}  {ours:8.0f}  {plain / ours:5.2f}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The line when a chat ends, when somebody has read a kept reply, and for each request."""
+"""The line when something has ended."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from .handler import BatchingStreamHandler
-from .record import FORMS, Ended, Form, logger
+from .record import Ended, Form, logger
 from .trace import trace_id
 
 _call_handlers: Any = logging.Logger.callHandlers
@@ -15,24 +15,18 @@ if getattr(_call_handlers, "__module__", "") != logging.__name__:
     _call_handlers = None  # a monitoring tool has replaced it already
 
 
-def chat_ended(*values: Any) -> None:
-    """Log the end of a chat at INFO: `values` are those of CHAT_FIELDS or KEPT_FIELDS, in order.
+def log_end(form: Form, values: Tuple[Any, ...], trace: Optional[str] = None) -> None:
+    """Log at INFO that something has ended: `values` are those of the form's fields, in order.
 
-    They are also on the record, as the dict `record.chat`. With those of READ_FIELDS it is the end
-    of a stream that has read a kept reply, and the dict is `record.reading`. If the chat is part of
-    a trace, its `trace_id` is one more.
+    They are also on the record, as the dict that the form names. If there is a `trace`, the one of
+    this context if it is None, its `trace_id` is one more.
     """
-    form = FORMS[len(values)]
-    trace = trace_id.get()
-    if trace:
-        form, values = form.traced, (*values, trace)
-    log_ended(form, values)
-
-
-def log_ended(form: Form, values: Any) -> None:
-    """Log at INFO that something has ended, in this form."""
     if not logger.isEnabledFor(logging.INFO):
         return
+    if trace is None:
+        trace = trace_id.get()
+    if trace:
+        form, values = form.traced, (*values, trace)
     if logging.getLogRecordFactory() is not logging.LogRecord:
         # The app around us has its own factory, and its formats may need the fields it sets.
         logger.info(form.text, *values, extra=form.extra(values))
