@@ -73,7 +73,20 @@ class Terminal:
         return termios.tcgetattr(self._slave)
 
     def type(self, keys: str) -> None:
+        if "\x03" in keys:
+            self._wait_until_it_waits()
         os.write(self._master, keys.encode("utf-8", "surrogateescape"))
+
+    def _wait_until_it_waits(self) -> None:
+        """A signal right before a wait is handled behind that wait, which may be a minute.
+
+        https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
+        """
+        state = Path(f"/proc/{self.process.pid}/stat")
+        deadline = time.monotonic() + PATIENCE
+        while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, "it does not wait"
+            time.sleep(0.001)
 
     def until(self, text: str) -> str:
         """All that is shown up to `text`, which is shown, too."""
