@@ -84,6 +84,7 @@ check: install $(VENV)/.deploy ## Check format, style, types, and the files that
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/typing
 	$(SCHEMA).github-workflows .github/workflows/*.yml
 	$(SCHEMA).compose-spec docs/deploy/compose.yaml
 	$(BIN)/hadolint docs/deploy/Dockerfile

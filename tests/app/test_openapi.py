@@ -1,9 +1,8 @@
-"""The OpenAPI document: valid, and true of the service, which schemathesis puts to the test."""
+"""The OpenAPI document: valid, and true of the service. `tests/long` has what others make of it."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import re
 import sys
@@ -12,10 +11,8 @@ from typing import Any, AsyncIterator, Awaitable, Iterator, List, Set
 import jsonschema  # type: ignore[import-untyped] # it has no type annotations
 import openapi_spec_validator
 import pytest
-import schemathesis
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import Mount
@@ -24,7 +21,6 @@ from omniforge_chat import (
     ChatError,
     Finish,
     Settings,
-    Thought,
     Turn,
     Usage,
     chat_routes,
@@ -34,16 +30,22 @@ from omniforge_chat.app import ChatApp
 from omniforge_chat.core.responder import Item
 from omniforge_chat.core.sse import Frame
 from omniforge_chat.models import ChatRequest, Rate
-from omniforge_chat.rules import DIALECTS
 
 from ..support.answers import refusal
 from ..support.app import HandDrivenRequest, call
 from ..support.constants import CONVERSATION
+from ..support.openapi import (
+    AS_ME,
+    CHAT,
+    GUARDED,
+    KEEPING,
+    KEY,
+    REPLIES,
+    answer_even_messages,
+    document_of,
+)
 from ..support.requests import judge, objects
 from ..support.responders import saying
-from ..support.servers import UvicornThread
-
-CHAT = "/api/v1/chat"
 
 reads_3_2 = pytest.mark.skipif(
     sys.version_info < (3, 10),
@@ -51,26 +53,8 @@ reads_3_2 = pytest.mark.skipif(
 )
 
 
-async def answer_even_messages(turn: Turn) -> AsyncIterator[Item]:
-    """Replies that end in either way, with what was sent in them."""
-    yield turn.message
-    if len(turn.message) % 2:
-        raise ChatError("The message has an odd number of characters")
-    if len(turn.message) % 4:
-        yield Usage(7, prompt_tokens=3, completion_tokens=4)
-        yield Finish("stop")
-
-
 app = create_app(answer_even_messages, settings=Settings())
 other_names = create_app(settings=Settings(allowed_hosts=("localhost",)))
-remembering = create_app(answer_even_messages, settings=Settings(history="memory"))
-
-
-def document_of(app: Starlette, path: str = "/openapi.json", query: str = "") -> Any:
-    """The document as the service gives it out."""
-    answer = call(app, method="GET", path=path, query_string=query.encode())
-    assert answer.headers["content-type"] == "application/json"
-    return json.loads(answer.body)
 
 
 DOCUMENT = document_of(app)
@@ -308,83 +292,11 @@ def test_the_servers_follow_the_mount_path(make: Any, path: str) -> None:
     assert DOCUMENT["servers"] == [{"url": "/"}]
 
 
-# The last schemathesis for Python 3.9 does not know OpenAPI 3.2, so it cannot check the events. It
-# takes many minutes to make long text by a pattern, and overlooks a pattern beside `anyOf`: it
-# cannot tell which data are good.
-unreliable_checks: List[Any] = []
-if sys.version_info < (3, 10):
-    unreliable_checks.append(positive_data_acceptance)
-
-
-def readable(document: Any) -> schemathesis.BaseSchema:
-    """A schema of schemathesis for what it can read of `document`."""
-    document = copy.deepcopy(document)
-    if sys.version_info < (3, 10):
-        document["openapi"] = "3.1.0"
-        for path in document["paths"].values():
-            if "post" in path:
-                path["post"]["responses"]["200"]["content"]["text/event-stream"] = {}
-        if "ChatRequest" in document["components"]["schemas"]:
-            del document["components"]["schemas"]["ChatRequest"]["properties"]["message"]["pattern"]
-    schema = schemathesis.openapi.from_dict(document)
-    # No field value has control characters (RFC 9110, section 5.5): the server refuses them, in
-    # text.
-    controls = "".join(map(chr, (*range(32), 127)))
-    schema.config.generation.update(exclude_header_characters=controls)
-    return schema
-
-
-schema = readable(DOCUMENT)
-
-
-@pytest.fixture(scope="module", params=[app, remembering], ids=["forgetful", "remembering"])
-def service(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the service is."""
-    with UvicornThread(request.param) as live:
-        yield live.url
-
-
-@schema.parametrize()
-@settings(max_examples=50)
-def test_the_service_is_as_the_document_says(case: Any, service: str) -> None:
-    """With every check: statuses, headers, types, schemas, each event, good data and bad."""
-    case.call_and_validate(base_url=service, excluded_checks=unreliable_checks)
-
-
-# These formats refuse nothing but what the responder could not be given as it was meant, and no
-# schema tells that the last message must be the user's. So data that are good by the schema may be
-# refused, and others accepted.
-speaking = create_app(
-    saying(Thought("Hm."), "Hello", Usage(7)), settings=Settings(dialects=DIALECTS, thoughts=True)
-)
-of_others = document_of(speaking)
-del of_others["paths"][CHAT]
-others = readable(of_others)
-
-
-@pytest.fixture(scope="module")
-def speaking_service() -> Iterator[str]:
-    """Where the service is that speaks all formats."""
-    with UvicornThread(speaking) as live:
-        yield live.url
-
-
-@others.parametrize()
-@settings(max_examples=15)
-def test_the_other_formats_are_as_the_document_says(case: Any, speaking_service: str) -> None:
-    """With the checks that are left, and the documents that a format has besides the chat."""
-    lenient = [positive_data_acceptance, negative_data_rejection]
-    case.call_and_validate(base_url=speaking_service, excluded_checks=lenient)
-
-
 # A service that keeps replies and conversations
 
-keeping = create_app(
-    answer_even_messages,
-    settings=Settings(history="memory", replay="memory", dialects=("native", "ai_sdk")),
-)
+keeping = create_app(answer_even_messages, settings=KEEPING)
 KEPT = document_of(keeping)
-REPLIES, CONVERSATIONS = f"{CHAT}/replies/{{reply_id}}", "/api/v1/conversations/{conversation_id}"
+CONVERSATIONS = "/api/v1/conversations/{conversation_id}"
 
 
 @pytest.mark.parametrize("query", [pytest.param("", marks=reads_3_2), pytest.param("version=3.1")])
@@ -498,45 +410,8 @@ def test_what_is_kept_is_answered_as_it_is_described() -> None:
         _fits(deleted, CONVERSATIONS, "delete")
 
 
-kept = readable(KEPT)
-
-
-@pytest.fixture(scope="module")
-def keeping_service() -> Iterator[str]:
-    """Where the service is that keeps what it can."""
-    with UvicornThread(keeping) as live:
-        yield live.url
-
-
-# The last schemathesis for Python 3.9 sends other headers and paths than it has made. It would
-# also take most of a minute to collect this.
-if sys.version_info >= (3, 10):
-
-    @kept.parametrize()
-    @settings(max_examples=20)
-    def test_a_service_that_keeps_things_is_as_the_document_says(
-        case: Any, keeping_service: str
-    ) -> None:
-        """With ids, positions and keys that are well-formed, and with others."""
-        lenient = [*unreliable_checks]
-        if case.operation.path in (CHAT, REPLIES, "/api/chat"):
-            # It makes headers without a look at their patterns; with an id a body means nothing.
-            lenient += [positive_data_acceptance, negative_data_rejection]
-        case.call_and_validate(base_url=keeping_service, excluded_checks=lenient)
-
-
 # A service that asks who a caller is, and limits what they may have
 
-KEY = "ofk_0123456789abcdef"
-AS_ME = {"Authorization": f"Bearer {KEY}"}
-GUARDED = Settings(
-    api_keys=f"me:{KEY}",
-    rate_limit=Rate(100_000, 60),
-    history="memory",
-    replay="memory",
-    dialects=("native", "openai", "ai_sdk"),
-    metrics="on",
-)
 guarded = create_app(answer_even_messages, settings=GUARDED)
 ASKING = document_of(guarded)
 
@@ -610,27 +485,3 @@ def test_the_refusal_of_a_caller_has_the_headers_that_are_described(
     told = described[str(status)]["headers"]
     wanted = {401: {"WWW-Authenticate"}, 429: {"Retry-After", "RateLimit", "RateLimit-Policy"}}
     assert set(told) - {"X-Request-ID"} == wanted[status]
-
-
-@pytest.fixture(scope="module")
-def guarded_service() -> Iterator[str]:
-    """Where the service is that asks."""
-    with UvicornThread(guarded) as live:
-        yield live.url
-
-
-asking = readable(ASKING)
-
-
-# The last schemathesis for Python 3.9 sends other headers and paths than it has made. It would
-# also take most of a minute to collect this.
-if sys.version_info >= (3, 10):
-
-    @asking.parametrize()
-    @settings(max_examples=8)
-    def test_a_service_that_asks_is_as_the_document_says(case: Any, guarded_service: str) -> None:
-        """With the key, and without: whatever claims to ask must ask."""
-        lenient = [*unreliable_checks]
-        if case.operation.path not in ("/health", "/ready"):
-            lenient += [positive_data_acceptance, negative_data_rejection]
-        case.call_and_validate(base_url=guarded_service, headers=AS_ME, excluded_checks=lenient)

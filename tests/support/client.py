@@ -189,3 +189,8 @@ def assert_next_request_works(client: Client) -> None:
     status, _ = client.head()
     assert status == 200
     assert last(client.frames())[0] == "done"
+
+
+def hesitant(port: int) -> Client:
+    """A client whose kernel takes in as little as it may."""
+    return Client(port, receive_bytes=4096)

@@ -104,6 +104,11 @@ class ServiceProcess:
     def connect(self) -> Client:
         return Client(self.port)
 
+    def resident(self, which: str) -> float:
+        """MiB: VmRSS is now, VmHWM the most so far (proc(5))."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:")) / 1024
+
     def reply(self, message: str = "hi", **fields: str) -> str:
         """The whole reply to a message, over a connection of its own."""
         with self.connect() as client:
