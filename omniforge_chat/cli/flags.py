@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..settings import Settings, variable
+from ..version import version_of
 from . import COMMANDS
 from .environment import ENV_FILE_HELP
 
@@ -86,9 +86,6 @@ def parse(arguments: List[str]) -> Tuple[Dict[str, str], Options]:
 
 
 def _versions() -> str:
-    try:
-        ours = version("omniforge-chat")
-    except PackageNotFoundError:  # it runs from its source
-        ours = "of the source"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"omniforge-chat {ours} (uvicorn {version('uvicorn')}, {python}, {platform.system()})"
+    serving = f"uvicorn {version_of('uvicorn')}, {python}, {platform.system()}"
+    return f"omniforge-chat {version_of()} ({serving})"

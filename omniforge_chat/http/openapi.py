@@ -11,13 +11,13 @@ Sentences come from docstrings. `python -OO` has none, so then the document has 
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from typing import Sequence
 
 from ..dialects import Dialect, Operation, Resource, make_dialect
 from ..errors import NotFound, ReplyNotFound
 from ..models import Error, StoredMessage
 from ..settings import Settings
+from ..version import version_of
 from .openapi_kept import idempotency_key, kept_paths, last_event_id
 from .openapi_parts import (
     NO_FEATURES,
@@ -82,7 +82,7 @@ def document(
         "openapi": VERSIONS[version],
         "info": {
             "title": "OmniForge Chat",
-            "version": metadata.version("omniforge-chat"),
+            "version": version_of(),
             "summary": "A message in, a stream of events out.",
         },
         "servers": [{"url": root_path or "/"}],

@@ -7,12 +7,12 @@ from __future__ import annotations
 import importlib
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Iterator, List, Protocol, Tuple
 
 import msgspec
 
 from ..rules import SettingsError
+from ..version import version_of
 from .counts import Counts
 from .families import FAMILIES, Family
 from .metrics import Metrics
@@ -124,9 +124,5 @@ class _Collector:
         return made
 
     def _build(self) -> Any:
-        try:
-            ours = version("omniforge-chat")
-        except PackageNotFoundError:
-            ours = "unknown"
-        labels = {"version": ours, "python": platform.python_version()}
+        labels = {"version": version_of(), "python": platform.python_version()}
         return self._core.InfoMetricFamily("omniforge_build", "What runs.", labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import json
 import re
 import sys
@@ -114,6 +115,16 @@ def test_a_version_that_there_is_not_is_refused(version: str) -> None:
     status, code, message = refusal(*answer.json())
     assert (status, code) == (422, "validation_error")
     assert message.startswith("version: must be 3.1 or 3.2, not ")
+
+
+def test_what_runs_from_its_source_has_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is installed then that knows a version."""
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert document_of(create_app(settings=Settings()))["info"]["version"] == "unknown"
 
 
 def test_no_field_of_a_request_has_a_default() -> None:

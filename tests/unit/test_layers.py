@@ -14,7 +14,7 @@ EXPORTED = omniforge_chat.dialects.__all__
 PACKAGE = Path(omniforge_chat.__file__).parent
 
 FLOORS: Tuple[Set[str], ...] = (
-    {"errors", "models", "rules", "settings", "logs", "observer", "request_id", "stdio"},
+    {"errors", "models", "rules", "settings", "logs", "observer", "request_id", "stdio", "version"},
     {"core", "stores"},
     {"responders", "conversations", "replay", "dialects", "access", "observe", "reader"},
     {"stream"},

@@ -211,18 +211,17 @@ def test_the_memory_that_a_reply_takes_is_what_is_counted() -> None:
     async def measure(text: str) -> float:
         replay = MemoryReplay()
         recorded(replay, text)[1].end(DONE)
-        gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         for number in range(5):
             _, recording = recorded(replay, conversation_id=f"{number:036}")
             for _ in range(100):
                 recording.add([text[:2], text[2:]])
             recording.end(DONE)
-        gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
         await replay.aclose()
         return taken / 5
 
+    gc.collect()
     tracemalloc.start()
     try:
         for text in ("token", "to😀en"):
