@@ -132,7 +132,7 @@ def test_missed_text_is_one_piece_and_then_it_comes_as_it_is_made(in_store: Stor
 
 def test_a_long_text_comes_in_pieces_that_a_slow_reader_can_hold(in_store: Stores) -> None:
     """A reader that does not read holds one of them, and not all of the reply."""
-    text = "aé€😀" * 20_000
+    text = "aé€😀" * 10_000
 
     async def test(here: Replay, there: Replay) -> None:
         name, recording = recorded(here, text[:7], Thought(text), text)

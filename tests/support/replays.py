@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from time import monotonic
 from typing import AsyncGenerator, Callable, List, Optional, Sequence, Tuple, Union
 
 from omniforge_chat.models import Done, Error, Thought, Usage
 from omniforge_chat.replay import Entry, Kept, Recording, Replay
+
+from .constants import PATIENCE
 
 DONE = Done("c", Usage(3, estimated=True), "stop")
 GAP, LOST, UNAVAILABLE = "replay_gap", "worker_lost", "replay_unavailable"
@@ -31,10 +34,13 @@ def recorded(
 
 
 async def found(replay: Replay, name: str, owner: str = "") -> Kept:
-    """A reply that is there."""
-    kept = await replay.find(name, owner)
-    assert kept is not None
-    return kept
+    """A reply that is there, or will be as soon as its worker has stored it."""
+    deadline = monotonic() + PATIENCE
+    while True:
+        kept = await replay.find(name, owner)
+        if kept is not None:
+            return kept
+        assert monotonic() < deadline, "it is not there"
 
 
 def spread(entries: Sequence[Entry]) -> List[Union[Tuple[type, str], Done, Error]]:
