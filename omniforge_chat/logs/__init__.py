@@ -3,8 +3,8 @@
 A line for each chat is the most expensive thing in a short one. Two ways make it cheaper:
 
 - `log_end` makes its record itself, because `Logger.info` looks up much that never changes.
-- In a service with our own `log_config`, nothing but our handler sees a record. Then there is none:
-  the handler gets the values, and makes the lines of them when it writes.
+- In a service with our own `log_config`, nothing but our handler sees a record. Then none is made:
+  the handler gets the values, and makes a line of them when it writes.
 
 The modules:
 

@@ -18,8 +18,8 @@ if getattr(_call_handlers, "__module__", "") != logging.__name__:
 def log_end(form: Form, values: Tuple[Any, ...], trace: Optional[str] = None) -> None:
     """Log at INFO that something has ended: `values` are those of the form's fields, in order.
 
-    They are also on the record, as the dict that the form names. If there is a `trace`, the one of
-    this context if it is None, its `trace_id` is one more.
+    They are also on the record, as the dict that the form names. `trace` is the id of a trace; None
+    is that of this context, and "" is none. If there is one, it is one more field, `trace_id`.
     """
     if not logger.isEnabledFor(logging.INFO):
         return

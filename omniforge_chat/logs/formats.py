@@ -32,7 +32,8 @@ class TextFormatter(logging.Formatter):
 
         That needs a record, `Ended(created, form, values)` (tests.bench.tricks).
         """
-        return f"{self._time(created, created % 1 * 1000)} INFO {logger.name}: {form.text % values}"
+        head = f"{self._time(created, created % 1 * 1000)} {logging.getLevelName(logging.INFO)}"
+        return f"{head} {logger.name}: {form.text % values}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:  # noqa: N802
         """The time of `record` in the format of RFC 3339, to the millisecond."""
@@ -72,7 +73,7 @@ class JSONFormatter(TextFormatter):
         """See TextFormatter."""
         line = {
             "time": self._time(created, created % 1 * 1000),
-            "level": "INFO",
+            "level": logging.getLevelName(logging.INFO),
             "logger": logger.name,
             "message": MESSAGES[form.name],
         }

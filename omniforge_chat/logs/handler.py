@@ -18,7 +18,7 @@ from .writer import LineWriter, may_block
 _End = Tuple[float, Form, Tuple[Any, ...]]
 """The time at which something ended, the form of its line, and the values there."""
 
-_OURS = (TextFormatter, JSONFormatter)
+_FORMATTERS = (TextFormatter, JSONFormatter)
 
 
 class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  # 3.9 has no subscript
@@ -47,7 +47,9 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
 
     def is_unchanged(self) -> bool:
         """Whether it is as `log_config` makes it: no filter or formatter wants records at once."""
-        return not self.filters and self.level <= logging.INFO and type(self.formatter) in _OURS
+        return (
+            not self.filters and self.level <= logging.INFO and type(self.formatter) in _FORMATTERS
+        )
 
     def write_soon(self, end: _End) -> None:
         """Write the line of what has ended within `DELAY_SECONDS`."""
@@ -114,7 +116,7 @@ class BatchingStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
 
     def _write(self, pending: List[Union[logging.LogRecord, _End]]) -> None:
         # A host may have set another one since `is_unchanged`.
-        ours: Any = self.formatter if type(self.formatter) in _OURS else None
+        ours: Any = self.formatter if type(self.formatter) in _FORMATTERS else None
         lines: List[str] = []
         for item in pending:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from omniforge_chat.logs import (
     trace_id,
     trace_id_in,
 )
+from omniforge_chat.logs.access import ACCESS_FIELDS
 from omniforge_chat.logs.record import Ended, Form
 
 from ..support.answers import last
@@ -192,15 +194,27 @@ def test_the_fields_of_a_chat_stand_beside_the_others() -> None:
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JSONFormatter()])
-@pytest.mark.parametrize("form", [CHAT, KEPT, READ, CHAT.traced])
+@pytest.mark.parametrize("form", [CHAT, KEPT, READ, Form("access", ACCESS_FIELDS)])
 @pytest.mark.parametrize("created", [1_700_000_000.0, 1_700_000_000.9996])
+@pytest.mark.parametrize("level", ["INFO", "Info"])
 def test_the_line_of_an_end_is_the_same_with_a_record_and_without(
-    formatter: TextFormatter, form: Form, created: float
+    formatter: TextFormatter,
+    form: Form,
+    created: float,
+    level: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A host that adds a handler of its own goes on reading the same log."""
-    values = tuple(f"{field} \ud83d" for field in form.fields)
-    line = formatter.format_end(created, form, values)
-    assert line == formatter.format(Ended(created, form, values))
+    monkeypatch.setattr(Ended, "constant", {})
+    logging.addLevelName(logging.INFO, level)
+    try:
+        for each, value in itertools.product((form, form.traced), ("x", "\ud83d", 7, 0.5, None)):
+            values = (value,) * len(each.fields)
+            line = formatter.format_end(created, each, values)
+            assert line == formatter.format(Ended(created, each, values))
+            assert level in line
+    finally:
+        logging.addLevelName(logging.INFO, "INFO")
 
 
 def test_a_formatter_that_is_set_before_a_line_is_written_makes_it(log: Log) -> None:

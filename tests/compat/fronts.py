@@ -24,13 +24,15 @@ class Front:
     """A proxy, and the name of its configuration.
 
     `lost` is its status if a worker takes a request and does not answer. `asks` tells whether it
-    asks the workers for /ready.
+    asks the workers for /ready, and `early` whether it listens before it knows all of them: then it
+    answers 503 at first.
     """
 
     proxy: Proxy
     file: str
     lost: int = 502
     asks: bool = True
+    early: bool = False
 
     @contextlib.contextmanager
     def running(self, directory: Path, *ports: int) -> Iterator[int]:
@@ -42,16 +44,13 @@ class Front:
             config, found = re.subn(address, rf"127.0.0.1\g<1>{port}", config)
             assert found == 1
         with self.proxy.running(directory, 0, config) as process:
-            _wait_for_worker(process.port)
+            if self.early:
+                _wait_for_worker(process.port)
             yield process.port
 
 
 def _wait_for_worker(port: int) -> None:
-    """Wait until the front reaches a worker.
-
-    One that asks for /ready answers 503 before it knows the first worker that is, and Envoy
-    listens as soon as it has asked one of them.
-    """
+    """Wait until the front reaches a worker."""
     deadline = time.monotonic() + PATIENCE
     while True:
         with Client(port) as client:
@@ -66,5 +65,5 @@ FRONTS = [
     Front(_proxies["nginx"], "nginx.conf", asks=False),
     Front(_proxies["HAProxy"], "haproxy.cfg"),
     Front(_proxies["Caddy"], "Caddyfile"),
-    Front(_proxies["Envoy"], "envoy.yaml", lost=503),
+    Front(_proxies["Envoy"], "envoy.yaml", lost=503, early=True),
 ]

@@ -41,6 +41,7 @@ async def found(replay: Replay, name: str, owner: str = "") -> Kept:
         if kept is not None:
             return kept
         assert monotonic() < deadline, "it is not there"
+        await asyncio.sleep(0.005)
 
 
 def spread(entries: Sequence[Entry]) -> List[Union[Tuple[type, str], Done, Error]]:

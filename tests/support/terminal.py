@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import pty
 import re
@@ -74,19 +75,20 @@ class Terminal:
 
     def type(self, keys: str) -> None:
         if "\x03" in keys:
-            self._wait_until_it_waits()
+            self._until_it_sleeps()
         os.write(self._master, keys.encode("utf-8", "surrogateescape"))
 
-    def _wait_until_it_waits(self) -> None:
+    def _until_it_sleeps(self) -> None:
         """A signal right before a wait is handled behind that wait, which may be a minute.
 
         https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
         """
         state = Path(f"/proc/{self.process.pid}/stat")
         deadline = time.monotonic() + PATIENCE
-        while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "S":
-            assert time.monotonic() < deadline, "it does not wait"
-            time.sleep(0.001)
+        with contextlib.suppress(OSError):  # it has ended, or there is no /proc
+            while state.read_text().rpartition(")")[2].split()[0] in "RD":
+                assert time.monotonic() < deadline, "it does not wait"
+                time.sleep(0.001)
 
     def until(self, text: str) -> str:
         """All that is shown up to `text`, which is shown, too."""
