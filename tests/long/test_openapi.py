@@ -5,15 +5,17 @@ With every check: statuses, headers, types, schemas, each event, good data and b
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import Any, Iterator
+from functools import cache
+from typing import Any, Callable, Iterator
 
 import pytest
 import schemathesis
 from hypothesis import settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from omniforge_chat import Settings, Thought, Usage, create_app
+from omniforge_chat import ChatApp, Settings, Thought, Usage, create_app
 from omniforge_chat.rules import DIALECTS
 
 from ..support.openapi import (
@@ -28,6 +30,8 @@ from ..support.openapi import (
 from ..support.responders import saying
 from ..support.servers import UvicornThread
 
+Serve = Callable[[ChatApp], str]
+
 LENIENT = [positive_data_acceptance, negative_data_rejection]
 
 
@@ -41,16 +45,22 @@ def readable(document: Any) -> schemathesis.BaseSchema:
     return schema
 
 
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Serve]:
+    """Tells where an app is served, which begins when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+        yield cache(lambda app: stack.enter_context(UvicornThread(app)).url)
+
+
 forgetful = create_app(answer_even_messages, settings=Settings())
 remembering = create_app(answer_even_messages, settings=Settings(history="memory"))
 schema = readable(document_of(forgetful))
 
 
 @pytest.fixture(scope="module", params=[forgetful, remembering], ids=["forgetful", "remembering"])
-def service(request: pytest.FixtureRequest) -> Iterator[str]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> str:
     """Where the service is."""
-    with UvicornThread(request.param) as live:
-        yield live.url
+    return serve(request.param)
 
 
 @schema.parametrize()
@@ -71,56 +81,33 @@ del of_others["paths"][CHAT]
 others = readable(of_others)
 
 
-@pytest.fixture(scope="module")
-def speaking_service() -> Iterator[str]:
-    """Where the service is that speaks all formats."""
-    with UvicornThread(speaking) as live:
-        yield live.url
-
-
 @others.parametrize()
 @settings(max_examples=15)
-def test_the_other_formats_are_as_the_document_says(case: Any, speaking_service: str) -> None:
+def test_the_other_formats_are_as_the_document_says(case: Any, serve: Serve) -> None:
     """With the checks that are left, and the documents that a format has besides the chat."""
-    case.call_and_validate(base_url=speaking_service, excluded_checks=LENIENT)
+    case.call_and_validate(base_url=serve(speaking), excluded_checks=LENIENT)
 
 
 keeping = create_app(answer_even_messages, settings=KEEPING)
 kept = readable(document_of(keeping))
 
 
-@pytest.fixture(scope="module")
-def keeping_service() -> Iterator[str]:
-    """Where the service is that keeps what it can."""
-    with UvicornThread(keeping) as live:
-        yield live.url
-
-
 @kept.parametrize()
 @settings(max_examples=20)
-def test_a_service_that_keeps_things_is_as_the_document_says(
-    case: Any, keeping_service: str
-) -> None:
+def test_a_service_that_keeps_things_is_as_the_document_says(case: Any, serve: Serve) -> None:
     """With ids, positions and keys that are well-formed, and with others."""
     # It makes headers without a look at their patterns; with an id a body means nothing.
     lenient = LENIENT if case.operation.path in (CHAT, REPLIES, "/api/chat") else []
-    case.call_and_validate(base_url=keeping_service, excluded_checks=lenient)
+    case.call_and_validate(base_url=serve(keeping), excluded_checks=lenient)
 
 
 guarded = create_app(answer_even_messages, settings=GUARDED)
 asking = readable(document_of(guarded))
 
 
-@pytest.fixture(scope="module")
-def guarded_service() -> Iterator[str]:
-    """Where the service is that asks."""
-    with UvicornThread(guarded) as live:
-        yield live.url
-
-
 @asking.parametrize()
 @settings(max_examples=8)
-def test_a_service_that_asks_is_as_the_document_says(case: Any, guarded_service: str) -> None:
+def test_a_service_that_asks_is_as_the_document_says(case: Any, serve: Serve) -> None:
     """With the key, and without: whatever claims to ask must ask."""
     lenient = [] if case.operation.path in ("/health", "/ready") else LENIENT
-    case.call_and_validate(base_url=guarded_service, headers=AS_ME, excluded_checks=lenient)
+    case.call_and_validate(base_url=serve(guarded), headers=AS_ME, excluded_checks=lenient)
