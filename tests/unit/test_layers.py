@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
 import omniforge_chat.dialects
+
+from ..support.docs import DOCS
 
 EXPORTED = omniforge_chat.dialects.__all__
 PACKAGE = Path(omniforge_chat.__file__).parent
@@ -42,6 +45,8 @@ TRANSPORT_FREE = (
     "observer",
     "rules",
     "settings",
+    "stdio",
+    "version",
     "core",
     "stores",
     "responders",
@@ -110,6 +115,15 @@ def _known(room: str) -> Set[str]:
 def test_every_room_has_its_floor() -> None:
     """A new one is given a floor before anything imports it."""
     assert set(ROOMS) - {"__init__", "__main__"} == set(FLOOR)
+
+
+def test_the_floors_are_those_of_the_docs() -> None:
+    """Whoever adds a room looks there first."""
+    rows = re.findall(
+        r"^\| (\d) \| (`.*?`) \|", (DOCS / "design.md").read_text("utf-8"), re.MULTILINE
+    )
+    told = {int(number): set(re.findall("`(.*?)`", names)) for number, names in rows}
+    assert told == dict(enumerate(FLOORS, 1))
 
 
 @pytest.mark.parametrize("room", sorted(FLOOR))
